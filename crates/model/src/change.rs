@@ -1,0 +1,387 @@
+//! What can happen to the state of a server, as data: a [`Change`] is asked for, checked by its guard inside the commit,
+//! and answered by the [`Delta`]s that it caused or by the [`Conflict`] that stopped it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use mayfly_svid::{Bundle, JwtAuthority, Serial, SpiffeId, Timestamp, TrustDomain, X509Authority};
+use serde_json::{Value, json};
+
+use crate::{Actor, AdditionalAttributes, Agent, Authority, Entry, EntryError, EntryId, EntrySpec, Selectors, TokenHash};
+
+/// One change with who asked for it and when it was decided.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who, from where, why.
+    pub actor: Actor,
+    /// The server's time at the decision; expiry guards compare with it.
+    pub time: Timestamp,
+    /// What is to happen.
+    pub change: Change,
+}
+
+/// A change of the durable state. Each documents its guard: what must hold inside the commit for it to happen.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Change {
+    /// Adds an entry. Guard: its ID is free and no similar entry exists.
+    EntryCreate(Box<Entry>),
+    /// Changes the stated fields of an entry and counts its revision up. Guard: it exists, the result passes
+    /// [`EntrySpec::check`] and is similar to no other entry.
+    EntryUpdate {
+        /// Which entry.
+        id: EntryId,
+        /// What to change.
+        patch: Box<EntryPatch>,
+    },
+    /// Removes an entry. Guard: it exists.
+    EntryDelete(EntryId),
+    /// Records a successful node attestation: a new agent, or the same one again. Guard: the agent is not banned; the
+    /// token, if one was used, exists and has not expired, and it is used up by this very commit.
+    AgentAttest {
+        /// The record as attested now.
+        agent: Box<Agent>,
+        /// The one-time token that proved it.
+        token: Option<TokenHash>,
+    },
+    /// Adds a renewed SVID beside the one in use. Guard: the agent exists and is not banned.
+    AgentRenew {
+        /// Which agent.
+        id: SpiffeId,
+        /// Serial of the new SVID.
+        serial: Serial,
+        /// Its `notAfter`.
+        expires_at: Timestamp,
+    },
+    /// The renewed SVID was seen in use, the old one ends. Guard: `serial` is the renewed one of a live agent.
+    AgentConfirm {
+        /// Which agent.
+        id: SpiffeId,
+        /// The serial that was seen.
+        serial: Serial,
+    },
+    /// Records the version that an agent reports. Guard: it exists.
+    AgentReport {
+        /// Which agent.
+        id: SpiffeId,
+        /// Its version, at most 255 characters.
+        version: String,
+    },
+    /// Takes everything from an agent and keeps it from attesting. Guard: it exists.
+    AgentBan(SpiffeId),
+    /// Evicts: forgets an agent, banned or not; it may attest anew. Guard: it exists.
+    AgentDelete(SpiffeId),
+    /// Admits a join token. Guard: its hash is new; the alias entry's guard, if there is one.
+    TokenCreate {
+        /// Its hash.
+        hash: TokenHash,
+        /// Not usable from this instant on.
+        expires_at: Timestamp,
+        /// An entry that gives the token's agent another name.
+        alias: Option<Box<Entry>>,
+    },
+    /// Forgets tokens that expired before `time` of the step. No guard.
+    TokenPrune,
+    /// Adds a prepared authority and its certificate to the own bundle. Guard: its ID is new.
+    AuthorityPrepare(Box<Authority>),
+    /// Makes an authority the active one of its class, the present one becomes old. Guard: it is prepared.
+    AuthorityActivate(String),
+    /// Removes an expired authority, and its certificate from the own bundle. Guard: it has expired.
+    AuthorityPrune(String),
+    /// Adds authorities of others to the own bundle; those already in it are kept as they are. No guard.
+    BundleAppend {
+        /// Signing certificates.
+        x509_authorities: Vec<X509Authority>,
+        /// JWT keys.
+        jwt_authorities: Vec<JwtAuthority>,
+    },
+    /// Adds a foreign bundle. Guard: there is none of this trust domain.
+    BundleCreate(Box<Bundle>),
+    /// Replaces the stated parts of a foreign bundle. Guard: there is one.
+    BundleUpdate {
+        /// Whose.
+        trust_domain: TrustDomain,
+        /// What to replace.
+        patch: Box<BundlePatch>,
+    },
+    /// Adds or replaces a foreign bundle. No guard.
+    BundleSet(Box<Bundle>),
+    /// Removes a foreign bundle. Guard: there is one; in mode `Restrict` no entry federates with it.
+    BundleDelete {
+        /// Whose.
+        trust_domain: TrustDomain,
+        /// What happens to entries that federate with it.
+        mode: BundleDeleteMode,
+    },
+    /// Records what is about to be signed. Nothing leaves the server before this is durable. No guard.
+    SvidIntents(Vec<SvidIntent>),
+    /// Records which intents became certificates, and which did not. No guard.
+    SvidOutcome {
+        /// Signed.
+        signed: Vec<Serial>,
+        /// Not signed: the key manager failed.
+        failed: Vec<Serial>,
+    },
+    /// Records an operator's act that changes nothing durable, such as a log level. No guard.
+    Note {
+        /// A constant such as `logger.level_set`.
+        kind: &'static str,
+        /// What it is about.
+        subject: String,
+        /// The particulars.
+        body: Value,
+    },
+}
+
+/// What happens to entries that federate with a bundle that is deleted (SPIRE's three modes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BundleDeleteMode {
+    /// Refuse while there are any.
+    Restrict,
+    /// Delete them too.
+    Delete,
+    /// Keep them, without the federation.
+    Dissociate,
+}
+
+/// New values for some fields of an entry; `None` keeps what is there.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the one of the same name in EntrySpec")]
+pub struct EntryPatch {
+    pub spiffe_id: Option<SpiffeId>,
+    pub parent_id: Option<SpiffeId>,
+    pub selectors: Option<Selectors>,
+    pub x509_svid_ttl: Option<Option<Duration>>,
+    pub jwt_svid_ttl: Option<Option<Duration>>,
+    pub federates_with: Option<Vec<TrustDomain>>,
+    pub admin: Option<bool>,
+    pub downstream: Option<bool>,
+    pub expires_at: Option<Option<Timestamp>>,
+    pub dns_names: Option<Vec<String>>,
+    pub store_svid: Option<bool>,
+    pub hint: Option<String>,
+    pub additional_attributes: Option<Option<AdditionalAttributes>>,
+}
+
+impl EntryPatch {
+    /// `spec` with the stated fields replaced.
+    pub fn apply(self, spec: &EntrySpec) -> EntrySpec {
+        EntrySpec {
+            spiffe_id: self.spiffe_id.unwrap_or_else(|| spec.spiffe_id.clone()),
+            parent_id: self.parent_id.unwrap_or_else(|| spec.parent_id.clone()),
+            selectors: self.selectors.unwrap_or_else(|| spec.selectors.clone()),
+            x509_svid_ttl: self.x509_svid_ttl.unwrap_or(spec.x509_svid_ttl),
+            jwt_svid_ttl: self.jwt_svid_ttl.unwrap_or(spec.jwt_svid_ttl),
+            federates_with: self.federates_with.unwrap_or_else(|| spec.federates_with.clone()),
+            admin: self.admin.unwrap_or(spec.admin),
+            downstream: self.downstream.unwrap_or(spec.downstream),
+            expires_at: self.expires_at.unwrap_or(spec.expires_at),
+            dns_names: self.dns_names.unwrap_or_else(|| spec.dns_names.clone()),
+            store_svid: self.store_svid.unwrap_or(spec.store_svid),
+            hint: self.hint.unwrap_or_else(|| spec.hint.clone()),
+            additional_attributes: self.additional_attributes.unwrap_or(spec.additional_attributes),
+        }
+    }
+}
+
+/// New values for some parts of a foreign bundle; `None` keeps what is there.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the one of the same name in Bundle")]
+pub struct BundlePatch {
+    pub x509_authorities: Option<Vec<X509Authority>>,
+    pub jwt_authorities: Option<Vec<JwtAuthority>>,
+    pub refresh_hint: Option<i64>,
+    pub sequence_number: Option<u64>,
+}
+
+/// What is about to be signed.
+#[derive(Clone, Debug)]
+pub struct SvidIntent {
+    /// The subject.
+    pub spiffe_id: SpiffeId,
+    /// The entry that allows it; none for agents, the server itself, and minting by an operator.
+    pub entry_id: Option<EntryId>,
+    /// The serial that it will have.
+    pub serial: Serial,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub public_key_sha256: [u8; 32],
+    /// The authority that will sign.
+    pub authority_id: String,
+    /// Its `notAfter`.
+    pub not_after: Timestamp,
+}
+
+/// What a commit did to the state; memory applies these in order. They carry whole new values, never differences.
+#[derive(Clone, Debug)]
+pub enum Delta {
+    /// An entry is there with this content.
+    EntryPut(Arc<Entry>),
+    /// An entry is gone; its last content, so that indexes and watchers know where it was.
+    EntryGone(Arc<Entry>),
+    /// An agent is there with this content.
+    AgentPut(Arc<Agent>),
+    /// An agent is gone.
+    AgentGone(SpiffeId),
+    /// An authority is there with this content.
+    AuthorityPut(Arc<Authority>),
+    /// An authority is gone.
+    AuthorityGone(String),
+    /// A bundle, the own or a foreign one, is there with this content.
+    BundlePut(Arc<Bundle>),
+    /// A foreign bundle is gone.
+    BundleGone(TrustDomain),
+}
+
+/// The guard of a change that did not hold. Nothing of the change happened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Conflict {
+    /// The chosen entry ID is taken, or a similar entry exists; this is the one that is there.
+    #[error("similar entry already exists")]
+    EntryExists(Arc<Entry>),
+    /// No such entry.
+    #[error("entry not found")]
+    EntryNotFound,
+    /// The changed entry would break a rule.
+    #[error(transparent)]
+    EntryInvalid(#[from] EntryError),
+    /// No such agent.
+    #[error("agent not found")]
+    AgentNotFound,
+    /// The agent is banned.
+    #[error("agent is banned")]
+    AgentBanned,
+    /// The serial is not the renewed one.
+    #[error("serial is not the renewed one of this agent")]
+    SerialNotRenewed,
+    /// Used already, expired, or never there: the three are not told apart.
+    #[error("join token does not exist or has already been used")]
+    TokenUnusable,
+    /// The token is there already.
+    #[error("join token already exists")]
+    TokenExists,
+    /// No such authority, or not in the state that the change needs.
+    #[error("authority `{0}` is not in the state for this")]
+    AuthorityState(String),
+    /// There is a bundle of this trust domain.
+    #[error("bundle already exists")]
+    BundleExists,
+    /// There is none.
+    #[error("bundle not found")]
+    BundleNotFound,
+    /// Entries federate with it.
+    #[error("bundle is in use: {0} entries federate with it")]
+    BundleInUse(usize),
+}
+
+impl Change {
+    /// What the log says of this change, once it has happened and caused `deltas`: kind, subject and body of each record.
+    pub fn records(&self, deltas: &[Delta]) -> Vec<(&'static str, String, Value)> {
+        let one = |kind, subject: String, body| vec![(kind, subject, body)];
+        match self {
+            Self::EntryCreate(entry) => one("entry.created", entry.id.to_string(), entry_body(entry)),
+            Self::EntryUpdate { id, .. } => one("entry.updated", id.to_string(), last_entry_body(deltas)),
+            Self::EntryDelete(id) => one("entry.deleted", id.to_string(), last_entry_body(deltas)),
+            Self::AgentAttest { agent, token } => one(
+                "agent.attested",
+                agent.id.to_string(),
+                json!({
+                    "attestation_type": agent.attestation_type,
+                    "serial": agent.serial,
+                    "expires_at": agent.expires_at,
+                    "selectors": agent.selectors,
+                    "token_sha256": token.map(|hash| hex::encode(hash.as_bytes())),
+                }),
+            ),
+            Self::AgentRenew { id, serial, expires_at } => {
+                one("agent.renewed", id.to_string(), json!({ "serial": serial, "expires_at": expires_at }))
+            }
+            Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
+            Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
+            Self::AgentBan(id) => one("agent.banned", id.to_string(), json!({})),
+            Self::AgentDelete(id) => one("agent.evicted", id.to_string(), json!({})),
+            Self::TokenCreate { hash, expires_at, alias } => one(
+                "token.created",
+                hex::encode(hash.as_bytes()),
+                json!({ "expires_at": expires_at, "alias": alias.as_deref().map(entry_body) }),
+            ),
+            Self::TokenPrune => one("token.pruned", String::new(), json!({})),
+            Self::AuthorityPrepare(authority) => one(
+                "authority.prepared",
+                authority.id.clone(),
+                json!({ "class": authority.class, "not_before": authority.not_before, "not_after": authority.not_after,
+                        "cert_sha256": sha256_hex(&authority.cert_der) }),
+            ),
+            Self::AuthorityActivate(id) => one("authority.activated", id.clone(), json!({})),
+            Self::AuthorityPrune(id) => one("authority.pruned", id.clone(), json!({})),
+            Self::BundleAppend { .. } => one("bundle.appended", last_bundle_domain(deltas), last_bundle_body(deltas)),
+            Self::BundleCreate(bundle) => one("bundle.created", bundle.trust_domain.to_string(), bundle_body(bundle)),
+            Self::BundleUpdate { trust_domain, .. } => {
+                one("bundle.updated", trust_domain.to_string(), last_bundle_body(deltas))
+            }
+            Self::BundleSet(bundle) => one("bundle.set", bundle.trust_domain.to_string(), bundle_body(bundle)),
+            Self::BundleDelete { trust_domain, mode } => {
+                one("bundle.deleted", trust_domain.to_string(), json!({ "mode": format!("{mode:?}") }))
+            }
+            Self::SvidIntents(intents) => intents
+                .iter()
+                .map(|intent| ("svid.intended", intent.spiffe_id.to_string(), intent_body(intent)))
+                .collect(),
+            Self::SvidOutcome { signed, failed } => {
+                one("svid.outcome", String::new(), json!({ "signed": signed, "failed": failed }))
+            }
+            Self::Note { kind, subject, body } => one(kind, subject.clone(), body.clone()),
+        }
+    }
+}
+
+fn entry_body(entry: &Entry) -> Value {
+    serde_json::to_value(entry).expect("an entry has string keys and finite numbers only")
+}
+
+fn last_entry_body(deltas: &[Delta]) -> Value {
+    let entry = deltas.iter().rev().find_map(|delta| match delta {
+        Delta::EntryPut(entry) | Delta::EntryGone(entry) => Some(entry),
+        _ => None,
+    });
+    entry.map_or(Value::Null, |entry| entry_body(entry))
+}
+
+fn last_bundle(deltas: &[Delta]) -> Option<&Bundle> {
+    deltas.iter().rev().find_map(|delta| match delta {
+        Delta::BundlePut(bundle) => Some(bundle.as_ref()),
+        _ => None,
+    })
+}
+
+fn last_bundle_body(deltas: &[Delta]) -> Value {
+    last_bundle(deltas).map_or(Value::Null, bundle_body)
+}
+
+fn last_bundle_domain(deltas: &[Delta]) -> String {
+    last_bundle(deltas).map_or_else(String::new, |bundle| bundle.trust_domain.to_string())
+}
+
+fn bundle_body(bundle: &Bundle) -> Value {
+    json!({
+        "sequence_number": bundle.sequence_number,
+        "x509_authorities_sha256":
+            bundle.x509_authorities.iter().map(|authority| sha256_hex(&authority.cert_der)).collect::<Vec<_>>(),
+        "jwt_key_ids": bundle.jwt_authorities.iter().map(|key| key.key_id.as_str()).collect::<Vec<_>>(),
+    })
+}
+
+fn intent_body(intent: &SvidIntent) -> Value {
+    json!({
+        "entry_id": intent.entry_id,
+        "serial": intent.serial,
+        "public_key_sha256": hex::encode(intent.public_key_sha256),
+        "authority_id": intent.authority_id,
+        "not_after": intent.not_after,
+    })
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
