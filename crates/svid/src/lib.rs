@@ -1,0 +1,24 @@
+//! The standards' nouns: SPIFFE IDs, X.509-SVIDs, trust bundles; how they are parsed and verified.
+//!
+//! Everything here is a value or a pure function: no network, no disk, no clock (callers pass the time). What was
+//! parsed is what is used: [`verify::verify_x509_svid`] returns the [`X509Svid`] that it checked, never a second reading.
+//!
+//! Not here: issuing (`mayfly-ca`), keys (`mayfly-keys`), TLS (`mayfly-verify`), registration nouns (`mayfly-model`).
+//! Start at [`SpiffeId`], then [`X509Svid`], then [`Bundle`].
+
+mod bundle;
+mod bundle_format;
+mod id;
+mod serial;
+#[cfg(test)]
+mod test_certs;
+mod timestamp;
+pub mod verify;
+mod x509;
+
+pub use bundle::{Bundle, JwtAuthority, TrustAnchors, UnusableAuthority, X509Authority};
+pub use bundle_format::BundleFormatError;
+pub use id::{IdError, SpiffeId, TrustDomain};
+pub use serial::Serial;
+pub use timestamp::Timestamp;
+pub use x509::{X509Svid, X509SvidError, public_key_id};

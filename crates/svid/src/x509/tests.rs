@@ -1,0 +1,178 @@
+use rcgen::{CertificateParams, IsCa, KeyUsagePurpose, SanType};
+
+use super::*;
+use crate::test_certs::{NOW, ca, ca_params, issue, leaf_params, uri};
+
+fn read(params: &CertificateParams) -> Result<X509Svid, X509SvidError> {
+    X509Svid::from_chain(vec![issue(&ca("root"), params)])
+}
+
+fn with_usage(usages: &[KeyUsagePurpose]) -> CertificateParams {
+    let mut params = leaf_params("spiffe://td.example/a");
+    params.key_usages = usages.to_vec();
+    params
+}
+
+#[test]
+fn shows_what_the_leaf_says() {
+    let mut params = leaf_params("spiffe://td.example/a");
+    params.serial_number = Some(vec![0x01, 0x02].into());
+    let svid = read(&params).unwrap();
+    assert_eq!(svid.spiffe_id().as_str(), "spiffe://td.example/a");
+    assert_eq!(svid.serial().to_string(), "258");
+    assert_eq!(svid.not_before().unix(), NOW.unix() - 3600);
+    assert_eq!(svid.not_after().unix(), NOW.unix() + 3600);
+    assert_eq!(svid.public_key_der()[..2], [0x30, 0x59]);
+    assert_eq!(svid.chain().len(), 1);
+}
+
+// XSVID-02
+#[test]
+fn a_leaf_has_exactly_one_uri_name() {
+    let mut params = leaf_params("spiffe://td.example/a");
+    params.subject_alt_names.push(uri("https://td.example/a"));
+    assert_eq!(read(&params), Err(X509SvidError::UriNameCount { count: 2 }));
+    params.subject_alt_names = vec![SanType::DnsName("a.example".try_into().unwrap())];
+    assert_eq!(read(&params), Err(X509SvidError::UriNameCount { count: 0 }));
+    params.subject_alt_names = vec![];
+    assert_eq!(read(&params), Err(X509SvidError::UriNameCount { count: 0 }));
+}
+
+// XSVID-03 XSVID-06
+#[test]
+fn other_names_and_an_empty_subject_are_accepted() {
+    let mut params = leaf_params("spiffe://td.example/a");
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    for name in ["a.example", "b.example", "c.example"] {
+        params
+            .subject_alt_names
+            .push(SanType::DnsName(name.try_into().unwrap()));
+    }
+    params.subject_alt_names.push(SanType::IpAddress([10, 0, 0, 1].into()));
+    assert!(read(&params).is_ok());
+}
+
+// XSVID-35 XSVID-36
+#[test]
+fn the_uri_is_a_spiffe_id_with_a_path() {
+    assert!(matches!(
+        read(&leaf_params("https://td.example/a")),
+        Err(X509SvidError::SpiffeId(_))
+    ));
+    assert!(matches!(
+        read(&leaf_params("spiffe://td.example/a?x")),
+        Err(X509SvidError::SpiffeId(_))
+    ));
+    assert!(matches!(
+        read(&leaf_params("spiffe://td.example")),
+        Err(X509SvidError::RootPath { .. })
+    ));
+}
+
+// XSVID-33
+#[test]
+fn a_ca_certificate_is_no_leaf_and_absent_basic_constraints_are() {
+    let mut params = leaf_params("spiffe://td.example/a");
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    assert_eq!(read(&params), Err(X509SvidError::LeafIsCa));
+    params.is_ca = IsCa::NoCa; // AMB-05
+    assert!(read(&params).is_ok());
+}
+
+// XSVID-34 XSVID-25
+#[test]
+fn key_usage_of_a_leaf_signs_data_and_nothing_else() {
+    use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyAgreement, KeyCertSign, KeyEncipherment};
+    assert!(read(&with_usage(&[DigitalSignature, KeyEncipherment, KeyAgreement])).is_ok());
+    assert_eq!(read(&with_usage(&[])), Err(X509SvidError::KeyUsageMissing));
+    assert_eq!(
+        read(&with_usage(&[KeyEncipherment])),
+        Err(X509SvidError::NoDigitalSignature)
+    );
+    assert_eq!(
+        read(&with_usage(&[DigitalSignature, KeyCertSign])),
+        Err(X509SvidError::LeafSignsCertificates)
+    );
+    assert_eq!(
+        read(&with_usage(&[DigitalSignature, CrlSign])),
+        Err(X509SvidError::LeafSignsCrls)
+    );
+}
+
+#[test]
+fn what_is_above_the_leaf_must_be_a_ca_that_signs_certificates() {
+    let root = ca("root");
+    let leaf = issue(&root, &leaf_params("spiffe://td.example/a"));
+    let chain = |above: &CertificateDer<'static>| X509Svid::from_chain(vec![leaf.clone(), above.clone()]);
+
+    assert_eq!(chain(&leaf), Err(X509SvidError::IntermediateNotCa { index: 1 }));
+    let mut params = ca_params("crl only");
+    params.key_usages = vec![KeyUsagePurpose::CrlSign];
+    assert_eq!(
+        chain(&issue(&root, &params)),
+        Err(X509SvidError::IntermediateLacksKeyCertSign { index: 1 })
+    );
+    params.key_usages = vec![];
+    assert_eq!(
+        chain(&issue(&root, &params)),
+        Err(X509SvidError::IntermediateLacksKeyCertSign { index: 1 })
+    );
+    assert!(chain(&issue(&root, &ca_params("intermediate"))).is_ok());
+}
+
+#[test]
+fn sizes_are_checked_before_anything_is_parsed() {
+    let junk = |len| CertificateDer::from(vec![0u8; len]);
+    assert_eq!(X509Svid::from_chain(vec![]), Err(X509SvidError::Empty));
+    assert_eq!(
+        X509Svid::from_chain(vec![junk(1); 9]),
+        Err(X509SvidError::TooManyCertificates { count: 9 })
+    );
+    assert_eq!(
+        X509Svid::from_chain(vec![junk(32_769); 2]),
+        Err(X509SvidError::TooLarge { bytes: 65_538 })
+    );
+    assert_eq!(
+        X509Svid::from_chain(vec![junk(9)]),
+        Err(X509SvidError::Malformed { index: 0 })
+    );
+    let big = vec![0u8; 65_537];
+    assert_eq!(
+        X509Svid::from_concatenated_der(&big),
+        Err(X509SvidError::TooLarge { bytes: 65_537 })
+    );
+    assert_eq!(X509Svid::from_concatenated_der(&[]), Err(X509SvidError::Empty));
+}
+
+// WAX-07
+#[test]
+fn concatenated_der_is_read_to_the_last_byte() {
+    let root = ca("root");
+    let leaf = issue(&root, &leaf_params("spiffe://td.example/a"));
+    let mut bytes = [leaf.as_ref(), root.der().as_ref()].concat();
+    let svid = X509Svid::from_concatenated_der(&bytes).unwrap();
+    assert_eq!(svid.chain(), [leaf.clone(), root.der().clone()]);
+    bytes.push(0);
+    assert_eq!(
+        X509Svid::from_concatenated_der(&bytes),
+        Err(X509SvidError::Malformed { index: 2 })
+    );
+    let trailing = CertificateDer::from([leaf.as_ref(), b"x"].concat());
+    assert_eq!(
+        X509Svid::from_chain(vec![trailing]),
+        Err(X509SvidError::Malformed { index: 0 })
+    );
+}
+
+#[test]
+fn truncated_and_flipped_bytes_never_panic() {
+    let leaf = issue(&ca("root"), &leaf_params("spiffe://td.example/a"));
+    for at in 0..leaf.len() {
+        let _ = X509Svid::from_concatenated_der(&leaf[..at]);
+        for bit in 0..8 {
+            let mut bytes = leaf.to_vec();
+            bytes[at] ^= 1 << bit;
+            let _ = X509Svid::from_chain(vec![bytes.into()]);
+        }
+    }
+}
