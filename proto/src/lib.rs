@@ -13,8 +13,8 @@
 //! | `google.rpc` | [`google::rpc`] |
 //! | `grpc.health.v1` | [`grpc::health`] |
 //!
-//! By hand are [`status`], statuses with machine-readable details, and the `Debug` of messages that hold a key, token
-//! or evidence, which shows lengths instead of content.
+//! By hand are [`convert`], wire messages to our nouns and back; [`status`], statuses with machine-readable details; and
+//! the `Debug` of messages that hold a key, token or evidence, which shows lengths instead of content.
 //!
 //! A message is what a peer claims and nothing more: it is parsed into `mayfly-model` or `mayfly-svid` before anyone
 //! decides on it. Not here: any decision, transport, TLS.
@@ -37,6 +37,7 @@ mod generated {
     }
 }
 
+pub mod convert;
 mod redact;
 pub mod status;
 
@@ -82,10 +83,8 @@ pub mod grpc {
 
 /// All packages except the Workload API: an encoded `google.protobuf.FileDescriptorSet` that includes every import, for
 /// a server's reflection service.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/others/descriptors.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/others/descriptors.bin"));
 
 /// The Workload API alone, and what it imports: an encoded `google.protobuf.FileDescriptorSet` for an agent's
 /// reflection service.
-pub const WORKLOAD_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/workload/descriptors.bin"));
+pub const WORKLOAD_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload/descriptors.bin"));

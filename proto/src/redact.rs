@@ -49,10 +49,7 @@ impl fmt::Debug for agent::attest_agent_request::Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Params(params) => f.debug_tuple("Params").field(params).finish(),
-            Self::ChallengeResponse(answer) => f
-                .debug_tuple("ChallengeResponse")
-                .field(&Hidden(answer.len()))
-                .finish(),
+            Self::ChallengeResponse(answer) => f.debug_tuple("ChallengeResponse").field(&Hidden(answer.len())).finish(),
         }
     }
 }
@@ -66,10 +63,7 @@ mod tests {
     fn assert_hidden(message: &dyn fmt::Debug) {
         let text = format!("{message:?} {message:#?}");
         assert!(!text.contains(SECRET), "{text}");
-        assert!(
-            !text.contains(&format!("{:?}", SECRET.as_bytes())),
-            "{text}"
-        );
+        assert!(!text.contains(&format!("{:?}", SECRET.as_bytes())), "{text}");
         assert!(text.contains("<hidden, 19 bytes>"), "{text}");
     }
 

@@ -14,8 +14,7 @@ pub use crate::spire::types::permission_denied_details::Reason;
 use crate::google::rpc;
 use crate::spire::types::PermissionDeniedDetails;
 
-const PERMISSION_DENIED_DETAILS: &str =
-    "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+const PERMISSION_DENIED_DETAILS: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
 /// Details longer than this, in bytes, are not read. Ours are below 200.
@@ -28,9 +27,7 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 ///
 /// `message` goes to the peer.
 pub fn permission_denied(reason: Reason, message: impl Into<String>) -> Status {
-    let details = PermissionDeniedDetails {
-        reason: reason.into(),
-    };
+    let details = PermissionDeniedDetails { reason: reason.into() };
     with_detail(
         Code::PermissionDenied,
         message.into(),
@@ -60,8 +57,7 @@ pub fn permission_denied_reason(status: &Status) -> Option<Reason> {
     if status.code() != Code::PermissionDenied {
         return None;
     }
-    find_detail::<PermissionDeniedDetails>(status, PERMISSION_DENIED_DETAILS)
-        .map(|details| details.reason())
+    find_detail::<PermissionDeniedDetails>(status, PERMISSION_DENIED_DETAILS).map(|details| details.reason())
 }
 
 /// How long to wait before the next call, if `status` is a failure that says so: at most [`RETRY_AFTER_MAX`].
@@ -71,9 +67,7 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
     }
     let delay = find_detail::<rpc::RetryInfo>(status, RETRY_INFO)?.retry_delay?;
     let seconds = u64::try_from(delay.seconds).ok()?;
-    let nanos = u32::try_from(delay.nanos)
-        .ok()
-        .filter(|nanos| *nanos < 1_000_000_000)?;
+    let nanos = u32::try_from(delay.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(Duration::new(seconds, nanos).min(RETRY_AFTER_MAX))
 }
 
@@ -97,9 +91,7 @@ fn find_detail<M: Message + Default>(status: &Status, type_url: &str) -> Option<
         return None;
     }
     let details = rpc::Status::decode(bytes).ok()?.details;
-    let detail = details
-        .into_iter()
-        .find(|detail| detail.type_url == type_url)?;
+    let detail = details.into_iter().find(|detail| detail.type_url == type_url)?;
     M::decode(detail.value.as_slice()).ok()
 }
 
@@ -150,10 +142,7 @@ mod tests {
         let mut expected = vec![0x08, 7, 0x12, 2, b'n', b'o', 0x1a, 65, 0x0a, 59];
         expected.extend_from_slice(b"type.googleapis.com/spire.api.types.PermissionDeniedDetails");
         expected.extend_from_slice(&[0x12, 2, 0x08, 4]);
-        assert_eq!(
-            permission_denied(Reason::AgentBanned, "no").details(),
-            expected
-        );
+        assert_eq!(permission_denied(Reason::AgentBanned, "no").details(), expected);
     }
 
     #[test]
@@ -172,10 +161,7 @@ mod tests {
             retry_after(&unavailable_retry("", Duration::MAX)),
             Some(RETRY_AFTER_MAX)
         );
-        assert_eq!(
-            retry_after(&retry_info(i64::MAX, 999_999_999)),
-            Some(RETRY_AFTER_MAX)
-        );
+        assert_eq!(retry_after(&retry_info(i64::MAX, 999_999_999)), Some(RETRY_AFTER_MAX));
     }
 
     #[test]
@@ -187,20 +173,11 @@ mod tests {
             (1, 1_000_000_000),
             (1, i32::MAX),
         ] {
-            assert_eq!(
-                retry_after(&retry_info(seconds, nanos)),
-                None,
-                "{seconds} s {nanos} ns"
-            );
+            assert_eq!(retry_after(&retry_info(seconds, nanos)), None, "{seconds} s {nanos} ns");
         }
         let none = rpc::RetryInfo { retry_delay: None };
         assert_eq!(
-            retry_after(&with_detail(
-                Code::Unavailable,
-                String::new(),
-                RETRY_INFO,
-                &none
-            )),
+            retry_after(&with_detail(Code::Unavailable, String::new(), RETRY_INFO, &none)),
             None
         );
     }
@@ -210,12 +187,7 @@ mod tests {
         let details = PermissionDeniedDetails {
             reason: Reason::AgentBanned.into(),
         };
-        let status = with_detail(
-            Code::Unavailable,
-            String::new(),
-            PERMISSION_DENIED_DETAILS,
-            &details,
-        );
+        let status = with_detail(Code::Unavailable, String::new(), PERMISSION_DENIED_DETAILS, &details);
         assert_eq!(permission_denied_reason(&status), None);
     }
 
@@ -250,10 +222,7 @@ mod tests {
             details: vec![other, ours],
         };
         let status = with_details(Code::PermissionDenied, details);
-        assert_eq!(
-            permission_denied_reason(&status),
-            Some(Reason::AgentExpired)
-        );
+        assert_eq!(permission_denied_reason(&status), Some(Reason::AgentExpired));
     }
 
     #[test]

@@ -21,16 +21,10 @@ fn assert_same(ours: &[String], table: &str) {
         .collect();
     assert!(!published.is_empty());
     let mut differences = String::new();
-    for line in ours
-        .iter()
-        .filter(|line| !published.contains(&line.as_str()))
-    {
+    for line in ours.iter().filter(|line| !published.contains(&line.as_str())) {
         differences += &format!("only ours:      {line}\n");
     }
-    for line in published
-        .iter()
-        .filter(|line| !ours.iter().any(|our| our == *line))
-    {
+    for line in published.iter().filter(|line| !ours.iter().any(|our| our == *line)) {
         differences += &format!("only published: {line}\n");
     }
     assert!(differences.is_empty(), "\n{differences}");
@@ -41,10 +35,7 @@ fn assert_same(ours: &[String], table: &str) {
 #[test]
 fn the_workload_api_is_the_published_one() {
     let set = decode(WORKLOAD_DESCRIPTOR_SET);
-    assert_same(
-        &facts::facts(&set),
-        include_str!("../testdata/workload-api.txt"),
-    );
+    assert_same(&facts::facts(&set), include_str!("../testdata/workload-api.txt"));
 }
 
 // WEP-32: what an agent's reflection shows as the Workload API is that one service alone.
@@ -72,22 +63,15 @@ fn workload_api_paths_have_no_package() {
 fn the_spire_interfaces_are_the_published_ones() {
     let mut set = decode(FILE_DESCRIPTOR_SET);
     set.file.retain(|file| file.package().starts_with("spire."));
-    assert_same(
-        &facts::facts(&set),
-        include_str!("../testdata/spire-api.txt"),
-    );
+    assert_same(&facts::facts(&set), include_str!("../testdata/spire-api.txt"));
 }
 
 // No table from outside: this one is ours to change, with `mayfly.agent.v2` once agents are out.
 #[test]
 fn our_own_interfaces_change_only_on_purpose() {
     let mut set = decode(FILE_DESCRIPTOR_SET);
-    set.file
-        .retain(|file| file.package().starts_with("mayfly."));
-    assert_same(
-        &facts::facts(&set),
-        include_str!("../testdata/mayfly-api.txt"),
-    );
+    set.file.retain(|file| file.package().starts_with("mayfly."));
+    assert_same(&facts::facts(&set), include_str!("../testdata/mayfly-api.txt"));
 }
 
 #[test]
@@ -102,9 +86,6 @@ fn every_descriptor_set_brings_its_imports_and_no_comments() {
 /// A reflection client cannot resolve a type whose file is missing.
 fn assert_complete(set: &FileDescriptorSet) {
     for import in set.file.iter().flat_map(|file| &file.dependency) {
-        assert!(
-            set.file.iter().any(|file| file.name() == import),
-            "{import} is missing"
-        );
+        assert!(set.file.iter().any(|file| file.name() == import), "{import} is missing");
     }
 }

@@ -117,7 +117,10 @@ mod tests {
         ];
         for from in [S::Prepared, S::Active, S::Old, S::Tainted, S::Revoked] {
             for event in [E::Activate, E::Supersede, E::Taint, E::Revoke] {
-                let expected = legal.iter().find(|(f, e, _)| *f == from && *e == event).map(|(_, _, to)| *to);
+                let expected = legal
+                    .iter()
+                    .find(|(f, e, _)| *f == from && *e == event)
+                    .map(|(_, _, to)| *to);
                 assert_eq!(from.on(event).ok(), expected, "{from:?} {event:?}");
             }
         }

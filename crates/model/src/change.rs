@@ -8,7 +8,9 @@ use aws_lc_rs::digest;
 use mayfly_svid::{Bundle, JwtAuthority, Serial, SpiffeId, Timestamp, TrustDomain, X509Authority};
 use serde_json::{Value, json};
 
-use crate::{Actor, AdditionalAttributes, Agent, Authority, Entry, EntryError, EntryId, EntrySpec, Selectors, TokenHash};
+use crate::{
+    Actor, AdditionalAttributes, Agent, Authority, Entry, EntryError, EntryId, EntrySpec, Selectors, TokenHash,
+};
 
 /// One change with who asked for it and when it was decided.
 #[derive(Clone, Debug)]
@@ -294,14 +296,20 @@ impl Change {
                     "token_sha256": token.map(|hash| hex::encode(hash.as_bytes())),
                 }),
             ),
-            Self::AgentRenew { id, serial, expires_at } => {
-                one("agent.renewed", id.to_string(), json!({ "serial": serial, "expires_at": expires_at }))
-            }
+            Self::AgentRenew { id, serial, expires_at } => one(
+                "agent.renewed",
+                id.to_string(),
+                json!({ "serial": serial, "expires_at": expires_at }),
+            ),
             Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
             Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
             Self::AgentBan(id) => one("agent.banned", id.to_string(), json!({})),
             Self::AgentDelete(id) => one("agent.evicted", id.to_string(), json!({})),
-            Self::TokenCreate { hash, expires_at, alias } => one(
+            Self::TokenCreate {
+                hash,
+                expires_at,
+                alias,
+            } => one(
                 "token.created",
                 hex::encode(hash.as_bytes()),
                 json!({ "expires_at": expires_at, "alias": alias.as_deref().map(entry_body) }),
@@ -321,16 +329,20 @@ impl Change {
                 one("bundle.updated", trust_domain.to_string(), last_bundle_body(deltas))
             }
             Self::BundleSet(bundle) => one("bundle.set", bundle.trust_domain.to_string(), bundle_body(bundle)),
-            Self::BundleDelete { trust_domain, mode } => {
-                one("bundle.deleted", trust_domain.to_string(), json!({ "mode": format!("{mode:?}") }))
-            }
+            Self::BundleDelete { trust_domain, mode } => one(
+                "bundle.deleted",
+                trust_domain.to_string(),
+                json!({ "mode": format!("{mode:?}") }),
+            ),
             Self::SvidIntents(intents) => intents
                 .iter()
                 .map(|intent| ("svid.intended", intent.spiffe_id.to_string(), intent_body(intent)))
                 .collect(),
-            Self::SvidOutcome { signed, failed } => {
-                one("svid.outcome", String::new(), json!({ "signed": signed, "failed": failed }))
-            }
+            Self::SvidOutcome { signed, failed } => one(
+                "svid.outcome",
+                String::new(),
+                json!({ "signed": signed, "failed": failed }),
+            ),
             Self::Note { kind, subject, body } => one(kind, subject.clone(), body.clone()),
         }
     }

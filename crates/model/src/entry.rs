@@ -230,29 +230,47 @@ impl EntrySpec {
     pub fn check(&self, trust_domain: &TrustDomain) -> Result<(), EntryError> {
         for (field, id) in [("spiffe_id", &self.spiffe_id), ("parent_id", &self.parent_id)] {
             if !id.is_member_of(trust_domain) {
-                return Err(EntryError::ForeignTrustDomain { field, id: id.clone(), trust_domain: trust_domain.clone() });
+                return Err(EntryError::ForeignTrustDomain {
+                    field,
+                    id: id.clone(),
+                    trust_domain: trust_domain.clone(),
+                });
             }
             if id.path().is_empty() {
                 return Err(EntryError::NoPath { field, id: id.clone() });
             }
         }
         if let Some(space) = reserved_path(&self.spiffe_id) {
-            return Err(EntryError::Reserved { id: self.spiffe_id.clone(), space });
+            return Err(EntryError::Reserved {
+                id: self.spiffe_id.clone(),
+                space,
+            });
         }
         if let Some(space @ (ReservedPath::Task | ReservedPath::Breakglass)) = reserved_path(&self.parent_id) {
-            return Err(EntryError::ReservedParent { id: self.parent_id.clone(), space });
+            return Err(EntryError::ReservedParent {
+                id: self.parent_id.clone(),
+                space,
+            });
         }
         if self.spiffe_id == self.parent_id {
             return Err(EntryError::OwnParent);
         }
         if !(1..=100).contains(&self.selectors.len()) {
-            return Err(EntryError::SelectorCount { count: self.selectors.len() });
+            return Err(EntryError::SelectorCount {
+                count: self.selectors.len(),
+            });
         }
-        for (field, ttl) in [("x509_svid_ttl", self.x509_svid_ttl), ("jwt_svid_ttl", self.jwt_svid_ttl)] {
+        for (field, ttl) in [
+            ("x509_svid_ttl", self.x509_svid_ttl),
+            ("jwt_svid_ttl", self.jwt_svid_ttl),
+        ] {
             if let Some(ttl) = ttl
                 && !(20..=366 * 86400).contains(&ttl.as_secs())
             {
-                return Err(EntryError::Ttl { field, seconds: ttl.as_secs() });
+                return Err(EntryError::Ttl {
+                    field,
+                    seconds: ttl.as_secs(),
+                });
             }
         }
         if self.federates_with.contains(trust_domain) {
@@ -262,7 +280,9 @@ impl EntrySpec {
             return Err(EntryError::HintTooLong { len: self.hint.len() });
         }
         if self.dns_names.len() > 100 {
-            return Err(EntryError::DnsNameCount { count: self.dns_names.len() });
+            return Err(EntryError::DnsNameCount {
+                count: self.dns_names.len(),
+            });
         }
         match self.dns_names.iter().find(|name| !is_dns_name(name)) {
             Some(name) => Err(EntryError::DnsName { name: name.clone() }),
@@ -285,7 +305,9 @@ impl Entry {
 
     /// Whether agents should make its SVID before a workload asks.
     pub fn prefetch(&self) -> bool {
-        self.spec.additional_attributes.is_some_and(|attributes| !attributes.disable_x509_svid_prefetch)
+        self.spec
+            .additional_attributes
+            .is_some_and(|attributes| !attributes.disable_x509_svid_prefetch)
     }
 }
 
@@ -308,7 +330,11 @@ mod tests {
     fn spec() -> EntrySpec {
         let id = |text: &str| text.parse::<SpiffeId>().unwrap();
         let selectors = ["unix:uid:1000".parse().unwrap()].into_iter().collect();
-        EntrySpec::new(id("spiffe://td/web"), id("spiffe://td/spire/agent/x509pop/a"), selectors)
+        EntrySpec::new(
+            id("spiffe://td/web"),
+            id("spiffe://td/spire/agent/x509pop/a"),
+            selectors,
+        )
     }
 
     fn check(change: impl FnOnce(&mut EntrySpec)) -> Result<(), EntryError> {
@@ -320,15 +346,28 @@ mod tests {
     #[test]
     fn an_ordinary_entry_passes() {
         assert_eq!(check(|_| {}), Ok(()));
-        assert_eq!(check(|s| s.dns_names = vec!["a.example".into(), "*.b_c.example".into()]), Ok(()));
-        assert_eq!(check(|s| s.parent_id = "spiffe://td/spire/server".parse().unwrap()), Ok(()));
+        assert_eq!(
+            check(|s| s.dns_names = vec!["a.example".into(), "*.b_c.example".into()]),
+            Ok(())
+        );
+        assert_eq!(
+            check(|s| s.parent_id = "spiffe://td/spire/server".parse().unwrap()),
+            Ok(())
+        );
         assert_eq!(check(|s| s.parent_id = "spiffe://td/group/a".parse().unwrap()), Ok(()));
     }
 
     // S2
     #[test]
     fn reserved_paths_cannot_be_registered() {
-        for path in ["/task/a", "/task", "/breakglass/x", "/spire/server", "/spire/agent/x", "/spire/else"] {
+        for path in [
+            "/task/a",
+            "/task",
+            "/breakglass/x",
+            "/spire/server",
+            "/spire/agent/x",
+            "/spire/else",
+        ] {
             let result = check(|s| s.spiffe_id = format!("spiffe://td{path}").parse().unwrap());
             assert!(matches!(result, Err(EntryError::Reserved { .. })), "{path}");
         }
@@ -339,22 +378,43 @@ mod tests {
     // XSVID-05 SVID-14 WAPI-25 SPID-13
     #[test]
     fn what_an_entry_may_not_say() {
-        assert!(matches!(check(|s| s.spiffe_id = "spiffe://td".parse().unwrap()), Err(EntryError::NoPath { .. })));
+        assert!(matches!(
+            check(|s| s.spiffe_id = "spiffe://td".parse().unwrap()),
+            Err(EntryError::NoPath { .. })
+        ));
         assert!(matches!(
             check(|s| s.spiffe_id = "spiffe://other/a".parse().unwrap()),
             Err(EntryError::ForeignTrustDomain { .. })
         ));
         assert_eq!(check(|s| s.hint = "h".repeat(1024)), Ok(()));
-        assert!(matches!(check(|s| s.hint = "h".repeat(1025)), Err(EntryError::HintTooLong { len: 1025 })));
-        assert!(matches!(check(|s| s.selectors = Selectors::default()), Err(EntryError::SelectorCount { count: 0 })));
+        assert!(matches!(
+            check(|s| s.hint = "h".repeat(1025)),
+            Err(EntryError::HintTooLong { len: 1025 })
+        ));
+        assert!(matches!(
+            check(|s| s.selectors = Selectors::default()),
+            Err(EntryError::SelectorCount { count: 0 })
+        ));
         assert!(matches!(
             check(|s| s.federates_with = vec!["td".parse().unwrap()]),
             Err(EntryError::FederatesWithItself(_))
         ));
-        assert!(matches!(check(|s| s.parent_id = s.spiffe_id.clone()), Err(EntryError::OwnParent)));
-        assert!(matches!(check(|s| s.x509_svid_ttl = Some(Duration::from_secs(19))), Err(EntryError::Ttl { .. })));
+        assert!(matches!(
+            check(|s| s.parent_id = s.spiffe_id.clone()),
+            Err(EntryError::OwnParent)
+        ));
+        assert!(matches!(
+            check(|s| s.x509_svid_ttl = Some(Duration::from_secs(19))),
+            Err(EntryError::Ttl { .. })
+        ));
         for name in ["", "a..b", "-a", "a-", "ä", "a b", "*", "a.*.b", &"a".repeat(64)] {
-            assert!(matches!(check(|s| s.dns_names = vec![name.into()]), Err(EntryError::DnsName { .. })), "{name}");
+            assert!(
+                matches!(
+                    check(|s| s.dns_names = vec![name.into()]),
+                    Err(EntryError::DnsName { .. })
+                ),
+                "{name}"
+            );
         }
     }
 

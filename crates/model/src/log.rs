@@ -29,7 +29,11 @@ pub struct Actor {
 impl Actor {
     /// The server itself, for what happens by time.
     pub fn server() -> Self {
-        Self { who: "server".into(), origin: String::new(), reason: String::new() }
+        Self {
+            who: "server".into(),
+            origin: String::new(),
+            reason: String::new(),
+        }
     }
 }
 

@@ -221,10 +221,16 @@ mod tests {
     fn refuses_missing_parts_and_oversize() {
         assert!(matches!("unix".parse::<Selector>(), Err(SelectorError::NoColon { .. })));
         assert!(matches!(":x".parse::<Selector>(), Err(SelectorError::BadType { .. })));
-        assert!(matches!("unix:".parse::<Selector>(), Err(SelectorError::NoValue { .. })));
+        assert!(matches!(
+            "unix:".parse::<Selector>(),
+            Err(SelectorError::NoValue { .. })
+        ));
         assert!(matches!(Selector::new("a:b", "c"), Err(SelectorError::BadType { .. })));
         assert!(matches!(Selector::new("a b", "c"), Err(SelectorError::BadType { .. })));
-        assert!(matches!(Selector::new("a", &"c".repeat(2047)), Err(SelectorError::TooLong { .. })));
+        assert!(matches!(
+            Selector::new("a", &"c".repeat(2047)),
+            Err(SelectorError::TooLong { .. })
+        ));
     }
 
     #[test]

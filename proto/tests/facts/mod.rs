@@ -2,8 +2,7 @@
 
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet,
-    ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet, ServiceDescriptorProto,
 };
 
 /// The facts of all files but Google's own well-known types.
@@ -17,11 +16,7 @@ use prost_types::{
 /// ```
 pub(crate) fn facts(set: &FileDescriptorSet) -> Vec<String> {
     let mut lines = Vec::new();
-    for file in set
-        .file
-        .iter()
-        .filter(|file| file.package() != "google.protobuf")
-    {
+    for file in set.file.iter().filter(|file| file.package() != "google.protobuf") {
         assert_eq!(file.syntax(), "proto3", "{}", file.name());
         for message in &file.message_type {
             message_facts(&mut lines, file.package(), message);
@@ -51,11 +46,7 @@ fn message_facts(lines: &mut Vec<String>, scope: &str, message: &DescriptorProto
     }
 }
 
-fn field_fact(
-    message_name: &str,
-    message: &DescriptorProto,
-    field: &FieldDescriptorProto,
-) -> String {
+fn field_fact(message_name: &str, message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
     let label = match (field.label(), field.oneof_index) {
         (Label::Repeated, _) => "repeated ".to_owned(),
         (_, Some(_)) if field.proto3_optional() => "optional ".to_owned(),
@@ -66,19 +57,10 @@ fn field_fact(
         _ => String::new(),
     };
     let kind = match field.r#type() {
-        Type::Message | Type::Enum | Type::Group => {
-            field.type_name().trim_start_matches('.').to_owned()
-        }
-        scalar => scalar
-            .as_str_name()
-            .trim_start_matches("TYPE_")
-            .to_lowercase(),
+        Type::Message | Type::Enum | Type::Group => field.type_name().trim_start_matches('.').to_owned(),
+        scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
     };
-    format!(
-        "field {message_name}.{} {} {label}{kind}",
-        field.name(),
-        field.number()
-    )
+    format!("field {message_name}.{} {} {label}{kind}", field.name(), field.number())
 }
 
 fn enum_facts(lines: &mut Vec<String>, scope: &str, item: &EnumDescriptorProto) {
