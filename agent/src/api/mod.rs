@@ -1,0 +1,2 @@
+//! The services on the agent's sockets.
+pub mod authority;
