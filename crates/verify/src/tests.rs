@@ -95,11 +95,11 @@ fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
 }
 
+/// What each side says went wrong: the server's error, the client's error.
+type Failures = Box<(Option<rustls::Error>, Option<rustls::Error>)>;
+
 /// Runs a handshake in memory until it is over on both sides.
-fn handshake(
-    server: ServerConfig,
-    client: ClientConfig,
-) -> Result<(ServerConnection, ClientConnection), (Option<rustls::Error>, Option<rustls::Error>)> {
+fn handshake(server: ServerConfig, client: ClientConfig) -> Result<(ServerConnection, ClientConnection), Failures> {
     let mut server = ServerConnection::new(Arc::new(server)).unwrap();
     let mut client = ClientConnection::new(Arc::new(client), "server.example".try_into().unwrap()).unwrap();
     let (mut server_error, mut client_error) = (None, None);
@@ -118,7 +118,7 @@ fn handshake(
         client_error = client_error.or(client.process_new_packets().err());
     }
     if server_error.is_some() || client_error.is_some() {
-        return Err((server_error, client_error));
+        return Err(Box::new((server_error, client_error)));
     }
     assert!(!server.is_handshaking() && !client.is_handshaking());
     Ok((server, client))
@@ -280,7 +280,7 @@ fn the_expired_peer_is_told_that_it_is_expired() {
     expired.not_after = time(-1);
     let servers = SpiffeServerVerifier::new(bundles(&[bundle("td.example", ca.der())]), anyone());
     let client = client_config(Some(present(&ca, &expired)), Arc::new(servers), clock());
-    let (_, client_error) = handshake(good_server(&ca, anyone(), ClientAuth::Required), client).unwrap_err();
+    let (_, client_error) = *handshake(good_server(&ca, anyone(), ClientAuth::Required), client).unwrap_err();
     assert_eq!(
         client_error,
         Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired))
