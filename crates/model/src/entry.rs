@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
 use serde::{Deserialize, Serialize};
 
@@ -311,6 +312,17 @@ impl Entry {
     }
 }
 
+/// An order-free digest of a set of entries, by which an agent and its server find out that they hold the same: the exclusive
+/// or, over all entries, of the first 8 octets (big-endian) of SHA-256(`<id> <revision_number> <created_at>`). 0 for none.
+pub fn entries_digest<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
+    entries.into_iter().fold(0, |sum, entry| {
+        let text = format!("{} {} {}", entry.id, entry.revision_number, entry.created_at.unix());
+        let digest = digest::digest(&digest::SHA256, text.as_bytes());
+        let head = digest.as_ref().first_chunk().expect("SHA-256 has 32 octets");
+        sum ^ u64::from_be_bytes(*head)
+    })
+}
+
 /// A host name as certificates carry it: labels of letters, digits, `-` and `_`, the first may be `*`; at most 253 bytes.
 fn is_dns_name(name: &str) -> bool {
     let labels = name.strip_prefix("*.").unwrap_or(name);
@@ -416,6 +428,21 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn the_digest_ignores_order_and_notices_each_revision() {
+        let entry = |id: &str, revision_number| Entry {
+            id: id.parse().unwrap(),
+            spec: spec(),
+            created_at: Timestamp::from_unix(1),
+            revision_number,
+        };
+        let (a, b) = (entry("a", 0), entry("b", 0));
+        assert_eq!(entries_digest([&a, &b]), entries_digest([&b, &a]));
+        assert_ne!(entries_digest([&a, &b]), entries_digest([&a, &entry("b", 1)]));
+        assert_ne!(entries_digest([&a]), entries_digest([&a, &b]));
+        assert_eq!(entries_digest([]), 0);
     }
 
     #[test]

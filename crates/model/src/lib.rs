@@ -20,7 +20,7 @@ mod token;
 pub use agent::Agent;
 pub use authority::{Authority, AuthorityEvent, AuthorityState, InvalidTransition, KeyClass};
 pub use change::{BundleDeleteMode, BundlePatch, Change, Conflict, Delta, EntryPatch, Step, SvidIntent};
-pub use entry::{AdditionalAttributes, Entry, EntryError, EntryId, EntryIdError, EntrySpec};
+pub use entry::{AdditionalAttributes, Entry, EntryError, EntryId, EntryIdError, EntrySpec, entries_digest};
 pub use error::ErrorKind;
 pub use log::{Actor, LogEntry, Revision};
 pub use reserved::{ReservedPath, agent_path, is_agent_id, reserved_path};

@@ -1,0 +1,262 @@
+//! The one write path: every change of the durable state goes through the [`Committer`].
+//!
+//! ```text
+//!   caller ── Step ──▶ queue ──▶ one thread: collect what has arrived
+//!                                  └▶ Store::commit: one transaction, guards, state, log, revision, fsync
+//!                                  └▶ apply the deltas to a copy of the snapshot and publish it
+//!                                  └▶ tell the observer (watch hub), then answer the callers
+//! ```
+//!
+//! What is answered is durable; what is durable is in memory before anyone hears of it. Group commit needs no timer: while
+//! one transaction waits for the disk, the next batch gathers in the queue.
+//!
+//! Not here: SQL (`mayfly-store`), what a change means (`mayfly-model`), who may ask for it (`api`, `app`).
+
+mod snapshot;
+
+use std::sync::Arc;
+use std::thread;
+
+use arc_swap::ArcSwap;
+use mayfly_model::{Change, Conflict, Delta, ErrorKind, Revision, Step};
+use mayfly_store::{ChangeRow, Store, StoreError};
+use mayfly_svid::TrustDomain;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+pub use snapshot::Snapshot;
+
+/// Steps that wait for the committer; further callers wait for room.
+const QUEUE: usize = 1024;
+/// One transaction takes at most about this many steps, so that no caller waits for an endless batch.
+const BATCH: usize = 512;
+
+/// Why a change did not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// Its guard did not hold.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The store could not make it durable. Nothing of the batch happened.
+    #[error("the change could not be stored")]
+    Store(#[source] Arc<StoreError>),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+impl CommitError {
+    /// What it means for the caller.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Conflict(conflict) => conflict_kind(conflict),
+            Self::Store(_) | Self::Stopped => ErrorKind::Unavailable,
+        }
+    }
+}
+
+fn conflict_kind(conflict: &Conflict) -> ErrorKind {
+    match conflict {
+        Conflict::EntryExists(_) | Conflict::TokenExists | Conflict::BundleExists => ErrorKind::AlreadyExists,
+        Conflict::EntryNotFound | Conflict::AgentNotFound | Conflict::BundleNotFound => ErrorKind::NotFound,
+        Conflict::EntryInvalid(_) => ErrorKind::InvalidArgument,
+        Conflict::AgentBanned => ErrorKind::PermissionDenied,
+        // SPIRE answers a used token with InvalidArgument, and its agents expect that.
+        Conflict::TokenUnusable => ErrorKind::InvalidArgument,
+        Conflict::BundleInUse(_) | Conflict::SerialNotRenewed | Conflict::AuthorityState(_) => {
+            ErrorKind::FailedPrecondition
+        }
+        _ => ErrorKind::Internal,
+    }
+}
+
+/// What one durable commit did, for those who follow along.
+#[derive(Debug)]
+pub struct Applied {
+    /// The state before it.
+    pub before: Arc<Snapshot>,
+    /// The state after it.
+    pub after: Arc<Snapshot>,
+    /// What changed, in order.
+    pub deltas: Vec<Delta>,
+}
+
+/// Called on the committer's thread after each commit that changed the state, before callers hear of it. Must be quick
+/// and must not block: it marks who has to look again.
+pub type Observer = Box<dyn Fn(&Applied) + Send>;
+
+/// The answer to one step: what it did, or the guard that stopped it.
+pub type StepResult = Result<Vec<Delta>, CommitError>;
+
+struct Job {
+    steps: Vec<Step>,
+    reply: oneshot::Sender<Vec<StepResult>>,
+}
+
+/// The handle that callers have. Cloning is cheap; the thread ends when the last handle is gone.
+#[derive(Clone)]
+pub struct Committer {
+    queue: mpsc::Sender<Job>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    healthy: watch::Receiver<bool>,
+}
+
+/// What the store held at start, besides the snapshot.
+pub struct Recovered {
+    /// The change history, oldest first.
+    pub changes: Vec<ChangeRow>,
+}
+
+impl Committer {
+    /// Loads the state and starts the committing thread.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the thread cannot be started.
+    pub fn start(
+        mut store: Box<dyn Store>,
+        trust_domain: &TrustDomain,
+        observer: impl FnOnce(&Recovered, &Snapshot) -> Observer,
+    ) -> Result<Self, StartError> {
+        let state = store.load().map_err(StartError::Load)?;
+        let recovered = Recovered { changes: state.changes };
+        let loaded = Snapshot::load(
+            trust_domain.clone(),
+            &state.history,
+            state.revision,
+            state.entries,
+            state.agents,
+            state.authorities,
+            state.bundles,
+        );
+        info!(revision = %loaded.revision(), entries = loaded.entry_count(), agents = loaded.agent_count(), "state loaded");
+        let observer = observer(&recovered, &loaded);
+        let snapshot = Arc::new(ArcSwap::from_pointee(loaded));
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (health, healthy) = watch::channel(true);
+        let mut writer = Writer { store, jobs, snapshot: snapshot.clone(), observer, health };
+        thread::Builder::new().name("commit".into()).spawn(move || writer.run()).map_err(StartError::Thread)?;
+        Ok(Self { queue, snapshot, healthy })
+    }
+
+    /// The state as of the newest commit. Cheap; take it once per request so that the request sees one state.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Whether the last commit reached the disk. A server that cannot write is alive, but not ready.
+    pub fn healthy(&self) -> watch::Receiver<bool> {
+        self.healthy.clone()
+    }
+
+    /// Makes one change durable.
+    ///
+    /// # Errors
+    /// Its guard did not hold, or it could not be stored; in both cases nothing happened.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the change: it may still be committed.
+    pub async fn commit(&self, step: Step) -> StepResult {
+        self.commit_all(vec![step]).await.pop().unwrap_or(Err(CommitError::Stopped))
+    }
+
+    /// Makes changes durable together; each stands or falls by its own guard. The answers are in the order of the steps.
+    ///
+    /// # Cancel safety
+    /// As for [`Self::commit`].
+    pub async fn commit_all(&self, steps: Vec<Step>) -> Vec<StepResult> {
+        let count = steps.len();
+        let (reply, answer) = oneshot::channel();
+        let stopped = || (0..count).map(|_| Err(CommitError::Stopped)).collect();
+        if self.queue.send(Job { steps, reply }).await.is_err() {
+            return stopped();
+        }
+        answer.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// Hands over a record that nobody waits for: it is written with the next batch. Dropped with a log line when the
+    /// queue is full, which only evidence of an outcome may be: its intent is durable already.
+    pub fn commit_later(&self, step: Step) {
+        let (reply, _) = oneshot::channel();
+        if let Err(refused) = self.queue.try_send(Job { steps: vec![step], reply }) {
+            let kind = match refused.into_inner().steps.first().map(|step| &step.change) {
+                Some(Change::SvidOutcome { .. }) => "svid.outcome",
+                _ => "other",
+            };
+            error!(kind, "a record was not written: the commit queue is full");
+        }
+    }
+}
+
+/// The server's state could not be brought up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store cannot be read.
+    #[error("cannot load the state from the store")]
+    Load(#[source] StoreError),
+    /// No thread.
+    #[error("cannot start the committing thread")]
+    Thread(#[source] std::io::Error),
+}
+
+struct Writer {
+    store: Box<dyn Store>,
+    jobs: mpsc::Receiver<Job>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    observer: Observer,
+    health: watch::Sender<bool>,
+}
+
+impl Writer {
+    fn run(&mut self) {
+        while let Some(first) = self.jobs.blocking_recv() {
+            let mut count = first.steps.len();
+            let mut batch = vec![first];
+            while count < BATCH
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                count += job.steps.len();
+                batch.push(job);
+            }
+            self.commit(batch);
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<Job>) {
+        let mut steps = Vec::new();
+        let mut replies = Vec::with_capacity(batch.len());
+        for job in batch {
+            replies.push((job.steps.len(), job.reply));
+            steps.extend(job.steps);
+        }
+        let mut results: std::vec::IntoIter<StepResult> = match self.store.commit(&steps) {
+            Ok(committed) => {
+                self.health.send_if_modified(|healthy| !std::mem::replace(healthy, true));
+                self.publish(committed.revision, &committed.outcomes);
+                committed.outcomes.into_iter().map(|outcome| outcome.map_err(CommitError::from)).collect::<Vec<_>>()
+            }
+            Err(failure) => {
+                let failure = Arc::new(failure);
+                error!(error = %mayfly_runtime::Chain(&*failure), steps = steps.len(), "nothing was stored");
+                self.health.send_if_modified(|healthy| std::mem::replace(healthy, false));
+                steps.iter().map(|_| Err(CommitError::Store(failure.clone()))).collect()
+            }
+        }
+        .into_iter();
+        for (count, reply) in replies {
+            // A caller that is gone does not need the answer.
+            let _ = reply.send(results.by_ref().take(count).collect());
+        }
+    }
+
+    fn publish(&self, revision: Revision, outcomes: &[Result<Vec<Delta>, Conflict>]) {
+        let deltas: Vec<Delta> = outcomes.iter().flatten().flatten().cloned().collect();
+        let before = self.snapshot.load_full();
+        let after = Arc::new(before.with(revision, &deltas));
+        self.snapshot.store(after.clone());
+        if !deltas.is_empty() {
+            (self.observer)(&Applied { before, after, deltas });
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The state of the server in memory, immutable. A commit makes a new one that shares all it did not touch.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use mayfly_model::{Agent, Authority, AuthorityState, Delta, Entry, EntryId, KeyClass, Revision, Selector, is_agent_id};
+use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+
+/// Everything that hot paths read, as of one revision.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    trust_domain: TrustDomain,
+    server_id: SpiffeId,
+    history: Arc<str>,
+    revision: Revision,
+    entries: RedBlackTreeMapSync<EntryId, Arc<Entry>>,
+    entries_by_parent: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<EntryId>>,
+    entries_by_spiffe_id: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<EntryId>>,
+    entries_by_expiry: RedBlackTreeSetSync<(Timestamp, EntryId)>,
+    agents: RedBlackTreeMapSync<SpiffeId, Arc<Agent>>,
+    agents_by_selector: HashTrieMapSync<Selector, RedBlackTreeSetSync<SpiffeId>>,
+    authorities: RedBlackTreeMapSync<String, Arc<Authority>>,
+    bundles: RedBlackTreeMapSync<TrustDomain, Arc<Bundle>>,
+}
+
+impl Snapshot {
+    pub(super) fn load(
+        trust_domain: TrustDomain,
+        history: &str,
+        revision: Revision,
+        entries: Vec<Entry>,
+        agents: Vec<Agent>,
+        authorities: Vec<Authority>,
+        bundles: Vec<Bundle>,
+    ) -> Self {
+        let mut loaded = Self {
+            server_id: trust_domain.server_id(),
+            trust_domain,
+            history: history.into(),
+            revision,
+            entries: RedBlackTreeMapSync::new_sync(),
+            entries_by_parent: HashTrieMapSync::new_sync(),
+            entries_by_spiffe_id: HashTrieMapSync::new_sync(),
+            entries_by_expiry: RedBlackTreeSetSync::new_sync(),
+            agents: RedBlackTreeMapSync::new_sync(),
+            agents_by_selector: HashTrieMapSync::new_sync(),
+            authorities: RedBlackTreeMapSync::new_sync(),
+            bundles: RedBlackTreeMapSync::new_sync(),
+        };
+        entries.into_iter().for_each(|entry| loaded.entry_put(Arc::new(entry)));
+        agents.into_iter().for_each(|agent| loaded.agent_put(Arc::new(agent)));
+        for authority in authorities {
+            loaded.authorities.insert_mut(authority.id.clone(), Arc::new(authority));
+        }
+        for bundle in bundles {
+            loaded.bundles.insert_mut(bundle.trust_domain.clone(), Arc::new(bundle));
+        }
+        loaded
+    }
+
+    /// This state with `deltas` applied, as of `revision`.
+    #[must_use]
+    pub(super) fn with(&self, revision: Revision, deltas: &[Delta]) -> Self {
+        let mut next = self.clone();
+        next.revision = revision;
+        for delta in deltas {
+            match delta {
+                Delta::EntryPut(entry) => next.entry_put(entry.clone()),
+                Delta::EntryGone(entry) => next.entry_gone(&entry.id),
+                Delta::AgentPut(agent) => next.agent_put(agent.clone()),
+                Delta::AgentGone(id) => next.agent_gone(id),
+                Delta::AuthorityPut(authority) => {
+                    next.authorities.insert_mut(authority.id.clone(), authority.clone());
+                }
+                Delta::AuthorityGone(id) => {
+                    next.authorities.remove_mut(id);
+                }
+                Delta::BundlePut(bundle) => {
+                    next.bundles.insert_mut(bundle.trust_domain.clone(), bundle.clone());
+                }
+                Delta::BundleGone(trust_domain) => {
+                    next.bundles.remove_mut(trust_domain);
+                }
+            }
+        }
+        next
+    }
+
+    /// The server's trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Names the database whose revisions these are: an agent resumes only within one history.
+    pub fn history(&self) -> &str {
+        &self.history
+    }
+
+    /// The number of the newest commit in it.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// How many entries there are, expired ones included.
+    pub fn entry_count(&self) -> usize {
+        self.entries.size()
+    }
+
+    /// The entry with this ID.
+    pub fn entry(&self, id: &EntryId) -> Option<&Arc<Entry>> {
+        self.entries.get(id)
+    }
+
+    /// All entries in the order of their IDs, from after `after` on.
+    pub fn entries_after(&self, after: Option<&EntryId>) -> impl Iterator<Item = &Arc<Entry>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range((start, Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
+    /// Entries with this parent, in the order of their IDs.
+    pub fn entries_of_parent(&self, parent: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
+        self.listed(self.entries_by_parent.get(parent))
+    }
+
+    /// Entries that give this SPIFFE ID, in the order of their IDs.
+    pub fn entries_of_spiffe_id(&self, id: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
+        self.listed(self.entries_by_spiffe_id.get(id))
+    }
+
+    /// The entry that expires next, if any has an end.
+    pub fn next_expiry(&self) -> Option<(Timestamp, EntryId)> {
+        self.entries_by_expiry.first().cloned()
+    }
+
+    /// How many agents there are, banned and expired ones included.
+    pub fn agent_count(&self) -> usize {
+        self.agents.size()
+    }
+
+    /// The agent with this ID.
+    pub fn agent(&self, id: &SpiffeId) -> Option<&Arc<Agent>> {
+        self.agents.get(id)
+    }
+
+    /// All agents in the order of their IDs, from after `after` on.
+    pub fn agents_after(&self, after: Option<&SpiffeId>) -> impl Iterator<Item = &Arc<Agent>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.agents.range::<SpiffeId, _>((start, Bound::Unbounded)).map(|(_, agent)| agent)
+    }
+
+    /// All authorities that are known, in no meaningful order.
+    pub fn authorities(&self) -> impl Iterator<Item = &Arc<Authority>> {
+        self.authorities.values()
+    }
+
+    /// The authority of `class` that signs now.
+    pub fn active_authority(&self, class: KeyClass) -> Option<&Arc<Authority>> {
+        self.authorities.values().find(|a| a.class == class && a.state == AuthorityState::Active)
+    }
+
+    /// The server's own bundle; none before the first authority was prepared.
+    pub fn own_bundle(&self) -> Option<&Arc<Bundle>> {
+        self.bundles.get(&self.trust_domain)
+    }
+
+    /// The bundle of `trust_domain`, the own one included.
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Arc<Bundle>> {
+        self.bundles.get(trust_domain)
+    }
+
+    /// Foreign bundles in the order of their names, from after `after` on.
+    pub fn federated_bundles_after(&self, after: Option<&TrustDomain>) -> impl Iterator<Item = &Arc<Bundle>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let own = &self.trust_domain;
+        self.bundles
+            .range((start, Bound::Unbounded))
+            .filter(move |(name, _)| *name != own)
+            .map(|(_, bundle)| bundle)
+    }
+
+    /// Every entry that `agent` may serve: those below it and below each alias that its selectors fit, at any depth
+    /// (spire.md §6.3: an agent is trusted with what descends from it, and with nothing else).
+    pub fn authorized_entries(&self, agent: &Agent) -> Vec<Arc<Entry>> {
+        let mut parents: Vec<SpiffeId> = vec![agent.id.clone()];
+        for alias in self.entries_of_parent(&self.server_id) {
+            if alias.spec.selectors.is_subset_of(&agent.selectors) {
+                parents.push(alias.spec.spiffe_id.clone());
+            }
+        }
+        let mut seen: HashSet<SpiffeId> = parents.iter().cloned().collect();
+        let mut entries = Vec::new();
+        while let Some(parent) = parents.pop() {
+            for entry in self.entries_of_parent(&parent) {
+                entries.push(entry.clone());
+                if seen.insert(entry.spec.spiffe_id.clone()) {
+                    parents.push(entry.spec.spiffe_id.clone());
+                }
+            }
+        }
+        entries
+    }
+
+    /// Whether `agent` may serve `entry`: the walk of [`Self::authorized_entries`], upwards.
+    pub fn is_authorized(&self, agent: &Agent, entry: &Entry) -> bool {
+        let mut found = false;
+        self.walk_up(&entry.spec.parent_id, &mut |step| {
+            found |= match step {
+                Up::Agent(id) => *id == agent.id,
+                Up::Alias(alias) => alias.spec.selectors.is_subset_of(&agent.selectors),
+            };
+            found
+        });
+        found
+    }
+
+    /// The agents that may serve entries below `parent`.
+    pub fn agents_below(&self, parent: &SpiffeId) -> BTreeSet<SpiffeId> {
+        let mut agents = BTreeSet::new();
+        self.walk_up(parent, &mut |step| {
+            match step {
+                Up::Agent(id) => {
+                    agents.insert(id.clone());
+                }
+                Up::Alias(alias) => agents.extend(self.agents_matching(alias).map(|agent| agent.id.clone())),
+            }
+            false
+        });
+        agents
+    }
+
+    /// Agents whose selectors fit `alias`, found by its rarest selector.
+    pub fn agents_matching<'a>(&'a self, alias: &'a Entry) -> impl Iterator<Item = &'a Arc<Agent>> {
+        let holders = |selector: &Selector| self.agents_by_selector.get(selector);
+        let rarest = alias
+            .spec
+            .selectors
+            .iter()
+            .map(holders)
+            .min_by_key(|set| set.map_or(0, RedBlackTreeSetSync::size))
+            .flatten();
+        rarest
+            .into_iter()
+            .flat_map(RedBlackTreeSetSync::iter)
+            .filter_map(|id| self.agents.get(id))
+            .filter(|agent| alias.spec.selectors.is_subset_of(&agent.selectors))
+    }
+
+    /// Visits the agents and aliases above `parent`, each once; ends early when `visit` says so. Cycles of entries end.
+    fn walk_up(&self, parent: &SpiffeId, visit: &mut dyn FnMut(Up<'_>) -> bool) {
+        let mut pending = vec![parent.clone()];
+        let mut seen: HashSet<SpiffeId> = pending.iter().cloned().collect();
+        while let Some(parent) = pending.pop() {
+            if is_agent_id(&parent) && visit(Up::Agent(&parent)) {
+                return;
+            }
+            for above in self.entries_of_spiffe_id(&parent) {
+                if above.spec.parent_id == self.server_id {
+                    if visit(Up::Alias(above)) {
+                        return;
+                    }
+                } else if seen.insert(above.spec.parent_id.clone()) {
+                    pending.push(above.spec.parent_id.clone());
+                }
+            }
+        }
+    }
+
+    fn listed<'a>(
+        &'a self,
+        ids: Option<&'a RedBlackTreeSetSync<EntryId>>,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+        ids.into_iter().flat_map(RedBlackTreeSetSync::iter).filter_map(|id| self.entries.get(id))
+    }
+
+    fn entry_put(&mut self, entry: Arc<Entry>) {
+        self.entry_gone(&entry.id);
+        index_insert(&mut self.entries_by_parent, &entry.spec.parent_id, entry.id.clone());
+        index_insert(&mut self.entries_by_spiffe_id, &entry.spec.spiffe_id, entry.id.clone());
+        if let Some(end) = entry.spec.expires_at {
+            self.entries_by_expiry.insert_mut((end, entry.id.clone()));
+        }
+        self.entries.insert_mut(entry.id.clone(), entry);
+    }
+
+    fn entry_gone(&mut self, id: &EntryId) {
+        let Some(entry) = self.entries.get(id).cloned() else { return };
+        index_remove(&mut self.entries_by_parent, &entry.spec.parent_id, id);
+        index_remove(&mut self.entries_by_spiffe_id, &entry.spec.spiffe_id, id);
+        if let Some(end) = entry.spec.expires_at {
+            self.entries_by_expiry.remove_mut(&(end, id.clone()));
+        }
+        self.entries.remove_mut(id);
+    }
+
+    fn agent_put(&mut self, agent: Arc<Agent>) {
+        self.agent_gone(&agent.id);
+        for selector in &agent.selectors {
+            index_insert(&mut self.agents_by_selector, selector, agent.id.clone());
+        }
+        self.agents.insert_mut(agent.id.clone(), agent);
+    }
+
+    fn agent_gone(&mut self, id: &SpiffeId) {
+        let Some(agent) = self.agents.get(id).cloned() else { return };
+        for selector in &agent.selectors {
+            index_remove(&mut self.agents_by_selector, selector, id);
+        }
+        self.agents.remove_mut(id);
+    }
+}
+
+/// What stands above an entry.
+enum Up<'a> {
+    /// This agent.
+    Agent(&'a SpiffeId),
+    /// Each agent that fits this alias.
+    Alias(&'a Entry),
+}
+
+type Index<K, V> = HashTrieMapSync<K, RedBlackTreeSetSync<V>>;
+
+fn index_insert<K, V>(index: &mut Index<K, V>, key: &K, value: V)
+where
+    K: Clone + Eq + std::hash::Hash,
+    V: Ord,
+{
+    match index.get_mut(key) {
+        Some(set) => set.insert_mut(value),
+        None => {
+            let mut set = RedBlackTreeSetSync::new_sync();
+            set.insert_mut(value);
+            index.insert_mut(key.clone(), set);
+        }
+    }
+}
+
+fn index_remove<K, V>(index: &mut Index<K, V>, key: &K, value: &V)
+where
+    K: Clone + Eq + std::hash::Hash,
+    V: Ord,
+{
+    let Some(set) = index.get_mut(key) else { return };
+    set.remove_mut(value);
+    if set.is_empty() {
+        index.remove_mut(key);
+    }
+}
+
+#[cfg(test)]
+mod tests;
