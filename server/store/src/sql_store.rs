@@ -1,0 +1,221 @@
+//! The store over any [`Database`]: what a commit is, and what is done when one fails.
+
+use std::collections::HashSet;
+
+use mayfly_model::{LogEntry, Revision, Step};
+use mayfly_svid::TrustDomain;
+
+use crate::agent::agent_list;
+use crate::authority::authority_list;
+use crate::bundle::{bundle_list, own_bundle_ensure};
+use crate::dialect::{Database, Row};
+use crate::entry::entry_list;
+use crate::history::{changes_append, changes_list};
+use crate::log::{PendingLog, log_list};
+use crate::step::{Refusal, step_do};
+use crate::{Committed, State, Store, StoreError};
+
+pub(crate) struct SqlStore<D> {
+    database: D,
+    trust_domain: TrustDomain,
+    /// What memory was built up to; none while that is in doubt, until the next `load`.
+    revision: Option<Revision>,
+}
+
+impl<D: Database> SqlStore<D> {
+    /// Takes a database whose schema is up to date; makes it this trust domain's if it is new.
+    pub(crate) fn open(database: D, trust_domain: &TrustDomain) -> Result<Self, StoreError> {
+        let mut store = Self {
+            database,
+            trust_domain: trust_domain.clone(),
+            revision: None,
+        };
+        let revision = store.in_transaction(|database, own| {
+            let rows = database.query("store", "SELECT trust_domain FROM store", &[])?;
+            match rows.first().map(|row| row.text(0)).transpose()? {
+                Some(found) if found != own.as_str() => {
+                    return Err(StoreError::ForeignTrustDomain {
+                        found: found.into(),
+                        expected: own.clone(),
+                    });
+                }
+                Some(_) => {}
+                None => {
+                    database.execute(
+                        "INSERT INTO store (only_row, history, trust_domain, revision) VALUES (1, ?1, ?2, 0)",
+                        &[uuid::Uuid::new_v4().to_string().into(), own.as_str().into()],
+                    )?;
+                }
+            }
+            own_bundle_ensure(database, own)?;
+            revision_now(database)
+        })?;
+        store.revision = Some(revision);
+        Ok(store)
+    }
+
+    fn in_transaction<T>(
+        &mut self,
+        run: impl FnOnce(&mut D, &TrustDomain) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.database.begin()?;
+        let result = run(&mut self.database, &self.trust_domain).and_then(|value| {
+            self.database.commit()?;
+            Ok(value)
+        });
+        if result.is_err() {
+            self.database.rollback();
+        }
+        result
+    }
+
+    /// Does the steps in the transaction that is open; whether any happened.
+    fn steps_do(&mut self, before: Revision, steps: &[Step]) -> Result<(Committed, bool), StoreError> {
+        let database = &mut self.database;
+        let found = revision_now(database)?;
+        if found != before {
+            return Err(StoreError::ChangedElsewhere {
+                expected: before,
+                found,
+            });
+        }
+        let mut outcomes = Vec::with_capacity(steps.len());
+        let mut changed = Vec::new();
+        let mut log = PendingLog::default();
+        for step in steps {
+            database.savepoint()?;
+            outcomes.push(match step_do(database, &self.trust_domain, step) {
+                Ok(mut effect) => {
+                    database.release()?;
+                    log.push(step, &effect);
+                    changed.append(&mut effect.changed);
+                    Ok(effect.deltas)
+                }
+                Err(Refusal::Conflict(conflict)) => {
+                    database.undo()?;
+                    Err(conflict)
+                }
+                Err(Refusal::Store(error)) => return Err(error),
+            });
+        }
+        if outcomes.iter().all(Result::is_err) {
+            return Ok((
+                Committed {
+                    revision: before,
+                    outcomes,
+                },
+                false,
+            ));
+        }
+        let revision = i64::try_from(before.0 + 1).expect("a server does not live for 2^63 commits");
+        let mut seen = HashSet::new();
+        changed.retain(|what| seen.insert(what.clone()));
+        changes_append(database, revision, &changed)?;
+        log.write(database, revision)?;
+        database.execute("UPDATE store SET revision = ?1", &[revision.into()])?;
+        Ok((
+            Committed {
+                revision: Revision(before.0 + 1),
+                outcomes,
+            },
+            true,
+        ))
+    }
+
+    /// Finds out whether a commit happened whose end reported `error`.
+    fn settle(&mut self, before: Revision, committed: Committed, error: StoreError) -> Result<Committed, StoreError> {
+        self.revision = None;
+        let found = self.database.reopen().and_then(|()| revision_now(&mut self.database));
+        match found {
+            // Nothing of it is there. That the rest is on the disk was reported by the commits that wrote it.
+            Ok(found) if found == before => {
+                self.revision = Some(before);
+                Err(error)
+            }
+            Ok(found) if found == committed.revision && self.database.secure().is_ok() => {
+                tracing::warn!(revision = found.0, error = %error, "commit reported an error but is durable");
+                self.revision = Some(found);
+                Ok(committed)
+            }
+            _ => {
+                tracing::error!(error = %error, "commit failed and its fate is unknown");
+                Err(StoreError::FateUnknown)
+            }
+        }
+    }
+}
+
+impl<D: Database> Store for SqlStore<D> {
+    fn load(&mut self) -> Result<State, StoreError> {
+        if self.revision.is_none() {
+            self.database.reopen()?;
+            self.database.secure()?;
+        }
+        let state = self.in_transaction(|database, _| {
+            let rows = database.query("store", "SELECT history FROM store", &[])?;
+            let history = rows
+                .first()
+                .map(|row| row.text(0))
+                .transpose()?
+                .ok_or_else(no_store_row)?
+                .to_owned();
+            Ok(State {
+                history,
+                revision: revision_now(database)?,
+                entries: entry_list(database)?,
+                agents: agent_list(database)?,
+                authorities: authority_list(database)?,
+                bundles: bundle_list(database)?,
+                changes: changes_list(database)?,
+            })
+        })?;
+        self.revision = Some(state.revision);
+        Ok(state)
+    }
+
+    fn commit(&mut self, steps: &[Step]) -> Result<Committed, StoreError> {
+        let before = self.revision.ok_or(StoreError::FateUnknown)?;
+        self.database.begin()?;
+        match self.steps_do(before, steps) {
+            Ok((committed, true)) => match self.database.commit() {
+                Ok(()) => {
+                    self.revision = Some(committed.revision);
+                    Ok(committed)
+                }
+                Err(error) => self.settle(before, committed, error),
+            },
+            Ok((committed, false)) => {
+                self.database.rollback();
+                Ok(committed)
+            }
+            Err(error) => {
+                self.database.rollback();
+                Err(error)
+            }
+        }
+    }
+
+    fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+        log_list(&mut self.database, after_index, limit)
+    }
+
+    fn is_healthy(&mut self) -> Result<(), StoreError> {
+        self.revision.ok_or(StoreError::FateUnknown)?;
+        self.database.begin()?;
+        let result = revision_now(&mut self.database).map(drop);
+        self.database.rollback();
+        result
+    }
+}
+
+fn revision_now(database: &mut impl Database) -> Result<Revision, StoreError> {
+    let rows: Vec<Row> = database.query("store", "SELECT revision FROM store", &[])?;
+    Ok(Revision(rows.first().ok_or_else(no_store_row)?.unsigned(0)?))
+}
+
+fn no_store_row() -> StoreError {
+    StoreError::Corrupt {
+        table: "store",
+        problem: "its one row is missing".into(),
+    }
+}

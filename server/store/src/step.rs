@@ -1,0 +1,111 @@
+//! One step of a commit: which record's function does it.
+
+use mayfly_model::{Change, Conflict, Delta, Step};
+use mayfly_svid::TrustDomain;
+
+use crate::agent::{agent_attest, agent_ban, agent_confirm, agent_delete, agent_renew, agent_report};
+use crate::authority::{authority_activate, authority_prepare, authority_prune};
+use crate::bundle::{bundle_append, bundle_create, bundle_delete, bundle_set, bundle_update};
+use crate::dialect::Database;
+use crate::entry::{entry_create, entry_delete, entry_update};
+use crate::token::{token_create, token_prune};
+use crate::{Changed, StoreError};
+
+/// What a step did.
+#[derive(Debug, Default)]
+pub(crate) struct Effect {
+    /// For memory.
+    pub(crate) deltas: Vec<Delta>,
+    /// For the change history.
+    pub(crate) changed: Vec<Changed>,
+    /// What happened, where that differs from what was asked; the log has this one.
+    pub(crate) done: Option<Change>,
+}
+
+/// Why a step did not happen.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Its guard: this step only.
+    Conflict(Conflict),
+    /// The database: the whole commit.
+    Store(StoreError),
+}
+
+impl From<Conflict> for Refusal {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict(conflict)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Does `step` in the present transaction. After a refusal the caller undoes what was done of it.
+pub(crate) fn step_do(database: &mut impl Database, own: &TrustDomain, step: &Step) -> Result<Effect, Refusal> {
+    let mut effect = Effect::default();
+    let out = &mut effect;
+    match &step.change {
+        Change::EntryCreate(entry) => {
+            let stored = entry_create(database, entry, false, out)?;
+            if stored != **entry {
+                out.done = Some(Change::EntryCreate(stored.into()));
+            }
+        }
+        Change::EntryUpdate { id, patch } => entry_update(database, own, id, patch, out)?,
+        Change::EntryDelete(id) => entry_delete(database, id, step.time, out)?,
+        Change::AgentAttest { agent, token } => agent_attest(database, agent, token.as_ref(), step.time, out)?,
+        Change::AgentRenew { id, serial, expires_at } => agent_renew(database, id, serial, *expires_at, out)?,
+        Change::AgentConfirm { id, serial } => agent_confirm(database, id, serial, out)?,
+        Change::AgentReport { id, version } => agent_report(database, id, version, out)?,
+        Change::AgentBan(id) => agent_ban(database, id, out)?,
+        Change::AgentDelete(id) => agent_delete(database, id, step.time, out)?,
+        Change::TokenCreate {
+            hash,
+            expires_at,
+            alias,
+        } => {
+            token_create(database, hash, *expires_at)?;
+            if let Some(alias) = alias {
+                let stored = entry_create(database, alias, true, out)?;
+                if stored != **alias {
+                    let alias = Some(stored.into());
+                    out.done = Some(Change::TokenCreate {
+                        hash: *hash,
+                        expires_at: *expires_at,
+                        alias,
+                    });
+                }
+            }
+        }
+        Change::TokenPrune => token_prune(database, step.time)?,
+        Change::AuthorityPrepare(authority) => authority_prepare(database, own, authority, out)?,
+        Change::AuthorityActivate(id) => authority_activate(database, id, out)?,
+        Change::AuthorityPrune(id) => authority_prune(database, own, id, step.time, out)?,
+        Change::BundleAppend {
+            x509_authorities,
+            jwt_authorities,
+        } => {
+            bundle_append(database, own, x509_authorities, jwt_authorities, out)?;
+        }
+        Change::BundleCreate(bundle) => bundle_create(database, own, bundle, out)?,
+        Change::BundleUpdate { trust_domain, patch } => bundle_update(database, own, trust_domain, patch, out)?,
+        Change::BundleSet(bundle) => bundle_set(database, own, bundle, out)?,
+        Change::BundleDelete { trust_domain, mode } => {
+            bundle_delete(database, own, trust_domain, *mode, step.time, out)?;
+        }
+        // Their log records are all there is to them.
+        Change::SvidIntents(_) | Change::SvidOutcome { .. } | Change::Note { .. } => {}
+        // The model grew and this function did not: refusing is safe, doing nothing and recording it would not be.
+        _ => {
+            return Err(StoreError::Failed {
+                doing: "do an unknown change",
+                source: "no rule for it".into(),
+            }
+            .into());
+        }
+    }
+    Ok(effect)
+}
