@@ -7,3 +7,4 @@
 //! Start reading at `assemble`, then `app/issue`.
 
 pub mod commit;
+pub mod watch;

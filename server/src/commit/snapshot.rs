@@ -26,7 +26,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn load(
+    pub(crate) fn load(
         trust_domain: TrustDomain,
         history: &str,
         revision: Revision,
@@ -62,7 +62,7 @@ impl Snapshot {
 
     /// This state with `deltas` applied, as of `revision`.
     #[must_use]
-    pub(super) fn with(&self, revision: Revision, deltas: &[Delta]) -> Self {
+    pub(crate) fn with(&self, revision: Revision, deltas: &[Delta]) -> Self {
         let mut next = self.clone();
         next.revision = revision;
         for delta in deltas {

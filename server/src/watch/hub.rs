@@ -1,0 +1,199 @@
+//! The open streams, by agent, and which of them a commit concerns.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mayfly_model::{Agent, Delta, Entry, EntryId, Revision};
+use mayfly_svid::{SpiffeId, TrustDomain};
+use tokio::sync::Notify;
+
+use super::{History, Resume};
+use crate::commit::{Applied, Snapshot};
+
+/// More IDs than this wait for one agent, and it is told everything instead.
+const PENDING_MAX: usize = 1024;
+
+/// All open streams. One per agent: a newer one ends the older.
+#[derive(Debug)]
+pub struct Hub {
+    streams: Mutex<HashMap<SpiffeId, Arc<Mailbox>>>,
+    history: Mutex<History>,
+}
+
+/// What waits for one stream: IDs only, so it is small however slow the agent is.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    pending: Mutex<Pending>,
+    wake: Notify,
+}
+
+/// What a stream has to look at again.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Entries that changed or may no longer be the agent's.
+    pub entries: BTreeSet<EntryId>,
+    /// Bundles that changed.
+    pub bundles: BTreeSet<TrustDomain>,
+    /// Everything: too much changed, or what the agent may see at all.
+    pub everything: bool,
+    /// The stream ends, for this reason.
+    pub end: Option<End>,
+}
+
+/// Why the server ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The agent was banned.
+    Banned,
+    /// The agent was evicted.
+    Evicted,
+    /// The agent opened another stream.
+    Superseded,
+}
+
+impl Pending {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.bundles.is_empty() && !self.everything && self.end.is_none()
+    }
+}
+
+impl Mailbox {
+    /// Takes all that waits.
+    pub fn take(&self) -> Pending {
+        std::mem::take(&mut *lock(&self.pending))
+    }
+
+    /// Waits until there may be something to take.
+    ///
+    /// # Cancel safety
+    /// Safe: a wake-up that nobody waited for is kept.
+    pub async fn wait(&self) {
+        self.wake.notified().await;
+    }
+
+    fn add(&self, change: impl FnOnce(&mut Pending)) {
+        let mut pending = lock(&self.pending);
+        change(&mut pending);
+        if pending.everything || pending.entries.len() > PENDING_MAX {
+            pending.everything = true;
+            pending.entries = BTreeSet::new();
+        }
+        drop(pending);
+        self.wake.notify_one();
+    }
+}
+
+impl Hub {
+    /// A hub without streams, which resumes from `history`.
+    pub fn new(history: History) -> Self {
+        Self { streams: Mutex::default(), history: Mutex::new(history) }
+    }
+
+    /// Opens the stream of `agent`; an older one of it ends. Call this before looking at the snapshot to resume from, so
+    /// that no commit falls between the two.
+    pub fn open(&self, agent: &SpiffeId) -> Arc<Mailbox> {
+        let mailbox = Arc::new(Mailbox::default());
+        if let Some(older) = lock(&self.streams).insert(agent.clone(), mailbox.clone()) {
+            older.add(|pending| pending.end = Some(End::Superseded));
+        }
+        mailbox
+    }
+
+    /// Forgets a stream that ended; a newer one of the same agent stays.
+    pub fn close(&self, agent: &SpiffeId, mailbox: &Arc<Mailbox>) {
+        let mut streams = lock(&self.streams);
+        if streams.get(agent).is_some_and(|open| Arc::ptr_eq(open, mailbox)) {
+            streams.remove(agent);
+        }
+    }
+
+    /// How many streams are open.
+    pub fn open_count(&self) -> usize {
+        lock(&self.streams).len()
+    }
+
+    /// How `agent`, which holds `held`, gets to `now`.
+    pub fn resume(&self, agent: &Agent, held: Revision, now: &Snapshot) -> Resume {
+        lock(&self.history).resume(agent, held, now)
+    }
+
+    /// Marks every stream that a commit concerns. Runs on the committer's thread.
+    pub fn observe(&self, applied: &Applied) {
+        lock(&self.history).record(applied);
+        let streams = lock(&self.streams);
+        if streams.is_empty() {
+            return;
+        }
+        let tell = |id: &SpiffeId, change: &dyn Fn(&mut Pending)| {
+            if let Some(mailbox) = streams.get(id) {
+                mailbox.add(change);
+            }
+        };
+        for delta in &applied.deltas {
+            match delta {
+                Delta::EntryPut(entry) => {
+                    let old = applied.before.entry(&entry.id);
+                    concern(applied, entry, old.map(AsRef::as_ref), &tell);
+                }
+                Delta::EntryGone(entry) => concern(applied, entry, Some(entry.as_ref()), &tell),
+                Delta::AgentPut(agent) if agent.banned => tell(&agent.id, &|p| p.end = Some(End::Banned)),
+                Delta::AgentPut(agent) => {
+                    let old = applied.before.agent(&agent.id);
+                    if old.is_some_and(|old| old.selectors != agent.selectors) {
+                        tell(&agent.id, &|pending| pending.everything = true);
+                    }
+                }
+                Delta::AgentGone(id) => tell(id, &|pending| pending.end = Some(End::Evicted)),
+                Delta::BundlePut(bundle) => streams.values().for_each(|mailbox| {
+                    mailbox.add(|pending| {
+                        pending.bundles.insert(bundle.trust_domain.clone());
+                    });
+                }),
+                Delta::BundleGone(name) => streams.values().for_each(|mailbox| {
+                    mailbox.add(|pending| {
+                        pending.bundles.insert(name.clone());
+                    });
+                }),
+                Delta::AuthorityPut(_) | Delta::AuthorityGone(_) => {}
+            }
+        }
+    }
+}
+
+/// Tells the agents that `entry`, which was `old`, concerns or concerned.
+fn concern(applied: &Applied, entry: &Entry, old: Option<&Entry>, tell: &dyn Fn(&SpiffeId, &dyn Fn(&mut Pending))) {
+    let server = applied.after.trust_domain().server_id();
+    // An alias, or an entry with entries below it, decides over more than itself.
+    let has_children = |snapshot: &Snapshot, entry: &Entry| {
+        snapshot.entries_of_parent(&entry.spec.spiffe_id).next().is_some()
+    };
+    let group = has_children(&applied.after, entry) || old.is_some_and(|old| has_children(&applied.before, old));
+    let mut agents = applied.after.agents_below(&entry.spec.parent_id);
+    if entry.spec.parent_id == server {
+        agents.extend(applied.after.agents_matching(entry).map(|agent| agent.id.clone()));
+    }
+    if let Some(old) = old {
+        agents.extend(applied.before.agents_below(&old.spec.parent_id));
+        if old.spec.parent_id == server {
+            agents.extend(applied.before.agents_matching(old).map(|agent| agent.id.clone()));
+        }
+    }
+    for agent in &agents {
+        tell(agent, &|pending| {
+            if group {
+                pending.everything = true;
+            } else {
+                pending.entries.insert(entry.id.clone());
+            }
+        });
+    }
+}
+
+/// Locks without caring for a panic of another holder: each change above leaves the data whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
