@@ -1,2 +1,4 @@
 //! (in the making)
 pub mod api;
+pub mod svids;
+pub mod view;
