@@ -17,13 +17,11 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-/// A host (name, IPv4 or IPv6 address) and a port: `ca.example.org:8081`, `[::1]:8081`.
+/// A host (name, IPv4 or IPv6 address) and a port: `ca.example.org:8081`, `[::1]:8081`. Made by parsing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// Name or address; an IPv6 address without brackets.
-    pub host: String,
-    /// Port, never 0.
-    pub port: u16,
+    host: String,
+    port: u16,
 }
 
 /// Why a text is not a [`HostPort`].
@@ -109,6 +107,16 @@ impl Default for ChannelSettings {
 // === impl HostPort ===
 
 impl HostPort {
+    /// Name or address; an IPv6 address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Port, never 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn server_name(&self) -> ServerName<'static> {
         ServerName::try_from(self.host.clone()).expect("checked when it was parsed")
     }

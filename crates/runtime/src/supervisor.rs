@@ -402,6 +402,8 @@ impl TaskSet {
         };
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| full)?;
         let abort = self.abort.clone();
+        // Each async block below would otherwise reserve the size of the task once more.
+        let task = Box::pin(task);
         let run = async move {
             let _slot = slot;
             let task = caught(async move {

@@ -239,19 +239,33 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
             let (acceptor, limits, metrics) = (Arc::clone(&acceptor), Arc::clone(&limits), metrics.clone());
             let (service, serve, stop) = (service.clone(), serve.clone(), stop.clone());
             let max = limits.max_connections;
+            // A handshake in progress is large. In a box of its own it is gone when the handshake is over; inside the
+            // task it would be reserved for the life of the connection.
+            let opening = Box::pin(open(
+                acceptor,
+                socket,
+                peer.clone(),
+                Arc::clone(&limits),
+                stop.clone(),
+                {
+                    move |Accepted { io, info, extensions }| {
+                        let (activity, closing) = (Arc::new(Activity::new()), info.closing());
+                        let io = WatchedIo::new(io, Arc::clone(&activity));
+                        let service = PerConnection::new(service, info, extensions, Arc::clone(&activity));
+                        (serve(io, service), activity, closing)
+                    }
+                },
+            ));
             let connection = async move {
                 let _held = held;
-                let end = match open(&*acceptor, socket, peer.clone(), &limits, &stop).await {
-                    Ok(accepted) => {
-                        let activity = Arc::new(Activity::new());
-                        let Accepted { io, info, extensions } = accepted;
-                        let io = WatchedIo::new(io, Arc::clone(&activity));
-                        let closing = info.closing();
-                        let service = PerConnection::new(service, info, extensions, Arc::clone(&activity));
-                        connection::drive(serve(io, service), &activity, &limits, closing, stop).await
+                let end = match opening.await {
+                    Ok((connection, activity, closing)) => {
+                        connection::drive(connection, &activity, &limits, closing, stop).await
                     }
                     Err(end) => {
-                        metrics.handshake_failures.inc();
+                        if !stop.is_cancelled() {
+                            metrics.handshake_failures.inc();
+                        }
                         end
                     }
                 };
@@ -272,18 +286,19 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
     }
 }
 
-/// Takes a socket through the acceptor, within its time.
-async fn open<S, A: Acceptor<S>>(
-    acceptor: &A,
+/// Takes a socket through the acceptor, within its time, and makes of it what `then` makes.
+async fn open<S, A: Acceptor<S>, T>(
+    acceptor: Arc<A>,
     socket: S,
     peer: Peer,
-    limits: &Limits,
-    stop: &CancellationToken,
-) -> Result<Accepted<A::Io>, End> {
+    limits: Arc<Limits>,
+    stop: CancellationToken,
+    then: impl FnOnce(Accepted<A::Io>) -> T,
+) -> Result<T, End> {
     tokio::select! {
         () = stop.cancelled() => Err(End::Silent),
         done = tokio::time::timeout(limits.handshake_timeout, acceptor.accept(socket, peer)) => match done {
-            Ok(accepted) => accepted.map_err(End::NotAccepted),
+            Ok(accepted) => accepted.map(then).map_err(End::NotAccepted),
             Err(_) => Err(End::Silent),
         },
     }

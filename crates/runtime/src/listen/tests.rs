@@ -1,3 +1,5 @@
+mod cost;
+
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Mutex;
@@ -349,6 +351,8 @@ fn tls() -> (Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>) {
         .with_single_cert(vec![der.clone()], key)
         .unwrap();
     server.alpn_protocols = vec![b"h2".to_vec()];
+    server.send_tls13_tickets = 0;
+    server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     let mut roots = rustls::RootCertStore::empty();
     roots.add(der).unwrap();
     let client = rustls::ClientConfig::builder_with_provider(provider)
@@ -376,10 +380,7 @@ async fn silent_tls_peers_block_neither_accept_nor_the_handshakes_of_others() {
     }
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(&[22, 3, 1, 2]).await.unwrap();
-    let target = crate::client::HostPort {
-        host: "localhost".to_owned(),
-        port: address.port(),
-    };
+    let target = format!("localhost:{}", address.port()).parse().unwrap();
     let mut channel = crate::client::tls_channel(&target, client, &crate::client::ChannelSettings::default());
     let request = Request::get("/chain").body(TonicBody::empty()).unwrap();
     let ready = tower::ServiceExt::ready(&mut channel).await.unwrap();
@@ -454,54 +455,4 @@ async fn a_unix_socket_replaces_the_dead_and_neither_the_living_nor_what_is_not_
         UnixSocket::bind(&long, 0o666),
         Err(UnixBindError::PathTooLong { .. })
     ));
-}
-
-/// Resident memory of this process in KiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Clients keep only their socket, so what grows is the server's side. Run by hand, in release mode.
-#[tokio::test]
-#[ignore = "a measurement: cargo test -p mayfly-runtime --release idle_connection -- --ignored --nocapture"]
-async fn an_idle_connection_costs_at_most_25_kb() {
-    const N: u64 = 4_000;
-    let (server, client) = tls();
-    let limits = Limits {
-        max_connections_per_peer: 10_000,
-        first_request_timeout: 600 * SECOND,
-        ..Limits::default()
-    };
-    for with_tls in [false, true] {
-        let listener = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let server_loop = Server::new("test", listener, limits.clone());
-        let running = match with_tls {
-            true => start(server_loop.acceptor(Tls::new(Arc::clone(&server), &limits))),
-            false => start(server_loop),
-        };
-        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client));
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-        let before = resident();
-        let mut held = Vec::new();
-        for _ in 0..N {
-            let mut socket = TcpStream::connect(address).await.unwrap();
-            if with_tls {
-                let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-                let mut stream = connector.connect(name, socket).await.unwrap();
-                stream.write_all(preface).await.unwrap();
-                stream.flush().await.unwrap();
-                socket = stream.into_inner().0;
-            } else {
-                socket.write_all(preface).await.unwrap();
-            }
-            held.push(socket);
-        }
-        tokio::time::sleep(2 * SECOND).await;
-        assert_eq!(running.metrics.open.get(), i64::try_from(N).unwrap());
-        let each = (resident() - before) * 1024 / N;
-        println!("tls {with_tls}: {each} bytes of resident memory per idle connection");
-    }
 }
