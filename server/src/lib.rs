@@ -6,5 +6,6 @@
 //!
 //! Start reading at `assemble`, then `app/issue`.
 
+pub mod app;
 pub mod commit;
 pub mod watch;

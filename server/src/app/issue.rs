@@ -1,0 +1,380 @@
+//! The only place that signs. Everything that becomes an SVID passes these steps, in this order (design §3):
+//!
+//! ```text
+//!   who asks (api) ─▶ may it? (entry, agent, expiry) ─▶ CSR and profile ─▶ commit the intent ─▶ may it still? ─▶ sign
+//!                                                                             │                                  │
+//!                                                                       log: svid.intended               log: svid.outcome
+//! ```
+//!
+//! A credential whose intent is not durable does not leave the server. A ban or a deletion that commits while the intent
+//! is being written still stops the signature: the question is asked again of the state after the commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use mayfly_ca::{CsrError, Issuer, ProfileError, SignError, Ticket, Validity, X509SvidRequest, parse_csr};
+use mayfly_model::{Actor, Agent, Change, Entry, EntryId, ErrorKind, Step, SvidIntent};
+use mayfly_runtime::Clock;
+use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
+use tracing::{error, info};
+
+use crate::commit::{CommitError, Committer};
+
+/// Lifetimes of what is issued.
+#[derive(Clone, Copy, Debug)]
+pub struct IssueSettings {
+    /// Of a workload's SVID, where its entry does not say.
+    pub x509_svid_ttl: Duration,
+    /// Of an agent's SVID.
+    pub agent_ttl: Duration,
+}
+
+/// The authority that signs now, published by `authorities`.
+pub struct ActiveIssuer {
+    /// Lower-case hex of its subject key identifier.
+    pub authority_id: String,
+    /// Its key and profile.
+    pub issuer: Issuer,
+}
+
+/// Why an SVID was not issued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// No such entry, or not one that this agent may serve: the two read the same.
+    #[error("entry not found or not authorized")]
+    EntryNotFound,
+    /// The entry has expired.
+    #[error("the entry expired at {0}")]
+    EntryExpired(Timestamp),
+    /// The agent lost its standing while the request was on its way.
+    #[error("the agent is no longer active")]
+    AgentNotActive,
+    /// The certification request is not acceptable.
+    #[error("the CSR is not acceptable")]
+    Csr(#[source] CsrError),
+    /// The certificate would break the profile.
+    #[error("the certificate would not be a valid X.509-SVID")]
+    Profile(#[source] ProfileError),
+    /// The intent could not be made durable, or the change that goes with it was refused.
+    #[error("the issuance could not be recorded")]
+    Commit(#[source] CommitError),
+    /// The key did not sign.
+    #[error("the certificate could not be signed")]
+    Sign(#[source] SignError),
+    /// There is no active authority yet.
+    #[error("no authority is active yet")]
+    NoAuthority,
+    /// The work was cut off.
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+impl IssueError {
+    /// What it means for the caller.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::EntryNotFound => ErrorKind::NotFound,
+            Self::EntryExpired(_) => ErrorKind::FailedPrecondition,
+            Self::AgentNotActive => ErrorKind::PermissionDenied,
+            Self::Csr(_) => ErrorKind::InvalidArgument,
+            Self::Profile(ProfileError::AuthorityNotValid { .. }) | Self::NoAuthority | Self::Stopped => {
+                ErrorKind::Unavailable
+            }
+            Self::Profile(_) => ErrorKind::InvalidArgument,
+            Self::Commit(source) => source.kind(),
+            Self::Sign(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// What the caller may read.
+    pub fn public_message(&self) -> String {
+        match self {
+            Self::Csr(source) => format!("{self}: {source}"),
+            Self::Profile(source) => format!("{self}: {source}"),
+            Self::Commit(CommitError::Conflict(conflict)) => conflict.to_string(),
+            _ if self.kind() == ErrorKind::Internal => "internal error".into(),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// Issues SVIDs. Clones share everything.
+#[derive(Clone)]
+pub struct Issuance {
+    committer: Committer,
+    clock: Arc<dyn Clock>,
+    active: Arc<ArcSwapOption<ActiveIssuer>>,
+    settings: IssueSettings,
+}
+
+impl Issuance {
+    /// Issues with whatever authority `active` holds at the time.
+    pub fn new(
+        committer: Committer,
+        clock: Arc<dyn Clock>,
+        active: Arc<ArcSwapOption<ActiveIssuer>>,
+        settings: IssueSettings,
+    ) -> Self {
+        Self { committer, clock, active, settings }
+    }
+
+    /// Issues to workloads of `agent`, by entry, each with a CSR (DER). One answer per request, in order.
+    pub async fn for_entries(
+        &self,
+        actor: &Actor,
+        agent: &Agent,
+        wanted: Vec<(EntryId, Vec<u8>)>,
+    ) -> Vec<Result<X509Svid, IssueError>> {
+        let now = self.now();
+        let state = self.committer.snapshot();
+        let requests = wanted
+            .into_iter()
+            .map(|(id, csr_der)| {
+                let entry = state.entry(&id).filter(|entry| state.is_authorized(agent, entry));
+                let entry = entry.ok_or(IssueError::EntryNotFound)?;
+                let validity = self.validity_of(entry, now)?;
+                Ok(Request {
+                    spiffe_id: entry.spec.spiffe_id.clone(),
+                    dns_names: entry.spec.dns_names.clone(),
+                    csr_der,
+                    validity,
+                    entry_id: Some(id),
+                })
+            })
+            .collect();
+        let prepared = self.prepare(requests).await;
+        let recorded = self.record(actor, prepared, vec![]).await.unwrap_or_else(all_failed);
+        // The state after the commit: a ban or deletion that was faster wins.
+        let state = self.committer.snapshot();
+        let still = |id: &Option<EntryId>| {
+            let agent = state.agent(&agent.id).filter(|agent| !agent.banned).ok_or(IssueError::AgentNotActive)?;
+            let entry = id.as_ref().and_then(|id| state.entry(id)).filter(|entry| state.is_authorized(agent, entry));
+            entry.map(|_| ()).ok_or(IssueError::EntryNotFound)
+        };
+        let allowed = recorded
+            .into_iter()
+            .map(|prepared| prepared.map(|prepared| (still(&prepared.entry_id), prepared)))
+            .collect();
+        self.sign(actor, allowed).await
+    }
+
+    /// Issues to an agent. `record` makes the change of the agent's record, which is committed together with the intent:
+    /// when its guard fails, nothing is signed.
+    ///
+    /// # Errors
+    /// See [`IssueError`]; a refused change is in [`IssueError::Commit`].
+    pub async fn for_agent(
+        &self,
+        actor: &Actor,
+        agent_id: &SpiffeId,
+        csr_der: &[u8],
+        record: impl FnOnce(&Serial, Timestamp) -> Change,
+    ) -> Result<X509Svid, IssueError> {
+        let request = Request {
+            spiffe_id: agent_id.clone(),
+            dns_names: vec![],
+            csr_der: csr_der.to_vec(),
+            validity: Validity::For(self.settings.agent_ttl),
+            entry_id: None,
+        };
+        let prepared = one(self.prepare(vec![Ok(request)]).await)?;
+        let change = record(prepared.ticket.serial(), prepared.ticket.not_after());
+        let recorded = one(self.record(actor, vec![Ok(prepared)], vec![change]).await.unwrap_or_else(all_failed))?;
+        let banned = self.committer.snapshot().agent(agent_id).is_none_or(|agent| agent.banned);
+        let allowed = if banned { Err(IssueError::AgentNotActive) } else { Ok(()) };
+        one(self.sign(actor, vec![Ok((allowed, recorded))]).await)
+    }
+
+    /// Issues to whom an operator says, without an entry. The caller has checked the role and the path.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
+    pub async fn minted(
+        &self,
+        actor: &Actor,
+        spiffe_id: &SpiffeId,
+        csr_der: &[u8],
+        dns_names: Vec<String>,
+        ttl: Option<Duration>,
+    ) -> Result<X509Svid, IssueError> {
+        let request = Request {
+            spiffe_id: spiffe_id.clone(),
+            dns_names,
+            csr_der: csr_der.to_vec(),
+            validity: Validity::For(ttl.unwrap_or(self.settings.x509_svid_ttl)),
+            entry_id: None,
+        };
+        let prepared = self.prepare(vec![Ok(request)]).await;
+        let recorded = one(self.record(actor, prepared, vec![]).await.unwrap_or_else(all_failed))?;
+        one(self.sign(actor, vec![Ok((Ok(()), recorded))]).await)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now().into()
+    }
+
+    /// As long as the entry or the default says, and never past the entry's own end.
+    fn validity_of(&self, entry: &Entry, now: Timestamp) -> Result<Validity, IssueError> {
+        let ttl = entry.spec.x509_svid_ttl.unwrap_or(self.settings.x509_svid_ttl);
+        match entry.spec.expires_at {
+            None => Ok(Validity::For(ttl)),
+            Some(end) if end <= now => Err(IssueError::EntryExpired(end)),
+            Some(end) => Ok(Validity::Until(end.min(now.plus(ttl)))),
+        }
+    }
+
+    /// Checks each CSR and fixes what will be signed. On a blocking thread: a proof of possession costs a signature check.
+    async fn prepare(&self, requests: Vec<Result<Request, IssueError>>) -> Vec<Result<Prepared, IssueError>> {
+        let Some(active) = self.active.load_full() else {
+            return requests.into_iter().map(|request| request.and(Err(IssueError::NoAuthority))).collect();
+        };
+        let (count, now) = (requests.len(), self.now());
+        blocking(count, move || {
+            requests.into_iter().map(|request| request.and_then(|request| request.prepare(&active, now))).collect()
+        })
+        .await
+    }
+
+    /// Makes the intents durable, together with `companions`. `Err` says why none of them may be signed; it is the refusal
+    /// of a companion or the failure of the store.
+    async fn record(
+        &self,
+        actor: &Actor,
+        prepared: Vec<Result<Prepared, IssueError>>,
+        companions: Vec<Change>,
+    ) -> Result<Vec<Result<Prepared, IssueError>>, (usize, CommitError)> {
+        let intents: Vec<SvidIntent> = prepared.iter().flatten().map(Prepared::intent).collect();
+        if intents.is_empty() && companions.is_empty() {
+            return Ok(prepared);
+        }
+        let serials: Vec<Serial> = intents.iter().map(|intent| intent.serial.clone()).collect();
+        let time = self.now();
+        let step = |change| Step { actor: actor.clone(), time, change };
+        let steps = companions.into_iter().chain([Change::SvidIntents(intents)]).map(step).collect();
+        for result in self.committer.commit_all(steps).await {
+            if let Err(refused) = result {
+                // The intents may be durable all the same; the log shall say that nothing came of them.
+                self.committer.commit_later(step(Change::SvidOutcome { signed: vec![], failed: serials }));
+                return Err((prepared.len(), refused));
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Signs what is still allowed and records what came of each.
+    async fn sign(
+        &self,
+        actor: &Actor,
+        recorded: Vec<Result<(Result<(), IssueError>, Prepared), IssueError>>,
+    ) -> Vec<Result<X509Svid, IssueError>> {
+        let count = recorded.len();
+        let (results, signed, failed) = blocking_with(
+            move || {
+                let (mut signed, mut failed) = (vec![], vec![]);
+                let results = recorded
+                    .into_iter()
+                    .map(|item| {
+                        let (allowed, prepared) = item?;
+                        let serial = prepared.ticket.serial().clone();
+                        let result = allowed
+                            .and_then(|()| prepared.active.issuer.sign(prepared.ticket).map_err(IssueError::Sign));
+                        if result.is_ok() { signed.push(serial) } else { failed.push(serial) }
+                        result
+                    })
+                    .collect::<Vec<_>>();
+                (results, signed, failed)
+            },
+            || ((0..count).map(|_| Err(IssueError::Stopped)).collect(), vec![], vec![]),
+        )
+        .await;
+        for result in &results {
+            match result {
+                Ok(svid) => info!(spiffe_id = %svid.spiffe_id(), serial = %svid.serial(), not_after = %svid.not_after(),
+                                  actor = actor.who, "X509-SVID issued"),
+                Err(failure @ IssueError::Sign(_)) => {
+                    error!(error = %mayfly_runtime::Chain(failure), "the key did not sign");
+                }
+                Err(_) => {}
+            }
+        }
+        if !signed.is_empty() || !failed.is_empty() {
+            let change = Change::SvidOutcome { signed, failed };
+            self.committer.commit_later(Step { actor: actor.clone(), time: self.now(), change });
+        }
+        results
+    }
+}
+
+/// A request that passed authorization.
+struct Request {
+    spiffe_id: SpiffeId,
+    dns_names: Vec<String>,
+    csr_der: Vec<u8>,
+    validity: Validity,
+    entry_id: Option<EntryId>,
+}
+
+impl Request {
+    fn prepare(self, active: &Arc<ActiveIssuer>, now: Timestamp) -> Result<Prepared, IssueError> {
+        let csr = parse_csr(&self.csr_der).map_err(IssueError::Csr)?;
+        let request = X509SvidRequest {
+            spiffe_id: self.spiffe_id,
+            public_key_der: csr.public_key_der,
+            dns_names: self.dns_names,
+            validity: self.validity,
+        };
+        let ticket = active.issuer.prepare(request, now).map_err(IssueError::Profile)?;
+        Ok(Prepared { ticket, entry_id: self.entry_id, active: active.clone() })
+    }
+}
+
+/// A checked request with the authority that will sign it.
+struct Prepared {
+    ticket: Ticket,
+    entry_id: Option<EntryId>,
+    active: Arc<ActiveIssuer>,
+}
+
+impl Prepared {
+    fn intent(&self) -> SvidIntent {
+        SvidIntent {
+            spiffe_id: self.ticket.spiffe_id().clone(),
+            entry_id: self.entry_id.clone(),
+            serial: self.ticket.serial().clone(),
+            public_key_sha256: *self.ticket.public_key_hash(),
+            authority_id: self.active.authority_id.clone(),
+            not_after: self.ticket.not_after(),
+        }
+    }
+}
+
+fn one<T>(results: Vec<Result<T, IssueError>>) -> Result<T, IssueError> {
+    results.into_iter().next().unwrap_or(Err(IssueError::Stopped))
+}
+
+fn all_failed((count, refused): (usize, CommitError)) -> Vec<Result<Prepared, IssueError>> {
+    (0..count).map(|_| Err(IssueError::Commit(refused.clone()))).collect()
+}
+
+async fn blocking<T: Send + 'static>(
+    count: usize,
+    work: impl FnOnce() -> Vec<Result<T, IssueError>> + Send + 'static,
+) -> Vec<Result<T, IssueError>> {
+    blocking_with(work, || (0..count).map(|_| Err(IssueError::Stopped)).collect()).await
+}
+
+/// Runs `work` where it may block; `stopped` stands in when the runtime is going down.
+async fn blocking_with<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    stopped: impl FnOnce() -> T,
+) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => {
+            error!(error = %panicked, "issuing was cut off");
+            stopped()
+        }
+    }
+}
