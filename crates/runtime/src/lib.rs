@@ -2,12 +2,12 @@
 //!
 //! Settings ([`config`]), time ([`clock`]), tasks and signals ([`supervisor`]), accept loops with limits ([`listen`]),
 //! channels to other processes ([`client`]), logs ([`telemetry`]), health and metrics pages ([`admin_http`]), files
-//! that survive a power cut ([`files`]). The only crate that reads the environment ([`mod@env`]), asks the system for the
-//! time and spawns tasks; `clippy.toml` bans these elsewhere.
+//! that survive a power cut ([`files`]). The only crate that reads the environment ([`mod@env`]), asks the system for
+//! the time and spawns tasks; `clippy.toml` bans these elsewhere.
 //!
 //! Not here: any word of identity, any RPC, any policy. Whoever needs those builds them on top.
 //!
-//! Start reading at [`supervisor`]: a `main` is a [`Supervisor`](supervisor::Supervisor) with named tasks.
+//! Start reading at [`supervisor`]: a `main` is a [`Supervisor`] with named tasks.
 
 pub mod admin_http;
 pub mod backoff;
