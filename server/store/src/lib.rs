@@ -11,6 +11,8 @@
 mod agent;
 mod authority;
 mod bundle;
+#[cfg(test)]
+mod conformance;
 mod dialect;
 mod entry;
 mod error;

@@ -23,29 +23,24 @@ pub(crate) struct SqlStore<D> {
 }
 
 impl<D: Database> SqlStore<D> {
-    /// Takes a database whose schema is up to date; makes it this trust domain's if it is new.
+    /// Makes a new database this trust domain's, and brings the schema of one that is up to date. One of another trust
+    /// domain is refused before anything is done to it.
     pub(crate) fn open(database: D, trust_domain: &TrustDomain) -> Result<Self, StoreError> {
         let mut store = Self {
             database,
             trust_domain: trust_domain.clone(),
             revision: None,
         };
+        if store.database.has_schema()? {
+            is_own(&mut store.database, trust_domain)?;
+        }
+        store.database.migrate()?;
         let revision = store.in_transaction(|database, own| {
-            let rows = database.query("store", "SELECT trust_domain FROM store", &[])?;
-            match rows.first().map(|row| row.text(0)).transpose()? {
-                Some(found) if found != own.as_str() => {
-                    return Err(StoreError::ForeignTrustDomain {
-                        found: found.into(),
-                        expected: own.clone(),
-                    });
-                }
-                Some(_) => {}
-                None => {
-                    database.execute(
-                        "INSERT INTO store (only_row, history, trust_domain, revision) VALUES (1, ?1, ?2, 0)",
-                        &[uuid::Uuid::new_v4().to_string().into(), own.as_str().into()],
-                    )?;
-                }
+            if !is_own(database, own)? {
+                database.execute(
+                    "INSERT INTO store (only_row, history, trust_domain, revision) VALUES (1, ?1, ?2, 0)",
+                    &[uuid::Uuid::new_v4().to_string().into(), own.as_str().into()],
+                )?;
             }
             own_bundle_ensure(database, own)?;
             revision_now(database)
@@ -208,6 +203,19 @@ impl<D: Database> Store for SqlStore<D> {
     }
 }
 
+/// Whether the database is that of `own`; false if it is nobody's yet.
+fn is_own(database: &mut impl Database, own: &TrustDomain) -> Result<bool, StoreError> {
+    let rows = database.query("store", "SELECT trust_domain FROM store", &[])?;
+    match rows.first().map(|row| row.text(0)).transpose()? {
+        None => Ok(false),
+        Some(found) if found == own.as_str() => Ok(true),
+        Some(found) => Err(StoreError::ForeignTrustDomain {
+            found: found.into(),
+            expected: own.clone(),
+        }),
+    }
+}
+
 fn revision_now(database: &mut impl Database) -> Result<Revision, StoreError> {
     let rows: Vec<Row> = database.query("store", "SELECT revision FROM store", &[])?;
     Ok(Revision(rows.first().ok_or_else(no_store_row)?.unsigned(0)?))
@@ -219,3 +227,6 @@ fn no_store_row() -> StoreError {
         problem: "its one row is missing".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,6 +95,12 @@ impl Row {
 
 /// A connection to a database of one kind.
 pub(crate) trait Database: Send {
+    /// Whether it is more than an empty database.
+    fn has_schema(&mut self) -> Result<bool, StoreError>;
+
+    /// Brings the schema up to date; refuses one that is newer than this program.
+    fn migrate(&mut self) -> Result<(), StoreError>;
+
     /// Does a statement, answers how many rows it wrote or removed.
     fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<usize, StoreError>;
 

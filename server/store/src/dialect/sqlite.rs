@@ -25,14 +25,13 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens or creates the file, mode 0600, and brings its schema up to date.
+    /// Opens or creates the file, mode 0600.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         create_private(path).map_err(|source| StoreError::Open {
             path: path.into(),
             source: source.into(),
         })?;
-        let mut connection = connect(path)?;
-        migrate(&mut connection)?;
+        let connection = connect(path)?;
         Ok(Self {
             path: path.into(),
             connection: Some(connection),
@@ -48,6 +47,14 @@ impl Sqlite {
 }
 
 impl Database for Sqlite {
+    fn has_schema(&mut self) -> Result<bool, StoreError> {
+        has_table(self.connection()?, "store").map_err(|error| explain(error, "read"))
+    }
+
+    fn migrate(&mut self) -> Result<(), StoreError> {
+        migrate(self.connection()?)
+    }
+
     fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<usize, StoreError> {
         let run = |connection: &Connection| connection.prepare_cached(sql)?.execute(params_from_iter(values));
         run(self.connection()?).map_err(|error| explain(error, "write"))
@@ -190,7 +197,9 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         .map(|migration| migration.version())
         .max()
         .unwrap_or(0);
-    if let Some(last) = runner.get_last_applied_migration(connection).map_err(refuse)?
+    let has_history = has_table(connection, "refinery_schema_history").map_err(|error| explain(error, "read"))?;
+    if has_history
+        && let Some(last) = runner.get_last_applied_migration(connection).map_err(refuse)?
         && last.version() > known
     {
         return Err(StoreError::NewerSchema {
@@ -200,6 +209,10 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     }
     runner.run(connection).map_err(refuse)?;
     Ok(())
+}
+
+fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.table_exists(None, name)
 }
 
 fn explain(error: rusqlite::Error, doing: &'static str) -> StoreError {
@@ -212,3 +225,6 @@ fn explain(error: rusqlite::Error, doing: &'static str) -> StoreError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

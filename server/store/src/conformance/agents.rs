@@ -1,0 +1,200 @@
+//! Agents and their join tokens.
+
+use mayfly_model::{Change, Conflict, Delta};
+use mayfly_svid::Timestamp;
+
+use super::{Fixture, World, agent, attest, create, entry, id, serial, token};
+use crate::Changed;
+
+const A: &str = "/spire/agent/x509pop/a";
+const JOINED: &str = "/spire/agent/join_token/t";
+
+fn renew(path: &str, number: u8, expires_at: i64) -> Change {
+    Change::AgentRenew {
+        id: id(path),
+        serial: serial(number),
+        expires_at: Timestamp::from_unix(expires_at),
+    }
+}
+
+fn confirm(path: &str, number: u8) -> Change {
+    Change::AgentConfirm {
+        id: id(path),
+        serial: serial(number),
+    }
+}
+
+pub(crate) fn attesting_again_keeps_nothing_but_a_ban(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(attest(agent(A, 1), None));
+    world.does(renew(A, 2, 3_000_000));
+    world.does(Change::AgentReport {
+        id: id(A),
+        version: "1.2".into(),
+    });
+
+    let mut again = agent(A, 9);
+    again.selectors = ["x509pop:ca:fingerprint:ff".parse().unwrap()].into_iter().collect();
+    world.does(attest(again.clone(), None));
+    assert_eq!(*world.memory.agents[id(A).as_str()], again);
+
+    world.does(Change::AgentBan(id(A)));
+    assert!(matches!(
+        world.refuses(attest(agent(A, 3), None)),
+        Conflict::AgentBanned
+    ));
+    world.does(Change::AgentDelete(id(A)));
+    assert!(matches!(
+        world.refuses(Change::AgentDelete(id(A))),
+        Conflict::AgentNotFound
+    ));
+    world.does(attest(agent(A, 3), None));
+    world.finish();
+}
+
+pub(crate) fn a_join_token_is_used_once_before_its_end(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(token("t", world.now + 10, None));
+    world.does(token("late", world.now + 10, None));
+    assert!(matches!(
+        world.refuses(token("t", world.now + 99, None)),
+        Conflict::TokenExists
+    ));
+    assert!(matches!(
+        world.refuses(attest(agent(JOINED, 1), Some("unknown"))),
+        Conflict::TokenUnusable
+    ));
+
+    // Many at once: the first of them, and nobody else, in the same commit and in later ones.
+    let many = (1..=50).map(|number| attest(agent(&format!("/spire/agent/join_token/{number}"), number), Some("t")));
+    let outcomes = world.commit(many).outcomes;
+    assert!(outcomes[0].is_ok());
+    assert!(
+        outcomes[1..]
+            .iter()
+            .all(|outcome| matches!(outcome, Err(Conflict::TokenUnusable)))
+    );
+    world.restart();
+    assert!(matches!(
+        world.refuses(attest(agent(JOINED, 1), Some("t"))),
+        Conflict::TokenUnusable
+    ));
+
+    world.now += 10;
+    assert!(matches!(
+        world.refuses(attest(agent(JOINED, 1), Some("late"))),
+        Conflict::TokenUnusable
+    ));
+    world.finish();
+}
+
+pub(crate) fn a_refused_agent_does_not_use_up_the_token(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(token("t", world.now + 10, None));
+    world.does(attest(agent(JOINED, 1), None));
+    world.does(Change::AgentBan(id(JOINED)));
+    assert!(matches!(
+        world.refuses(attest(agent(JOINED, 2), Some("t"))),
+        Conflict::AgentBanned
+    ));
+    world.does(Change::AgentDelete(id(JOINED)));
+    world.does(attest(agent(JOINED, 2), Some("t")));
+    world.finish();
+}
+
+pub(crate) fn a_renewed_svid_counts_when_it_was_seen(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    assert!(matches!(world.refuses(renew(A, 2, 3_000_000)), Conflict::AgentNotFound));
+    assert!(matches!(world.refuses(confirm(A, 2)), Conflict::AgentNotFound));
+    world.does(attest(agent(A, 1), None));
+    assert!(matches!(world.refuses(confirm(A, 1)), Conflict::SerialNotRenewed));
+
+    world.does(renew(A, 2, 3_000_000));
+    let present = world.memory.agents[id(A).as_str()].clone();
+    assert!(present.uses(&serial(1)) && present.uses(&serial(2)));
+    assert_eq!(present.expires_at.unix(), 2_000_000);
+    assert!(matches!(world.refuses(confirm(A, 3)), Conflict::SerialNotRenewed));
+
+    world.does(renew(A, 3, 4_000_000));
+    assert!(matches!(world.refuses(confirm(A, 2)), Conflict::SerialNotRenewed));
+    world.does(confirm(A, 3));
+    let present = world.memory.agents[id(A).as_str()].clone();
+    assert!(!present.uses(&serial(1)) && present.uses(&serial(3)));
+    assert_eq!((present.expires_at.unix(), &present.renewed), (4_000_000, &None));
+    assert!(matches!(world.refuses(confirm(A, 3)), Conflict::SerialNotRenewed));
+    world.finish();
+}
+
+pub(crate) fn a_banned_agent_has_nothing_and_gets_nothing(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    assert!(matches!(
+        world.refuses(Change::AgentBan(id(A))),
+        Conflict::AgentNotFound
+    ));
+    world.does(attest(agent(A, 1), None));
+    world.does(renew(A, 2, 3_000_000));
+    world.does(Change::AgentBan(id(A)));
+    let banned = world.memory.agents[id(A).as_str()].clone();
+    assert!(banned.banned && banned.serial.is_none() && banned.renewed.is_none());
+    assert!(matches!(world.refuses(renew(A, 3, 3_000_000)), Conflict::AgentBanned));
+    assert!(matches!(world.refuses(confirm(A, 2)), Conflict::AgentBanned));
+    world.does(Change::AgentReport {
+        id: id(A),
+        version: "1.2".into(),
+    });
+    world.does(Change::AgentBan(id(A)));
+    world.finish();
+}
+
+pub(crate) fn eviction_takes_the_alias_of_the_token_and_no_other_entry(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(token("t", world.now + 10, Some(entry("alias", JOINED))));
+    world.does(create(entry("kept", JOINED)));
+    world.does(attest(agent(JOINED, 1), Some("t")));
+    // The mark stays through an update.
+    let patch = mayfly_model::EntryPatch {
+        hint: Some("h".into()),
+        ..Default::default()
+    };
+    world.does(Change::EntryUpdate {
+        id: "alias".parse().unwrap(),
+        patch: Box::new(patch),
+    });
+
+    let revision = world.memory.revision;
+    let deltas = world.does(Change::AgentDelete(id(JOINED)));
+    assert!(matches!(&deltas[..], [Delta::EntryGone(alias), Delta::AgentGone(_)] if alias.id.as_str() == "alias"));
+    assert!(world.memory.entries.contains_key("kept"));
+    let alias = Changed::Entry {
+        id: "alias".parse().unwrap(),
+        parent_id: id(JOINED),
+    };
+    assert_eq!(world.changed_since(revision), [alias, Changed::Agent(id(JOINED))]);
+    world.finish();
+}
+
+pub(crate) fn a_token_is_not_admitted_without_its_alias(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(create(entry("alias", JOINED)));
+    let refused = world.refuses(token("t", world.now + 10, Some(entry("alias", JOINED))));
+    assert!(matches!(refused, Conflict::EntryExists(_)));
+    assert!(matches!(
+        world.refuses(attest(agent(JOINED, 1), Some("t"))),
+        Conflict::TokenUnusable
+    ));
+    world.finish();
+}
+
+pub(crate) fn expired_tokens_are_pruned(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(token("old", world.now + 10, None));
+    world.does(token("new", world.now + 20, None));
+    world.now += 11;
+    world.does(Change::TokenPrune);
+    world.does(token("old", world.now + 10, None));
+    assert!(matches!(
+        world.refuses(token("new", world.now + 10, None)),
+        Conflict::TokenExists
+    ));
+    world.finish();
+}
