@@ -14,7 +14,7 @@
 //!     let reader = Reader::parse(path, text)?;
 //!     let data_dir = reader.root().path("data_dir").required();
 //!     let ca = reader.section("ca");
-//!     let minutes = |n| Duration::from_secs(60 * n);
+//!     let minutes = |n: u64| Duration::from_secs(60 * n);
 //!     let ttl = ca.duration("ttl").range(minutes(1)..=minutes(60)).or(minutes(15));
 //!     if ttl.as_secs() % 60 != 0 {
 //!         ca.problem("ttl", "is not in whole minutes", "write it in minutes");
