@@ -82,7 +82,7 @@ pub struct Applied {
     pub deltas: Vec<Delta>,
 }
 
-/// Called on the committer's thread after each commit that changed the state, before callers hear of it. Must be quick
+/// Called on the committer's thread after each commit, before callers hear of it. Must be quick
 /// and must not block: it marks who has to look again.
 pub type Observer = Box<dyn Fn(&Applied) + Send>;
 
@@ -255,8 +255,6 @@ impl Writer {
         let before = self.snapshot.load_full();
         let after = Arc::new(before.with(revision, &deltas));
         self.snapshot.store(after.clone());
-        if !deltas.is_empty() {
-            (self.observer)(&Applied { before, after, deltas });
-        }
+        (self.observer)(&Applied { before, after, deltas });
     }
 }

@@ -1,6 +1,7 @@
 //! The open streams, by agent, and which of them a commit concerns.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mayfly_model::{Agent, Delta, Entry, EntryId, Revision};
@@ -18,6 +19,7 @@ const PENDING_MAX: usize = 1024;
 pub struct Hub {
     streams: Mutex<HashMap<SpiffeId, Arc<Mailbox>>>,
     history: Mutex<History>,
+    observed: AtomicU64,
 }
 
 /// What waits for one stream: IDs only, so it is small however slow the agent is.
@@ -64,6 +66,16 @@ impl Mailbox {
         std::mem::take(&mut *lock(&self.pending))
     }
 
+    /// Why the stream has to end, if it has to.
+    pub fn end(&self) -> Option<End> {
+        lock(&self.pending).end
+    }
+
+    /// Whether something waits.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.pending).is_empty()
+    }
+
     /// Waits until there may be something to take.
     ///
     /// # Cancel safety
@@ -85,9 +97,16 @@ impl Mailbox {
 }
 
 impl Hub {
-    /// A hub without streams, which resumes from `history`.
-    pub fn new(history: History) -> Self {
-        Self { streams: Mutex::default(), history: Mutex::new(history) }
+    /// A hub without streams, which resumes from `history`; `loaded` is the revision of the state at start.
+    pub fn new(history: History, loaded: Revision) -> Self {
+        Self { streams: Mutex::default(), history: Mutex::new(history), observed: AtomicU64::new(loaded.0) }
+    }
+
+    /// Up to which revision every stream has been told. Read it before a mailbox or a snapshot: what one then finds there
+    /// covers at least this revision, so this is what an agent may be said to hold. The snapshot's own revision is not: a
+    /// commit becomes visible a moment before its streams are told.
+    pub fn observed(&self) -> Revision {
+        Revision(self.observed.load(Ordering::Acquire))
     }
 
     /// Opens the stream of `agent`; an older one of it ends. Call this before looking at the snapshot to resume from, so
@@ -121,6 +140,11 @@ impl Hub {
     /// Marks every stream that a commit concerns. Runs on the committer's thread.
     pub fn observe(&self, applied: &Applied) {
         lock(&self.history).record(applied);
+        self.mark(applied);
+        self.observed.store(applied.after.revision().0, Ordering::Release);
+    }
+
+    fn mark(&self, applied: &Applied) {
         let streams = lock(&self.streams);
         if streams.is_empty() {
             return;

@@ -45,7 +45,7 @@ impl World {
         let own = Bundle::empty("td".parse().unwrap());
         let state =
             Snapshot::load("td".parse().unwrap(), "h1", Revision(1), entries, agents, vec![], vec![own]);
-        Self { hub: Hub::new(History::new(vec![])), state: Arc::new(state) }
+        Self { hub: Hub::new(History::new(vec![]), Revision(1)), state: Arc::new(state) }
     }
 
     fn commit(&mut self, deltas: Vec<Delta>) {

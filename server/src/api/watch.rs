@@ -1,0 +1,350 @@
+//! `mayfly.agent.v1.Watch`: how agents follow the server.
+//!
+//! The response stream is a generator that HTTP/2 polls when the agent can take more, so nothing queues here: updates are
+//! read from the newest snapshot chunk by chunk, one update at a time is unacknowledged, and what happens meanwhile waits
+//! as IDs in the mailbox. Every end has a status; none is silent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use mayfly_model::{Actor, Agent, Change, Entry, EntryId, Revision, Step};
+use mayfly_proto::mayfly::agent as wire;
+use mayfly_proto::mayfly::agent::watch_request::Body as Inbound;
+use mayfly_proto::mayfly::agent::watch_response::Body as Outbound;
+use mayfly_proto::status::{self, Reason};
+use mayfly_runtime::{CancellationToken, Clock};
+use mayfly_svid::Timestamp;
+use rand::Rng;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use crate::app::caller::Caller;
+use crate::commit::{Committer, Snapshot};
+use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
+
+/// One message carries about this much, so that an agent with very many entries needs no large buffer (goals C7).
+const CHUNK: usize = 512 * 1024;
+/// More rejected entries in one acknowledgement are a misbehaving agent.
+const REJECTED_MAX: usize = 10_000;
+
+/// How streams behave.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchSettings {
+    /// Between two beacons: a quarter of the lease.
+    pub beacon_interval: Duration,
+    /// An update that is not acknowledged for so long ends the stream.
+    pub ack_timeout: Duration,
+    /// Streams that may be catching up at once; others wait.
+    pub admitted: usize,
+    /// How long one waits for admission before it is asked to come back.
+    pub admission_wait: Duration,
+    /// Between two digests.
+    pub digest_interval: Duration,
+}
+
+impl Default for WatchSettings {
+    fn default() -> Self {
+        Self {
+            beacon_interval: Duration::from_millis(2_500),
+            ack_timeout: Duration::from_secs(30),
+            admitted: 256,
+            admission_wait: Duration::from_secs(2),
+            digest_interval: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The service.
+pub struct WatchService {
+    committer: Committer,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    settings: WatchSettings,
+    admission: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl WatchService {
+    /// Serves until `stop` is cancelled; then each stream ends with `Unavailable`.
+    pub fn new(
+        committer: Committer,
+        hub: Arc<Hub>,
+        clock: Arc<dyn Clock>,
+        settings: WatchSettings,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { committer, hub, clock, settings, admission: Arc::new(Semaphore::new(settings.admitted)), stop }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::watch_server::Watch for WatchService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<wire::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let Some(Caller::Agent { agent, not_after, .. }) = request.extensions().get::<Caller>().cloned() else {
+            return Err(Status::permission_denied("only agents watch"));
+        };
+        let admitted = timeout(self.settings.admission_wait, self.admission.clone().acquire_owned()).await;
+        let Ok(Ok(permit)) = admitted else {
+            let pause = rand::rng().random_range(Duration::from_millis(100)..self.settings.admission_wait * 2);
+            return Err(status::unavailable_retry("many agents are catching up; come back", pause));
+        };
+        let mut inbound = request.into_inner();
+        let hello = timeout(self.settings.ack_timeout, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??
+            .and_then(|message| message.body);
+        let Some(Inbound::Hello(hello)) = hello else {
+            return Err(Status::invalid_argument("the first message is a hello"));
+        };
+        self.report_version(&agent, &hello.agent_version);
+        let live = self.open(&agent, not_after, &hello, inbound, permit);
+        info!(agent_id = %agent.id, held = hello.revision, "agent watches");
+        let stream = stream::unfold(Some(live), |live| async move {
+            let mut live = live?;
+            match live.next().await {
+                Ok(body) => Some((Ok(wire::WatchResponse { body: Some(body) }), Some(live))),
+                Err(status) => {
+                    info!(agent_id = %live.session.agent_id(), code = ?status.code(), reason = status.message(),
+                          "agent's watch ends");
+                    Some((Err(status), None))
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl WatchService {
+    fn open(
+        &self,
+        agent: &Agent,
+        not_after: Timestamp,
+        hello: &wire::Hello,
+        inbound: Streaming<wire::WatchRequest>,
+        permit: OwnedSemaphorePermit,
+    ) -> Live {
+        // The order matters: see `Hub::open` and `Hub::observed`.
+        let mailbox = self.hub.open(&agent.id);
+        let revision = self.hub.observed();
+        let state = self.committer.snapshot();
+        let now: Timestamp = self.clock.now().into();
+        let held = Held { history: hello.history.clone(), revision: Revision(hello.revision) };
+        let mut session = Session::new(agent.id.clone());
+        let plan = session.first(&self.hub, &held, agent, &state, now);
+        let start = Instant::now();
+        let mut beacon = interval_at(start + self.settings.beacon_interval, self.settings.beacon_interval);
+        beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Live {
+            committer: self.committer.clone(),
+            hub: self.hub.clone(),
+            clock: self.clock.clone(),
+            settings: self.settings,
+            stop: self.stop.clone(),
+            session,
+            mailbox,
+            inbound,
+            sending: Some((revision, plan)),
+            unacknowledged: None,
+            beacon,
+            digest_due: start,
+            // Monotonic, so that a step of the wall clock never lengthens it (design §9.8).
+            expires: start + not_after.since(now),
+            permit: Some(permit),
+        }
+    }
+
+    fn report_version(&self, agent: &Agent, version: &str) {
+        if agent.version == version || version.is_empty() {
+            return;
+        }
+        let version = version.chars().filter(|c| !c.is_control()).take(255).collect();
+        let actor = Actor { who: agent.id.to_string(), origin: String::new(), reason: String::new() };
+        let change = Change::AgentReport { id: agent.id.clone(), version };
+        self.committer.commit_later(Step { actor, time: self.clock.now().into(), change });
+    }
+}
+
+/// One open stream.
+struct Live {
+    committer: Committer,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    settings: WatchSettings,
+    stop: CancellationToken,
+    session: Session,
+    mailbox: Arc<Mailbox>,
+    inbound: Streaming<wire::WatchRequest>,
+    /// The update that is being sent, and the revision that the agent holds after it.
+    sending: Option<(Revision, Plan)>,
+    /// The revision that waits for its acknowledgement, and until when.
+    unacknowledged: Option<(Revision, Instant)>,
+    beacon: Interval,
+    digest_due: Instant,
+    expires: Instant,
+    /// Held while the agent catches up.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.hub.close(self.session.agent_id(), &self.mailbox);
+    }
+}
+
+impl Live {
+    /// The next message, when there is one; an error is the end of the stream.
+    async fn next(&mut self) -> Result<Outbound, Status> {
+        loop {
+            if let Some(update) = self.next_chunk() {
+                return Ok(Outbound::Update(update));
+            }
+            if self.unacknowledged.is_none() && self.plan_next()? {
+                continue;
+            }
+            let ack_deadline = self.unacknowledged.map(|(_, deadline)| deadline);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Status::unavailable("the server is stopping")),
+                () = sleep_until(self.expires) => {
+                    return Err(status::permission_denied(Reason::AgentExpired, "the agent's SVID has expired"));
+                }
+                message = self.inbound.message() => self.received(message?)?,
+                () = self.mailbox.wait() => self.check_end()?,
+                _ = self.beacon.tick() => return Ok(Outbound::Beacon(self.beacon_now()?)),
+                () = sleep_until(ack_deadline.unwrap_or(self.expires)), if ack_deadline.is_some() => {
+                    return Err(Status::deadline_exceeded("an update was not acknowledged"));
+                }
+            }
+        }
+    }
+
+    fn next_chunk(&mut self) -> Option<wire::Update> {
+        let (revision, plan) = self.sending.as_mut()?;
+        let revision = *revision;
+        let chunk = plan.chunk(CHUNK, entry_weight);
+        let update = wire::Update {
+            history: plan.state.history().into(),
+            revision: revision.0,
+            snapshot: plan.snapshot,
+            more: chunk.more,
+            entries: chunk.entries.iter().map(|entry| entry.as_ref().into()).collect(),
+            removed_entry_ids: chunk.removed_entries.iter().map(ToString::to_string).collect(),
+            bundles: chunk.bundles.iter().map(|bundle| bundle.as_ref().into()).collect(),
+            removed_trust_domains: chunk.removed_bundles.iter().map(ToString::to_string).collect(),
+        };
+        if !chunk.more {
+            self.sending = None;
+            self.unacknowledged = Some((revision, Instant::now() + self.settings.ack_timeout));
+        }
+        Some(update)
+    }
+
+    /// Looks into the mailbox; true if there is now something to send.
+    fn plan_next(&mut self) -> Result<bool, Status> {
+        let revision = self.hub.observed();
+        let pending = self.mailbox.take();
+        if pending.is_empty() {
+            return Ok(false);
+        }
+        if let Some(end) = pending.end {
+            return Err(ended(end));
+        }
+        let state = self.committer.snapshot();
+        let agent = self.agent(&state)?;
+        let plan = self.session.next(pending, &agent, &state, self.clock.now().into());
+        self.sending = plan.map(|plan| (revision, plan));
+        Ok(self.sending.is_some())
+    }
+
+    /// An end does not wait for the acknowledgement of an update.
+    fn check_end(&mut self) -> Result<(), Status> {
+        match self.mailbox.end() {
+            Some(end) => Err(ended(end)),
+            None => Ok(()),
+        }
+    }
+
+    fn received(&mut self, message: Option<wire::WatchRequest>) -> Result<(), Status> {
+        let Some(message) = message else {
+            return Err(Status::new(Code::Unavailable, "the agent closed its side"));
+        };
+        let Some(Inbound::Ack(ack)) = message.body else {
+            return Err(Status::invalid_argument("only acknowledgements follow the hello"));
+        };
+        let expected = self.unacknowledged.map(|(revision, _)| revision);
+        if expected != Some(Revision(ack.revision)) {
+            return Err(Status::invalid_argument("acknowledges a revision that was not sent"));
+        }
+        if ack.rejected.len() > REJECTED_MAX {
+            return Err(Status::resource_exhausted("rejects too many entries"));
+        }
+        for rejected in &ack.rejected {
+            warn!(agent_id = %self.session.agent_id(), entry_id = rejected.entry_id, reason = rejected.reason,
+                  "agent rejected an entry");
+        }
+        let ids = ack.rejected.iter().filter_map(|rejected| rejected.entry_id.parse::<EntryId>().ok());
+        self.session.acknowledged(ids.collect::<Vec<_>>());
+        self.unacknowledged = None;
+        self.permit = None;
+        Ok(())
+    }
+
+    fn beacon_now(&mut self) -> Result<wire::Beacon, Status> {
+        let now = self.clock.now();
+        let mut beacon = wire::Beacon {
+            time_unix_ms: i64::try_from(
+                now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis()),
+            )
+            .unwrap_or(i64::MAX),
+            interval_ms: u32::try_from(self.settings.beacon_interval.as_millis()).unwrap_or(u32::MAX),
+            ..wire::Beacon::default()
+        };
+        let observed = self.hub.observed();
+        let state = self.committer.snapshot();
+        let agent = self.agent(&state)?;
+        // Only an agent that has been told everything may take the revision for its own, and only it has the digest.
+        if self.unacknowledged.is_none() && self.mailbox.is_empty() {
+            beacon.revision = observed.0;
+            if Instant::now() >= self.digest_due && state.revision() == observed {
+                self.digest_due = Instant::now() + self.settings.digest_interval;
+                (beacon.entries, beacon.digest) = self.session.expected(&agent, &state, now.into());
+            }
+        }
+        Ok(beacon)
+    }
+
+    /// The agent's record; without one, or banned, the stream ends.
+    fn agent(&self, state: &Snapshot) -> Result<Arc<Agent>, Status> {
+        match state.agent(self.session.agent_id()) {
+            None => Err(ended(End::Evicted)),
+            Some(agent) if agent.banned => Err(ended(End::Banned)),
+            Some(agent) => Ok(agent.clone()),
+        }
+    }
+}
+
+fn ended(end: End) -> Status {
+    match end {
+        End::Banned => status::permission_denied(Reason::AgentBanned, "the agent is banned"),
+        End::Evicted => status::permission_denied(Reason::AgentNotAttested, "the agent is evicted: it must attest anew"),
+        End::Superseded => Status::unavailable("superseded by a newer stream of this agent"),
+    }
+}
+
+/// About as many bytes as the entry takes on the wire.
+fn entry_weight(entry: &Entry) -> usize {
+    let spec = &entry.spec;
+    let texts = spec.selectors.iter().map(|selector| selector.as_str().len() + 8).sum::<usize>()
+        + spec.dns_names.iter().map(|name| name.len() + 4).sum::<usize>()
+        + spec.federates_with.iter().map(|name| name.as_str().len() + 4).sum::<usize>();
+    entry.id.as_str().len() + spec.spiffe_id.as_str().len() + spec.parent_id.as_str().len() + spec.hint.len() + texts + 64
+}
