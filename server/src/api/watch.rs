@@ -14,8 +14,9 @@ use mayfly_proto::mayfly::agent as wire;
 use mayfly_proto::mayfly::agent::watch_request::Body as Inbound;
 use mayfly_proto::mayfly::agent::watch_response::Body as Outbound;
 use mayfly_proto::status::{self, Reason};
+use mayfly_runtime::listen::ConnInfo;
 use mayfly_runtime::{CancellationToken, Clock};
-use mayfly_svid::Timestamp;
+use mayfly_svid::{Timestamp, X509Svid};
 use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -89,9 +90,15 @@ impl wire::watch_server::Watch for WatchService {
         &self,
         request: Request<Streaming<wire::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let Some(Caller::Agent { agent, not_after, .. }) = request.extensions().get::<Caller>().cloned() else {
+        let Some(Caller::Agent(agent)) = request.extensions().get::<Caller>().cloned() else {
             return Err(Status::permission_denied("only agents watch"));
         };
+        let connection = request.extensions().get::<ConnInfo>().cloned();
+        let presented = connection.as_ref().and_then(|info| info.peer_certificates.as_deref());
+        let Some(Ok(svid)) = presented.map(|chain| X509Svid::from_chain(chain.to_vec())) else {
+            return Err(Status::unauthenticated("the connection has no X.509-SVID"));
+        };
+        let closing = connection.map_or_else(CancellationToken::new, |info| info.closing());
         let admitted = timeout(self.settings.admission_wait, self.admission.clone().acquire_owned()).await;
         let Ok(Ok(permit)) = admitted else {
             let pause = rand::rng().random_range(Duration::from_millis(100)..self.settings.admission_wait * 2);
@@ -106,7 +113,7 @@ impl wire::watch_server::Watch for WatchService {
             return Err(Status::invalid_argument("the first message is a hello"));
         };
         self.report_version(&agent, &hello.agent_version);
-        let live = self.open(&agent, not_after, &hello, inbound, permit);
+        let live = self.open(&agent, svid.not_after(), &hello, inbound, permit, closing);
         info!(agent_id = %agent.id, held = hello.revision, "agent watches");
         let stream = stream::unfold(Some(live), |live| async move {
             let mut live = live?;
@@ -131,6 +138,7 @@ impl WatchService {
         hello: &wire::Hello,
         inbound: Streaming<wire::WatchRequest>,
         permit: OwnedSemaphorePermit,
+        closing: CancellationToken,
     ) -> Live {
         // The order matters: see `Hub::open` and `Hub::observed`.
         let mailbox = self.hub.open(&agent.id);
@@ -149,6 +157,7 @@ impl WatchService {
             clock: self.clock.clone(),
             settings: self.settings,
             stop: self.stop.clone(),
+            closing,
             session,
             mailbox,
             inbound,
@@ -180,6 +189,8 @@ struct Live {
     clock: Arc<dyn Clock>,
     settings: WatchSettings,
     stop: CancellationToken,
+    /// The connection is about to be closed, for its age or because the server stops.
+    closing: CancellationToken,
     session: Session,
     mailbox: Arc<Mailbox>,
     inbound: Streaming<wire::WatchRequest>,
@@ -214,6 +225,7 @@ impl Live {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(Status::unavailable("the server is stopping")),
+                () = self.closing.cancelled() => return Err(Status::unavailable("the connection is closing; come back")),
                 () = sleep_until(self.expires) => {
                     return Err(status::permission_denied(Reason::AgentExpired, "the agent's SVID has expired"));
                 }

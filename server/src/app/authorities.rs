@@ -221,3 +221,6 @@ impl Authorities {
         self.clock.now().into()
     }
 }
+
+#[cfg(test)]
+mod tests;

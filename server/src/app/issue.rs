@@ -378,3 +378,6 @@ async fn blocking_with<T: Send + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

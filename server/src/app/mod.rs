@@ -3,3 +3,5 @@
 pub mod authorities;
 pub mod issue;
 pub mod server_svid;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,114 @@
+//! A server without sockets: real store, real keys, a clock that is turned by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mayfly_keys::{KeyType, MemoryKeys};
+use mayfly_model::{Actor, Agent, Change, Delta, Entry, EntryId, EntrySpec, LogEntry, Step};
+use mayfly_runtime::{Clock, ManualClock};
+use mayfly_store::open_sqlite;
+use mayfly_svid::{Serial, SpiffeId, Timestamp};
+use rcgen::{CertificateParams, KeyPair};
+use tempfile::TempDir;
+
+use super::authorities::{Authorities, AuthoritySettings};
+use super::issue::{Issuance, IssueSettings};
+use crate::commit::{Committer, StepResult};
+
+pub(crate) const START: u64 = 1_800_000_000;
+
+pub(crate) struct World {
+    pub(crate) committer: Committer,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) authorities: Authorities,
+    pub(crate) issuance: Issuance,
+    pub(crate) keys: Arc<MemoryKeys>,
+    dir: Arc<TempDir>,
+}
+
+pub(crate) fn id(path: &str) -> SpiffeId {
+    format!("spiffe://td{path}").parse().unwrap()
+}
+
+pub(crate) fn csr() -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()
+}
+
+impl World {
+    /// A new server with an active authority of 24 h.
+    pub(crate) async fn new() -> Self {
+        let world = Self::open(Arc::new(TempDir::new().unwrap()), Arc::new(MemoryKeys::new()), START);
+        world.authorities.pass().await.unwrap();
+        world
+    }
+
+    /// The same server started again at `now`.
+    pub(crate) fn restarted(&self, now: u64) -> Self {
+        Self::open(self.dir.clone(), self.keys.clone(), now)
+    }
+
+    fn open(dir: Arc<TempDir>, keys: Arc<MemoryKeys>, now: u64) -> Self {
+        let trust_domain = "td".parse().unwrap();
+        let clock = Arc::new(ManualClock::at_unix(now));
+        let store = open_sqlite(&dir.path().join("server.db"), &trust_domain).unwrap();
+        let committer = Committer::start(store, &trust_domain, |_, _| Box::new(|_| {})).unwrap();
+        let settings = AuthoritySettings { ttl: Duration::from_secs(86_400), key_type: KeyType::EcP256 };
+        let authorities = Authorities::new(committer.clone(), keys.clone(), clock.clone(), settings);
+        let ttl = Duration::from_secs(3_600);
+        let issuance = Issuance::new(
+            committer.clone(),
+            clock.clone(),
+            authorities.active(),
+            IssueSettings { x509_svid_ttl: ttl, agent_ttl: ttl },
+        );
+        Self { committer, clock, authorities, issuance, keys, dir }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now().into()
+    }
+
+    pub(crate) async fn commit(&self, change: Change) -> StepResult {
+        self.committer.commit(Step { actor: Actor::server(), time: self.now(), change }).await
+    }
+
+    pub(crate) async fn agent(&self, name: &str) -> Arc<Agent> {
+        let agent = Agent {
+            id: id(&format!("/spire/agent/t/{name}")),
+            attestation_type: "t".into(),
+            serial: Some(Serial::from_be_bytes(name.as_bytes()).unwrap()),
+            expires_at: self.now().plus(Duration::from_secs(3_600)),
+            renewed: None,
+            selectors: mayfly_model::Selectors::default(),
+            banned: false,
+            can_reattest: true,
+            version: String::new(),
+            attested_at: self.now(),
+        };
+        self.commit(Change::AgentAttest { agent: Box::new(agent.clone()), token: None }).await.unwrap();
+        Arc::new(agent)
+    }
+
+    pub(crate) async fn entry(&self, name: &str, parent: &SpiffeId, with: impl FnOnce(&mut EntrySpec)) -> EntryId {
+        let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
+        let mut spec = EntrySpec::new(id(&format!("/{name}")), parent.clone(), selectors);
+        with(&mut spec);
+        let entry = Entry { id: EntryId::random(), spec, created_at: self.now(), revision_number: 0 };
+        let deltas = self.commit(Change::EntryCreate(Box::new(entry))).await.unwrap();
+        match &deltas[..] {
+            [Delta::EntryPut(entry)] => entry.id.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The log, read by a second connection to the same database.
+    pub(crate) fn log(&self) -> Vec<LogEntry> {
+        let mut store = open_sqlite(&self.dir.path().join("server.db"), &"td".parse().unwrap()).unwrap();
+        store.log_list(0, 10_000).unwrap()
+    }
+
+    pub(crate) fn logged(&self, kind: &str) -> Vec<LogEntry> {
+        self.log().into_iter().filter(|record| record.kind == kind).collect()
+    }
+}
