@@ -18,8 +18,8 @@ fn main() -> Result<(), Error> {
         .map_or_else(|| PathBuf::from("."), PathBuf::from);
     let trust_domain: TrustDomain = "example.org".parse()?;
     println!(
-        "{:<28} {:>10} {:>10} {:>10} {:>12}",
-        "commit of", "commits/s", "p50 ms", "p99 ms", "records/s"
+        "{:<12} {:>8} {:>10} {:>8} {:>8} {:>10}",
+        "commit of", "commits", "commits/s", "p50 ms", "p99 ms", "records/s"
     );
     let mut number = 0;
     for (what, records, change) in [
@@ -79,7 +79,7 @@ fn report(what: &str, records: usize, mut times: Vec<Duration>) {
     let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
     let records = f64::from(u32::try_from(records).unwrap_or(u32::MAX)) * rate;
     println!(
-        "{what:<28} {rate:>10.0} {:>10.3} {:>10.3} {records:>12.0}",
+        "{what:<12} {count:>8} {rate:>10.0} {:>8.3} {:>8.3} {records:>10.0}",
         at(50),
         at(99)
     );
