@@ -1,7 +1,7 @@
 //! Signing keys: made, kept and used behind two traits that never hand a private key out.
 //!
-//! A [`KeyManager`] holds keys by name, a [`Signer`] is one of them. `memory` forgets them with the process, `disk` keeps
-//! them as files; an HSM or a cloud KMS is one more file and one more row in [`BUILTINS`].
+//! A [`KeyManager`] holds keys by name, a [`Signer`] is one of them. `memory` forgets them with the process, `disk`
+//! keeps them as files; an HSM or a cloud KMS is one more file and one more row in [`BUILTINS`].
 //!
 //! Not here: certificates (`mayfly-ca`), keys of workloads (the agent makes those and hands them out).
 //! Start at [`KeyManager`]; what every one of them must do is [`conformance`].
@@ -178,8 +178,8 @@ pub trait Signer: fmt::Debug + Send + Sync {
 
     /// Signs `message` (not its hash); ECDSA signatures are DER (RFC 3279 §2.2.3).
     ///
-    /// Blocks: microseconds for a key in this process, a round trip for one that is elsewhere. Async callers that do not
-    /// know which it is use a blocking thread.
+    /// Blocks: microseconds for a key in this process, a round trip for one that is elsewhere. Async callers that do
+    /// not know which it is use a blocking thread.
     ///
     /// # Errors
     /// The key did not sign.
@@ -192,8 +192,8 @@ pub trait KeyManager: fmt::Debug + Send + Sync {
     /// Its name in the configuration.
     fn name(&self) -> &'static str;
 
-    /// Makes a key and keeps it as `key_id`; one of that name is replaced, at once and as a whole. Signers of the old key
-    /// that are already out keep signing with it.
+    /// Makes a key and keeps it as `key_id`; one of that name is replaced, at once and as a whole. Signers of the old
+    /// key that are already out keep signing with it.
     ///
     /// # Errors
     /// The name is bad, or the key cannot be made or kept; the old one stays.

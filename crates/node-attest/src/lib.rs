@@ -1,8 +1,8 @@
 //! How a node shows what it is: one file per method, with the agent's half and the server's half over one payload type.
 //!
-//! The agent sends a payload, answers challenges, and gets an ID below `/spire/agent/<method>/`. Names, payloads and IDs
-//! are SPIRE's, so that either side may be SPIRE's own. Everything that a server reads here comes from a stranger: sizes
-//! are checked before anything is parsed, and nothing is believed that was not verified.
+//! The agent sends a payload, answers challenges, and gets an ID below `/spire/agent/<method>/`. Names, payloads and
+//! IDs are SPIRE's, so that either side may be SPIRE's own. Everything that a server reads here comes from a
+//! stranger: sizes are checked before anything is parsed, and nothing is believed that was not verified.
 //!
 //! Not here: single use of tokens (a guard in the server's commit; [`Attested::one_time`] says what to consume), the
 //! CSR, the stream. Start at [`ServerHalf`] and [`AgentHalf`]; the methods are in [`BUILTINS`].

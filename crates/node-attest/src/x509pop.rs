@@ -1,7 +1,8 @@
 //! `x509pop`: the node has a certificate of a known CA, and shows that it has the private key.
 //!
-//! Payload, challenge and answer are JSON with byte strings in standard base64. Both sides contribute a nonce of 32 bytes;
-//! what is signed is SHA-256 over the server's nonce and then the agent's: by RSA-PSS, or by ECDSA as the numbers r and s.
+//! Payload, challenge and answer are JSON with byte strings in standard base64. Both sides contribute a nonce of 32
+//! bytes; what is signed is SHA-256 over the server's nonce and then the agent's: by RSA-PSS, or by ECDSA as the
+//! numbers r and s.
 
 mod agent;
 mod server;

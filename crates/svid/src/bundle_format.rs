@@ -110,9 +110,9 @@ struct Jwk {
 }
 
 impl Bundle {
-    /// Reads a SPIFFE bundle, UTF-8 JSON of at most 1 MiB. Entries that cannot be used (unknown `use` or `kty`, no or bad
-    /// `x5c`, no `kid`, a bad key) are left out, unknown parameters ignored; duplicates count once. An empty `keys` is
-    /// valid and trusts nobody (TDB-19).
+    /// Reads a SPIFFE bundle, UTF-8 JSON of at most 1 MiB. Entries that cannot be used (unknown `use` or `kty`, no or
+    /// bad `x5c`, no `kid`, a bad key) are left out, unknown parameters ignored; duplicates count once. An empty
+    /// `keys` is valid and trusts nobody (TDB-19).
     ///
     /// # Errors
     /// Too large, not JSON, or without an array `keys`: such a document replaces nothing.
@@ -172,7 +172,8 @@ impl Bundle {
         serde_json::to_vec_pretty(&document).map_err(BundleFormatError::Json)
     }
 
-    /// Reads X.509 authorities from PEM of at most 1 MiB: one or more CERTIFICATE blocks; text between blocks is ignored.
+    /// Reads X.509 authorities from PEM of at most 1 MiB: one or more CERTIFICATE blocks; text between blocks is
+    /// ignored.
     ///
     /// # Errors
     /// Any other block, any block that is not one certificate, or none at all.

@@ -1,7 +1,7 @@
 //! SPIFFE IDs and trust domain names.
 //!
-//! The grammar is the `spiffe` crate's; the length caps, the folding of operator input and the shared text are ours. Both
-//! types are one reference-counted string, so that a hundred thousand entries of one parent share its text.
+//! The grammar is the `spiffe` crate's; the length caps, the folding of operator input and the shared text are ours.
+//! Both types are one reference-counted string, so that a hundred thousand entries of one parent share its text.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -1,7 +1,8 @@
 //! The standards' nouns: SPIFFE IDs, X.509-SVIDs, trust bundles; how they are parsed and verified.
 //!
 //! Everything here is a value or a pure function: no network, no disk, no clock (callers pass the time). What was
-//! parsed is what is used: [`verify::verify_x509_svid`] returns the [`X509Svid`] that it checked, never a second reading.
+//! parsed is what is used: [`verify::verify_x509_svid`] returns the [`X509Svid`] that it checked, never a second
+//! reading.
 //!
 //! Not here: issuing (`mayfly-ca`), keys (`mayfly-keys`), TLS (`mayfly-verify`), registration nouns (`mayfly-model`).
 //! Start at [`SpiffeId`], then [`X509Svid`], then [`Bundle`].

@@ -1,4 +1,5 @@
-//! TLS between parties that know each other by X.509-SVID: rustls verifiers, the presented identity, and configurations.
+//! TLS between parties that know each other by X.509-SVID: rustls verifiers, the presented identity, and
+//! configurations.
 //!
 //! One rule holds for both directions: a chain counts only against the bundle of the trust domain that its leaf names,
 //! and then only for identities that the caller named in an [`Authorize`]; there is no default for that. Bundles and

@@ -53,13 +53,10 @@ impl SvidResolver {
     /// The key is unusable or not the SVID's; what was published before stays.
     pub fn publish(&self, svid: &X509Svid, private_key: &PrivatePkcs8KeyDer<'_>) -> Result<(), PublishError> {
         let spiffe_id = || svid.spiffe_id().clone();
-        let key =
-            aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::Pkcs8(private_key.clone_key())).map_err(|source| {
-                PublishError::Key {
-                    spiffe_id: spiffe_id(),
-                    source,
-                }
-            })?;
+        let key = aws_lc_rs::sign::any_supported_type(&borrowed).map_err(|source| PublishError::Key {
+            spiffe_id: spiffe_id(),
+            source,
+        })?;
         let certified = CertifiedKey::new(svid.chain().to_vec(), key);
         certified
             .keys_match()

@@ -13,7 +13,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::AnchorSource;
 
-/// Which verified identities are let in. There is no default: who connects to anybody says so with [`Authorize::matching`].
+/// Which verified identities are let in. There is no default: who connects to anybody says so with
+/// [`Authorize::matching`].
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Authorize {
@@ -81,7 +82,8 @@ pub enum PeerError {
 }
 
 impl From<PeerError> for rustls::Error {
-    /// Validity, issuer and signature keep rustls' own names, so that the peer receives the alert that tells it what to do.
+    /// Validity, issuer and signature keep rustls' own names, so that the peer receives the alert that tells it what
+    /// to do.
     fn from(error: PeerError) -> Self {
         let certificate = match &error {
             PeerError::Verify(VerifyError::Expired { .. }) => CertificateError::Expired,

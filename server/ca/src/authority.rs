@@ -39,8 +39,8 @@ pub enum CreateAuthorityError {
 }
 
 /// Makes the self-signed certificate of an authority that signs SVIDs of `trust_domain` until `now + lifetime`,
-/// inclusive: cA and keyCertSign, cRLSign, the trust domain's own ID, a subject that no other authority has, no extended
-/// key usage and no name constraints. Blocks as [`Signer::sign`] does.
+/// inclusive: cA and keyCertSign, cRLSign, the trust domain's own ID, a subject that no other authority has, no
+/// extended key usage and no name constraints. Blocks as [`Signer::sign`] does.
 ///
 /// # Errors
 /// See [`CreateAuthorityError`].

@@ -62,7 +62,8 @@ pub fn parse_csr(csr_der: &[u8]) -> Result<VerifiedCsr, CsrError> {
     }
     let public_key_der = info.subject_pki.raw.to_vec();
     check_public_key(&public_key_der)?;
-    // The parser is lenient about tags in here, so the bytes are compared: one encoding per algorithm (RFC 5280 §4.1.1.2).
+    // The parser is lenient about tags in here, so the bytes are compared: one encoding per algorithm (RFC 5280
+    // §4.1.1.2).
     if !info_is_followed_by_known_algorithm(&csr) {
         return Err(CsrError::Algorithm);
     }

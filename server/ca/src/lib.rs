@@ -1,8 +1,8 @@
 //! Turns an approved request into a signed X.509-SVID.
 //!
-//! The only door to the signing key, in two steps. [`Issuer::prepare`] checks the leaf profile (X509-SVID §4) and returns
-//! a [`Ticket`]; [`Issuer::sign`] consumes it. Unchecked is unsigned; nothing is signed twice. Between the two the caller
-//! writes down what it is about to sign: the ticket says it all.
+//! The only door to the signing key, in two steps. [`Issuer::prepare`] checks the leaf profile (X509-SVID §4) and
+//! returns a [`Ticket`]; [`Issuer::sign`] consumes it. Unchecked is unsigned; nothing is signed twice. Between the
+//! two the caller writes down what it is about to sign: the ticket says it all.
 //!
 //! Not here: who may ask for which ID (`server/src/app`), reserved paths, the record of it, when authorities rotate.
 //! Start at [`Issuer`]; [`parse_csr`] is how foreign bytes come in, [`create_authority`] how an authority comes to be.

@@ -411,8 +411,8 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, AttestE
     }
 }
 
-/// SHA-1 of the certificate, lower-case hexadecimal: SPIRE's name for it. Nothing relies on its collision resistance, the
-/// chain was verified.
+/// SHA-1 of the certificate, lower-case hexadecimal: SPIRE's name for it. Nothing relies on its collision resistance,
+/// the chain was verified.
 fn fingerprint(cert_der: &CertificateDer<'_>) -> String {
     hex::encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, cert_der))
 }

@@ -196,7 +196,8 @@ impl Challenger for Foreign<'_> {
             json!({"rsa_signature": {"nonce": nonce, "signature": STANDARD.encode(signature)}, "ecdsa_signature": null})
         } else {
             let (r, s) = integers(&signature);
-            json!({"rsa_signature": null, "ecdsa_signature": {"nonce": nonce, "r": STANDARD.encode(r), "s": STANDARD.encode(s)}})
+            let (r, s) = (STANDARD.encode(r), STANDARD.encode(s));
+            json!({"rsa_signature": null, "ecdsa_signature": {"nonce": nonce, "r": r, "s": s}})
         };
         Ok(answer.to_string().into_bytes())
     }

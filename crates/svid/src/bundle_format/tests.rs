@@ -131,7 +131,8 @@ fn only_the_first_certificate_of_an_entry_counts_and_bad_entries_are_ignored() {
     let (one, two) = (ca("one"), ca("two"));
     let entry = |value: Value| json!({"use": "x509-svid", "kty": "EC", "x5c": value});
     let document = json!({"keys": [
-        {"use": "x509-svid", "kty": "EC"}, entry(json!([])), entry(json!("text")), entry(json!(["!"])), entry(json!(["AAAA"])),
+        {"use": "x509-svid", "kty": "EC"}, entry(json!([])), entry(json!("text")), entry(json!(["!"])),
+        entry(json!(["AAAA"])),
         entry(json!([x5c(one.der()), x5c(two.der())])), entry(json!([x5c(one.der())])),
     ]});
     assert_eq!(read(&document).unwrap(), bundle_of(&[one.der()]));
@@ -166,9 +167,11 @@ fn jwt_keys_without_id_or_with_bad_parameters_are_ignored() {
     let x = URL_SAFE_NO_PAD.encode([1; 32]);
     let key = |kid: Value, crv: &str, x: &str| json!({"use": "jwt-svid", "kty": "EC", "kid": kid, "crv": crv, "x": x, "y": x});
     let document = json!({"keys": [
-        key(Value::Null, "P-256", &x), key("".into(), "P-256", &x), key("a".into(), "P-384", &x), key("a".into(), "P-256", "AA"),
+        key(Value::Null, "P-256", &x), key("".into(), "P-256", &x), key("a".into(), "P-384", &x),
+        key("a".into(), "P-256", "AA"),
         key("a".into(), "secp256k1", &x), key("a".into(), "P-256", "="),
-        {"use": "jwt-svid", "kty": "RSA", "kid": "a", "n": "AQ", "e": "AQAB"}, {"use": "jwt-svid", "kty": "RSA", "kid": "a"},
+        {"use": "jwt-svid", "kty": "RSA", "kid": "a", "n": "AQ", "e": "AQAB"},
+        {"use": "jwt-svid", "kty": "RSA", "kid": "a"},
         key("good".into(), "P-256", &x), key("good".into(), "P-256", &URL_SAFE_NO_PAD.encode([2; 32])),
     ]});
     let bundle = read(&document).unwrap();

@@ -203,3 +203,36 @@ fn unusable_authorities_are_left_out_and_named() {
     );
     assert!(verify_x509_svid(&[leaf], &anchors, NOW).is_ok());
 }
+
+// XINH-08
+#[test]
+fn signatures_over_sha1_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command
+            .args(arguments.split(' '))
+            .current_dir(&dir)
+            .output()
+            .expect("the tests need openssl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let extensions = "subjectAltName=URI:spiffe://td.example/a\nkeyUsage=critical,digitalSignature\n";
+    std::fs::write(dir.path().join("leaf.cnf"), extensions).unwrap();
+    openssl(
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=root -sha256 -days 2 \
+         -addext keyUsage=critical,keyCertSign",
+    );
+    openssl("req -newkey rsa:2048 -nodes -keyout leaf.key -out leaf.csr -subj /CN=leaf");
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    let anchors = TrustAnchors::from_bundle(&crate::Bundle::from_pem(td(), &read("ca.pem")).unwrap());
+    for (digest, accepted) in [("-sha1", false), ("-md5", false), ("-sha256", true)] {
+        openssl(&format!(
+            "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile leaf.cnf {digest} -outform DER \
+             -out leaf.der"
+        ));
+        let leaf = CertificateDer::from(read("leaf.der"));
+        let now = X509Svid::from_chain(vec![leaf.clone()]).unwrap().not_before();
+        assert_eq!(verify_x509_svid(&[leaf], &anchors, now).is_ok(), accepted, "{digest}");
+    }
+}
