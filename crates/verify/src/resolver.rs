@@ -53,6 +53,8 @@ impl SvidResolver {
     /// The key is unusable or not the SVID's; what was published before stays.
     pub fn publish(&self, svid: &X509Svid, private_key: &PrivatePkcs8KeyDer<'_>) -> Result<(), PublishError> {
         let spiffe_id = || svid.spiffe_id().clone();
+        // Borrowed, so that no copy is left behind that nobody wipes.
+        let borrowed = PrivateKeyDer::Pkcs8(private_key.secret_pkcs8_der().into());
         let key = aws_lc_rs::sign::any_supported_type(&borrowed).map_err(|source| PublishError::Key {
             spiffe_id: spiffe_id(),
             source,
