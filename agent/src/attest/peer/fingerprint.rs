@@ -1,0 +1,94 @@
+//! What makes a process the same as before.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustix::fs::{AtFlags, statat};
+
+use super::{PeerError, Proc};
+use crate::attest::proc_text::Ids;
+
+/// Identity of a program file.
+///
+/// Without the time of its last status change: that moves when a package upgrade unlinks the file, which changes
+/// nothing about the running program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExeId {
+    /// The file system.
+    pub dev: u64,
+    /// The file in it.
+    pub inode: u64,
+    /// Its length in bytes.
+    pub size: i64,
+    /// When it was last written, in seconds and nanoseconds.
+    pub mtime: (i64, i64),
+}
+
+/// A process at one moment, as far as its identity goes. Equal fingerprints of one process, one behind the other, mean
+/// that it neither executed another program nor changed its users or groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Clock ticks between the start of the system and the start of the process.
+    pub start_time: u64,
+    /// User IDs.
+    pub uids: Ids,
+    /// Group IDs.
+    pub gids: Ids,
+    /// SHA-256 over the supplementary groups.
+    groups: [u8; 32],
+    /// The program; `None` if the agent may not look (it lacks `CAP_SYS_PTRACE`). Then `exec` goes unseen.
+    pub exe: Option<ExeId>,
+}
+
+impl Fingerprint {
+    /// The first thing in which `other` differs.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        let Self {
+            start_time,
+            uids,
+            gids,
+            groups,
+            exe,
+        } = self;
+        [
+            (*start_time != other.start_time, "start time"),
+            (*uids != other.uids, "user"),
+            (*gids != other.gids, "group"),
+            (*groups != other.groups, "list of supplementary groups"),
+            (*exe != other.exe, "program"),
+        ]
+        .into_iter()
+        .find_map(|(differs, what)| differs.then_some(what))
+    }
+}
+
+impl Proc<'_> {
+    /// The process as it is now.
+    pub(super) fn fingerprint(&self) -> Result<Fingerprint, PeerError> {
+        let start_time = self.stat()?.start_time;
+        let status = self.status()?;
+        let groups: Vec<u8> = status.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+        let mut hashed = [0; 32];
+        hashed.copy_from_slice(digest(&SHA256, &groups).as_ref());
+        Ok(Fingerprint {
+            start_time,
+            uids: status.uids,
+            gids: status.gids,
+            groups: hashed,
+            exe: self.exe_id()?,
+        })
+    }
+
+    /// The running program's file. `None` if we may not look.
+    fn exe_id(&self) -> Result<Option<ExeId>, PeerError> {
+        match statat(self.dir, "exe", AtFlags::empty()) {
+            Ok(stat) => Ok(Some(ExeId {
+                dev: stat.st_dev,
+                inode: stat.st_ino,
+                size: stat.st_size,
+                mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            })),
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => Ok(None),
+            Err(errno) => Err(self.unreadable("exe", errno)),
+        }
+    }
+}
