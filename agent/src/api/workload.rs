@@ -18,6 +18,7 @@ use mayfly_proto::spiffe::workload::spiffe_workload_api_server::{SpiffeWorkloadA
 use mayfly_runtime::Clock;
 use mayfly_runtime::listen::ConnInfo;
 use tokio::sync::watch;
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
@@ -39,6 +40,12 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub(super) struct WorkloadApi {
     sources: Arc<Sources>,
     callers: Arc<Callers>,
+}
+
+/// Lets a request through that has the security header once, with exactly the value `true` (WEP-08).
+#[derive(Clone)]
+pub(super) struct HeaderCheck {
+    metrics: ApiMetrics,
 }
 
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
@@ -65,16 +72,9 @@ impl WorkloadApi {
     }
 
     /// With the check of the security header in front of every RPC, known or not.
-    pub(super) fn into_service(
-        self,
-    ) -> InterceptedService<SpiffeWorkloadApiServer<Self>, impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone>
-    {
-        let metrics = self.sources.metrics.clone();
-        let server = SpiffeWorkloadApiServer::new(self).max_decoding_message_size(MAX_REQUEST);
-        InterceptedService::new(server, move |request: Request<()>| {
-            check_header(&request).inspect_err(|_| metrics.count_refusal(Refusal::Header))?;
-            Ok(request)
-        })
+    pub(super) fn into_service(self) -> InterceptedService<SpiffeWorkloadApiServer<Self>, HeaderCheck> {
+        let check = HeaderCheck { metrics: self.sources.metrics.clone() };
+        InterceptedService::new(SpiffeWorkloadApiServer::new(self).max_decoding_message_size(MAX_REQUEST), check)
     }
 
     fn open<T, C: Content>(&self, request: &Request<T>) -> Result<Stream<C::Response>, Status> {
@@ -95,12 +95,16 @@ impl WorkloadApi {
     }
 }
 
-/// Exactly one value, and exactly `true` (WEP-08).
-fn check_header<T>(request: &Request<T>) -> Result<(), Status> {
-    let mut values = request.metadata().get_all(HEADER).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value.as_encoded_bytes() == b"true" => Ok(()),
-        _ => Err(refusal_status(Refusal::Header)),
+impl Interceptor for HeaderCheck {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let mut values = request.metadata().get_all(HEADER).iter();
+        let proper =
+            matches!((values.next(), values.next()), (Some(value), None) if value.as_encoded_bytes() == b"true");
+        if !proper {
+            self.metrics.count_refusal(Refusal::Header);
+            return Err(refusal_status(Refusal::Header));
+        }
+        Ok(request)
     }
 }
 

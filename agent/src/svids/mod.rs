@@ -202,6 +202,12 @@ impl Subscription {
         self.states.borrow_and_update().clone()
     }
 
+    /// Whether the state is another than the one last seen. That the worker has ended is told by
+    /// [`changed`](Self::changed) only.
+    pub fn has_changed(&self) -> bool {
+        self.states.has_changed().unwrap_or(false)
+    }
+
     /// Waits until the state is another than the one last seen.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use super::*;
 use crate::api::{ApiParts, WorkloadServer};
+use crate::attest::unix::{Settings as UnixSettings, UnixAttestor};
 use crate::attest::{Attestors, PeerProcess, WorkloadAttestor};
 
 /// Says `s:1` of everybody.
@@ -473,4 +474,91 @@ async fn connections_of_one_user_have_a_bound() {
         }
     };
     assert!(refused);
+}
+
+// WEP-21 WAPI-06
+#[tokio::test]
+async fn the_unix_attestor_sees_the_caller_itself() {
+    let uid = rustix::process::getuid().as_raw();
+    let mut mine = entry("mine", &[]);
+    mine.spec.selectors = [format!("unix:uid:{uid}").parse().unwrap()].into_iter().collect();
+    let mut other = entry("other", &[]);
+    other.spec.selectors = [format!("unix:uid:{}", uid + 1).parse().unwrap()].into_iter().collect();
+    let served = Served::start(vec![]);
+    served.stage.update(ViewUpdate { puts: vec![mine, other], ..ViewUpdate::default() });
+    let parts = ApiParts {
+        svids: served.stage.svids.clone(),
+        views: served.stage.views.subscribe(),
+        attestors: Arc::new(Attestors::new(vec![Box::new(UnixAttestor::new(UnixSettings::default()))])),
+        clock: served.stage.clock.clone(),
+        metrics: ApiMetrics::default(),
+    };
+    let path = served.dir.path().join("real.sock");
+    let server =
+        WorkloadServer::bind(ApiSettings { socket_path: path.clone(), ..ApiSettings::default() }, parts).unwrap();
+    let stop = served.stop.clone();
+    served.stage.supervisor.spawn_once("real", async move |_| {
+        server.run(stop).await;
+        Ok(())
+    });
+    let mut client = SpiffeWorkloadApiClient::new(connect(&path).await.unwrap());
+    let mut stream = client.fetch_x509svid(proper(pb::X509svidRequest {})).await.unwrap().into_inner();
+    assert_eq!(ids(&stream.message().await.unwrap().unwrap()), ["mine"]);
+}
+
+/// A header field as a literal that no table is needed for (RFC 7541 §6.2.2).
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap(); // below 127
+    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+// IOP-01
+#[tokio::test]
+async fn clients_that_send_the_sockets_path_as_authority_are_answered() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    let served = Served::start(vec![entry("a", &["s:1"])]);
+    for authority in [Some("tmp%2Fa.sock"), Some("/tmp/a.sock"), Some(""), Some("localhost"), None] {
+        let mut fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/SpiffeWorkloadAPI/FetchX509SVID"),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            (HEADER, "true"),
+        ]
+        .map(|(name, value)| literal(name, value))
+        .to_vec();
+        if let Some(authority) = authority {
+            fields.insert(3, literal(":authority", authority));
+        }
+        let mut socket = UnixStream::connect(served.path()).await.unwrap();
+        let opening = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(SETTINGS, 0, 0, &[]),
+            frame(HEADERS, 4, 1, &fields.concat()),
+            frame(DATA, 1, 1, &[0; 5]), // an empty message, and the end of the request
+        ];
+        socket.write_all(&opening.concat()).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            socket.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            socket.read_exact(&mut payload).await.unwrap();
+            assert_ne!(head[3], RST_STREAM, "{authority:?}");
+            if head[3] == DATA {
+                let message = pb::X509svidResponse::decode(&payload[5..]).unwrap();
+                assert_eq!(ids(&message), ["a"], "{authority:?}");
+                break;
+            }
+        }
+    }
 }
