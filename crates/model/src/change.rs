@@ -304,7 +304,7 @@ impl Change {
             Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
             Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
             Self::AgentBan(id) => one("agent.banned", id.to_string(), json!({})),
-            Self::AgentDelete(id) => one("agent.evicted", id.to_string(), json!({})),
+            Self::AgentDelete(id) => with_entries(deltas, ("agent.evicted", id.to_string(), json!({}))),
             Self::TokenCreate {
                 hash,
                 expires_at,
@@ -346,6 +346,19 @@ impl Change {
             Self::Note { kind, subject, body } => one(kind, subject.clone(), body.clone()),
         }
     }
+}
+
+/// The record of a change, followed by one for each entry that went or changed with it.
+fn with_entries(
+    deltas: &[Delta],
+    record: (&'static str, String, Value),
+) -> Vec<(&'static str, String, Value)> {
+    let entries = deltas.iter().filter_map(|delta| match delta {
+        Delta::EntryGone(entry) => Some(("entry.deleted", entry.id.to_string(), entry_body(entry))),
+        Delta::EntryPut(entry) => Some(("entry.updated", entry.id.to_string(), entry_body(entry))),
+        _ => None,
+    });
+    std::iter::once(record).chain(entries).collect()
 }
 
 fn entry_body(entry: &Entry) -> Value {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use mayfly_model::Actor;
 use mayfly_runtime::Clock;
 use mayfly_svid::{Timestamp, X509Svid};
@@ -35,13 +36,18 @@ pub struct ServerSvid {
     resolver: Arc<SvidResolver>,
     clock: Arc<dyn Clock>,
     ttl: Duration,
-    current: Option<X509Svid>,
+    current: Arc<ArcSwapOption<X509Svid>>,
 }
 
 impl ServerSvid {
     /// Publishes to `resolver`; until the first [`Self::pass`] every handshake is refused.
     pub fn new(issuance: Issuance, resolver: Arc<SvidResolver>, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
-        Self { issuance, resolver, clock, ttl, current: None }
+        Self { issuance, resolver, clock, ttl, current: Arc::default() }
+    }
+
+    /// Where the SVID in use is found.
+    pub fn current(&self) -> Arc<ArcSwapOption<X509Svid>> {
+        self.current.clone()
     }
 
     /// Renews if half of the life is over, or if there is none yet. `server_id` is `spiffe://<td>/spire/server`.
@@ -50,7 +56,7 @@ impl ServerSvid {
     /// See [`ServerSvidError`]; the old one stays in use.
     pub async fn pass(&mut self, server_id: &mayfly_svid::SpiffeId) -> Result<(), ServerSvidError> {
         let now: Timestamp = self.clock.now().into();
-        if let Some(current) = &self.current {
+        if let Some(current) = self.current.load().as_deref() {
             let life = current.not_after().since(current.not_before());
             if now < current.not_before().plus(life / 2) && now >= current.not_before() {
                 return Ok(());
@@ -68,7 +74,7 @@ impl ServerSvid {
         let key_der = Zeroizing::new(key.serialize_der());
         self.resolver.publish(&svid, &PrivatePkcs8KeyDer::from(key_der.as_slice())).map_err(ServerSvidError::Publish)?;
         info!(serial = %svid.serial(), not_after = %svid.not_after(), "the server's own SVID is in use");
-        self.current = Some(svid);
+        self.current.store(Some(Arc::new(svid)));
         Ok(())
     }
 }

@@ -80,6 +80,8 @@ pub struct Applied {
     pub after: Arc<Snapshot>,
     /// What changed, in order.
     pub deltas: Vec<Delta>,
+    /// The state was read anew from the store: what changed is not known, so everyone has to look again.
+    pub reloaded: bool,
 }
 
 /// Called on the committer's thread after each commit, before callers hear of it. Must be quick
@@ -100,6 +102,7 @@ pub struct Committer {
     queue: mpsc::Sender<Job>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     healthy: watch::Receiver<bool>,
+    revision: watch::Receiver<Revision>,
 }
 
 /// What the store held at start, besides the snapshot.
@@ -134,9 +137,10 @@ impl Committer {
         let snapshot = Arc::new(ArcSwap::from_pointee(loaded));
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (health, healthy) = watch::channel(true);
-        let mut writer = Writer { store, jobs, snapshot: snapshot.clone(), observer, health };
+        let (advance, revision) = watch::channel(snapshot.load().revision());
+        let mut writer = Writer { store, jobs, snapshot: snapshot.clone(), observer, health, advance };
         thread::Builder::new().name("commit".into()).spawn(move || writer.run()).map_err(StartError::Thread)?;
-        Ok(Self { queue, snapshot, healthy })
+        Ok(Self { queue, snapshot, healthy, revision })
     }
 
     /// The state as of the newest commit. Cheap; take it once per request so that the request sees one state.
@@ -147,6 +151,11 @@ impl Committer {
     /// Whether the last commit reached the disk. A server that cannot write is alive, but not ready.
     pub fn healthy(&self) -> watch::Receiver<bool> {
         self.healthy.clone()
+    }
+
+    /// Changes with each commit: wakes those who follow the snapshot.
+    pub fn revision(&self) -> watch::Receiver<Revision> {
+        self.revision.clone()
     }
 
     /// Makes one change durable.
@@ -206,6 +215,7 @@ struct Writer {
     snapshot: Arc<ArcSwap<Snapshot>>,
     observer: Observer,
     health: watch::Sender<bool>,
+    advance: watch::Sender<Revision>,
 }
 
 impl Writer {
@@ -240,6 +250,9 @@ impl Writer {
                 let failure = Arc::new(failure);
                 error!(error = %mayfly_runtime::Chain(&*failure), steps = steps.len(), "nothing was stored");
                 self.health.send_if_modified(|healthy| std::mem::replace(healthy, false));
+                if failure.needs_reload() {
+                    self.reload();
+                }
                 steps.iter().map(|_| Err(CommitError::Store(failure.clone()))).collect()
             }
         }
@@ -255,6 +268,32 @@ impl Writer {
         let before = self.snapshot.load_full();
         let after = Arc::new(before.with(revision, &deltas));
         self.snapshot.store(after.clone());
-        (self.observer)(&Applied { before, after, deltas });
+        (self.observer)(&Applied { before, after, deltas, reloaded: false });
+        self.advance.send_replace(revision);
+    }
+
+    /// The store does not know what memory should hold, so memory is built anew from what is durable. While that fails,
+    /// every commit does, and the next one tries again.
+    fn reload(&mut self) {
+        match self.store.load() {
+            Ok(state) => {
+                let before = self.snapshot.load_full();
+                let after = Arc::new(Snapshot::load(
+                    before.trust_domain().clone(),
+                    &state.history,
+                    state.revision,
+                    state.entries,
+                    state.agents,
+                    state.authorities,
+                    state.bundles,
+                ));
+                info!(revision = %after.revision(), "state loaded anew");
+                self.snapshot.store(after.clone());
+                let revision = after.revision();
+                (self.observer)(&Applied { before, after, deltas: vec![], reloaded: true });
+                self.advance.send_replace(revision);
+            }
+            Err(failure) => error!(error = %mayfly_runtime::Chain(&failure), "the state cannot be loaded anew"),
+        }
     }
 }

@@ -149,6 +149,9 @@ impl Hub {
         if streams.is_empty() {
             return;
         }
+        if applied.reloaded {
+            streams.values().for_each(|mailbox| mailbox.add(|pending| pending.everything = true));
+        }
         let tell = |id: &SpiffeId, change: &dyn Fn(&mut Pending)| {
             if let Some(mailbox) = streams.get(id) {
                 mailbox.add(change);

@@ -85,6 +85,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store refuses to go on until [`Store::load`](crate::Store::load): what is durable is not known here.
+    pub fn needs_reload(&self) -> bool {
+        matches!(self, Self::FateUnknown | Self::ChangedElsewhere { .. })
+    }
+
     /// What it means for a caller.
     pub fn kind(&self) -> ErrorKind {
         match self {

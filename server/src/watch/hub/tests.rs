@@ -52,7 +52,7 @@ impl World {
         let before = self.state.clone();
         let after = Arc::new(before.with(Revision(before.revision().0 + 1), &deltas));
         self.state = after.clone();
-        self.hub.observe(&Applied { before, after, deltas });
+        self.hub.observe(&Applied { before, after, deltas, reloaded: false });
     }
 
     fn agent(&self, name: &str) -> Arc<Agent> {

@@ -1,0 +1,252 @@
+//! Puts the server together: the only file that names concrete stores, key managers, attestors and listeners.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use mayfly_keys::{DiskKeys, KeyManager, MemoryKeys};
+use mayfly_model::Delta;
+use mayfly_node_attest::{Attestors, Builtin, Deps as AttestDeps};
+use mayfly_runtime::admin_http::{AdminHttp, AdminPages};
+use mayfly_runtime::listen::{self, Tls, UnixSocket, bind_tcp};
+use mayfly_runtime::telemetry::LogHandle;
+use mayfly_runtime::{Chain, Clock, OnExit, Readiness, Supervisor, SystemClock, files};
+use mayfly_svid::Bundle;
+use mayfly_verify::{Authorize, BundleSet, ClientAuth, SpiffeClientVerifier, SvidResolver, server_config};
+use prometheus_client::registry::Registry;
+use rustls::time_provider::DefaultTimeProvider;
+use tracing::{info, warn};
+
+use crate::api::watch::WatchService;
+use crate::api::{self, Api, Deps, Face};
+use crate::app::authorities::Authorities;
+use crate::app::issue::Issuance;
+use crate::app::server_svid::ServerSvid;
+use crate::app::upkeep;
+use crate::commit::{Applied, Committer, Snapshot};
+use crate::config::{AttestorSettings, KeySettings, Loaded, Settings};
+use crate::watch::{History, Hub};
+
+/// Longest life of a join token.
+const JOIN_TOKEN_MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// It could not start, or a part that must run until the stop failed.
+pub fn run(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no async runtime")?;
+    runtime.block_on(serve(loaded, log))
+}
+
+async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
+    let Loaded { settings, effective } = loaded;
+    info!(version = env!("CARGO_PKG_VERSION"), trust_domain = %settings.trust_domain, "starting");
+    for (key, value) in &effective {
+        tracing::debug!(key, value, "setting");
+    }
+    let supervisor = Supervisor::new();
+    let readiness = Readiness::new();
+    let starting = readiness.block("start");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+
+    // State.
+    let _lock = files::lock_dir(&settings.data_dir).context("the data folder")?;
+    let store = mayfly_store::open_sqlite(&settings.data_dir.join("server.db"), &settings.trust_domain)
+        .context("the database")?;
+    let bundles = Arc::new(BundleSet::new());
+    let mut hub = None;
+    let committer = Committer::start(store, &settings.trust_domain, |recovered, loaded| {
+        let hub: &Arc<Hub> =
+            hub.insert(Arc::new(Hub::new(History::new(recovered.changes.clone()), loaded.revision())));
+        publish_bundles(&bundles, loaded);
+        Box::new(observer(hub.clone(), bundles.clone()))
+    })
+    .context("the state")?;
+    let hub = hub.context("the observer is made while the committer starts")?;
+
+    // Authorities, and the server's own SVID under one of them.
+    let keys = key_manager(&settings)?;
+    let authorities = Authorities::new(committer.clone(), keys, clock.clone(), settings.authority);
+    authorities.pass().await.context("no authority can sign")?;
+    let issuance = Issuance::new(committer.clone(), clock.clone(), authorities.active(), settings.issue);
+    let resolver = Arc::new(SvidResolver::new());
+    let mut server_svid =
+        ServerSvid::new(issuance.clone(), resolver.clone(), clock.clone(), settings.issue.agent_ttl);
+    let server_id = settings.trust_domain.server_id();
+    server_svid.pass(&server_id).await.context("the server has no SVID of its own")?;
+    let own_svid = server_svid.current();
+
+    // The API.
+    let stop = supervisor.stop_token();
+    let watch =
+        WatchService::new(committer.clone(), hub.clone(), clock.clone(), settings.watch, stop.clone());
+    let mut roles = settings.roles.clone();
+    roles.admin_uids.extend([0, rustix::process::geteuid().as_raw()]);
+    let api = Api::new(Deps {
+        committer: committer.clone(),
+        issuance,
+        attestors: attestors(&settings).await?,
+        clock: clock.clone(),
+        readiness: readiness.clone(),
+        log,
+        own_svid: Arc::new(move || own_svid.load_full().map(|svid| svid.as_ref().clone())),
+        roles,
+        attest_limits: settings.attest_limits,
+        join_token_max_ttl: JOIN_TOKEN_MAX_TTL,
+        watch: Arc::new(watch),
+    });
+
+    // Listeners.
+    let verifier = SpiffeClientVerifier::new(bundles, Authorize::matching(|_| true), ClientAuth::Optional);
+    let tls = server_config(resolver, Arc::new(verifier), Arc::new(DefaultTimeProvider));
+    let tcp = bind_tcp(settings.bind_address)?;
+    info!(address = %tcp.local_addr()?, "listening for agents");
+    let unix = UnixSocket::bind(&settings.socket_path, settings.socket_mode)?;
+    info!(path = %settings.socket_path.display(), "listening for operators");
+    let tcp = listen::Server::new("tcp", tcp, settings.tcp_limits.clone())
+        .acceptor(Tls::new(Arc::new(tls), &settings.tcp_limits));
+    let unix = listen::Server::new("unix", unix, settings.unix_limits.clone());
+
+    let mut registry = Registry::with_prefix("mayfly_server");
+    tcp.metrics().register(&mut registry, "tcp");
+    unix.metrics().register(&mut registry, "unix");
+    api.metrics().register(&mut registry);
+    if let Some(address) = settings.health_address {
+        let alive = supervisor.clone();
+        let pages = AdminPages {
+            readiness: readiness.clone(),
+            // A database that is away is no reason to restart the server: what it holds in memory is served meanwhile.
+            liveness: Arc::new(move || match alive.stop_token().is_cancelled() {
+                false => Ok(()),
+                true => Err("the server is stopping".into()),
+            }),
+            registry: Arc::new(registry),
+        };
+        let http = AdminHttp::bind(address, pages.router())?;
+        info!(address = %http.address(), "serving health and metrics");
+        supervisor.spawn_once("admin_http", async move |stop| {
+            http.serve(stop).await;
+            Ok(())
+        });
+    }
+
+    let (remote, local) = (api::routes(&api, Face::Remote), api::routes(&api, Face::Local));
+    supervisor.spawn_once("tcp", async move |stop| {
+        tcp.serve(remote, stop).await;
+        Ok(())
+    });
+    supervisor.spawn_once("unix", async move |stop| {
+        unix.serve(local, stop).await;
+        Ok(())
+    });
+    spawn_upkeep(&supervisor, &committer, &clock, &readiness);
+    spawn_rotation(&supervisor, authorities, server_svid, &settings);
+    drop(starting);
+    info!("ready");
+
+    supervisor.run_until_signal(settings.drain + Duration::from_secs(2)).await.context("stopping")?;
+    info!("stopped");
+    Ok(())
+}
+
+/// What happens on the committer's thread after each commit.
+fn observer(hub: Arc<Hub>, bundles: Arc<BundleSet>) -> impl Fn(&Applied) + Send {
+    move |applied| {
+        let changed = |delta: &Delta| matches!(delta, Delta::BundlePut(_) | Delta::BundleGone(_));
+        if applied.reloaded || applied.deltas.iter().any(changed) {
+            publish_bundles(&bundles, &applied.after);
+        }
+        hub.observe(applied);
+    }
+}
+
+/// TLS verifies callers against the own bundle and the foreign ones.
+fn publish_bundles(bundles: &BundleSet, state: &Snapshot) {
+    let all: Vec<Arc<Bundle>> =
+        state.own_bundle().into_iter().chain(state.federated_bundles_after(None)).cloned().collect();
+    bundles.publish(all.iter().map(AsRef::as_ref));
+}
+
+fn key_manager(settings: &Settings) -> anyhow::Result<Arc<dyn KeyManager>> {
+    Ok(match settings.keys {
+        KeySettings::Disk => Arc::new(DiskKeys::open(&settings.data_dir.join("keys")).context("the key folder")?),
+        KeySettings::Memory => {
+            warn!("keys are kept in memory: after a restart, agents must be given the new bundle by hand");
+            Arc::new(MemoryKeys::new())
+        }
+    })
+}
+
+async fn attestors(settings: &Settings) -> anyhow::Result<Attestors> {
+    let AttestorSettings { join_token, x509pop } = settings.attestors.clone();
+    let deps = AttestDeps { trust_domain: settings.trust_domain.clone(), base_dir: "/".into() };
+    let mut sections = vec![];
+    if join_token {
+        sections.push(("join_token", toml::Table::new()));
+    }
+    if let Some(x509pop) = x509pop {
+        let mut section = toml::Table::new();
+        section.insert("ca_bundle_path".into(), x509pop.ca_bundle_path.display().to_string().into());
+        section.insert("max_intermediates".into(), i64::try_from(x509pop.max_intermediates)?.into());
+        sections.push(("x509pop", section));
+    }
+    // Reads files.
+    tokio::task::spawn_blocking(move || {
+        let mut halves = vec![];
+        for (name, section) in sections {
+            let builtin = Builtin::find(name).context("an attestor of the settings is built in")?;
+            halves.push((builtin.server)(section, &deps)?);
+        }
+        Ok(Attestors::new(halves))
+    })
+    .await?
+}
+
+fn spawn_upkeep(supervisor: &Supervisor, committer: &Committer, clock: &Arc<dyn Clock>, readiness: &Readiness) {
+    let (c, k) = (committer.clone(), clock.clone());
+    supervisor.spawn("expire_entries", OnExit::Restart, move |stop| {
+        let (c, k) = (c.clone(), k.clone());
+        async move {
+            upkeep::expire_entries(c, k, stop).await;
+            Ok(())
+        }
+    });
+    let (c, k) = (committer.clone(), clock.clone());
+    supervisor.spawn("prune_tokens", OnExit::Restart, move |stop| {
+        let (c, k) = (c.clone(), k.clone());
+        async move {
+            upkeep::prune_tokens(c, k, stop).await;
+            Ok(())
+        }
+    });
+    let (c, k, r) = (committer.clone(), clock.clone(), readiness.clone());
+    supervisor.spawn("follow_database", OnExit::Restart, move |stop| {
+        let (c, k, r) = (c.clone(), k.clone(), r.clone());
+        async move {
+            upkeep::follow_database(c, k, r, stop).await;
+            Ok(())
+        }
+    });
+}
+
+/// Looks at authorities and the own SVID often enough that no step of the shortest of their lives is missed.
+fn spawn_rotation(supervisor: &Supervisor, authorities: Authorities, mut server_svid: ServerSvid, settings: &Settings) {
+    let shortest = settings.authority.ttl.min(settings.issue.agent_ttl);
+    let pause = (shortest / 30).clamp(Duration::from_millis(500), Duration::from_secs(10));
+    let server_id = settings.trust_domain.server_id();
+    supervisor.spawn_once("rotate", async move |stop| {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+            if let Err(failure) = authorities.pass().await {
+                warn!(error = %Chain(&failure), "the authorities are not where they should be; trying again");
+            }
+            if let Err(failure) = server_svid.pass(&server_id).await {
+                warn!(error = %Chain(&failure), "the server's own SVID is not renewed yet; trying again");
+            }
+        }
+    });
+}
