@@ -14,6 +14,7 @@ use mayfly_runtime::listen::Limits;
 use mayfly_runtime::telemetry::{LogFormat, LogSettings, check_level};
 use mayfly_svid::{SpiffeId, TrustDomain};
 
+use crate::api::AttestLimits;
 use crate::api::watch::WatchSettings;
 use crate::app::authorities::AuthoritySettings;
 use crate::app::caller::RoleMap;
@@ -49,17 +50,6 @@ pub struct X509PopSettings {
     pub ca_bundle_path: PathBuf,
     /// Longest chain between leaf and authority.
     pub max_intermediates: usize,
-}
-
-/// Bounds on what callers without authentication can cost (design §9.2).
-#[derive(Clone, Copy, Debug)]
-pub struct AttestLimits {
-    /// Attestations per second from one address; more wait a moment and are then asked to come back.
-    pub per_second: u32,
-    /// How many may come at once.
-    pub burst: u32,
-    /// Attestations under way at a time, from everywhere.
-    pub concurrent: usize,
 }
 
 /// All settings, checked.
@@ -240,10 +230,12 @@ fn attestors(section: &Section<'_>, reader: &Reader) -> AttestorSettings {
 }
 
 fn limits(section: &Section<'_>, drain: Duration) -> (AttestLimits, Limits, Limits) {
+    let defaults = AttestLimits::default();
     let attest = AttestLimits {
-        per_second: section.integer::<u32>("attestations_per_second").range(1..=100_000).or(20),
-        burst: section.integer::<u32>("attestation_burst").range(1..=100_000).or(100),
-        concurrent: section.integer::<usize>("attestations").range(1..=10_000).or(64),
+        per_second: section.integer::<u32>("attestations_per_second").range(1..=100_000).or(defaults.per_second),
+        burst: section.integer::<u32>("attestation_burst").range(1..=100_000).or(defaults.burst),
+        concurrent: section.integer::<usize>("attestations").range(1..=10_000).or(defaults.concurrent),
+        ..defaults
     };
     let defaults = Limits::default();
     let tcp = Limits {
