@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mayfly_keys::{DiskKeys, KeyManager, MemoryKeys};
 use mayfly_model::Delta;
-use mayfly_node_attest::{Attestors, Builtin, Deps as AttestDeps};
+use mayfly_node_attest::{Builtin, Deps as AttestDeps};
 use mayfly_runtime::admin_http::{AdminHttp, AdminPages};
 use mayfly_runtime::listen::{self, Tls, UnixSocket, bind_tcp};
 use mayfly_runtime::telemetry::LogHandle;
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::api::watch::WatchService;
 use crate::api::{self, Api, Deps, Face};
+use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::issue::Issuance;
 use crate::app::server_svid::ServerSvid;
