@@ -1,0 +1,59 @@
+//! The configuration files that `mayfly dev` writes. Their keys are those of `server/src/config.rs` and
+//! `agent/src/config.rs`.
+
+use std::path::Path;
+
+use mayfly_svid::TrustDomain;
+use toml::{Table, Value};
+
+use super::layout::Layout;
+
+const HEADER: &str = "# Written by `mayfly dev` at each start: changes are lost.\n";
+
+/// The server's file. Only this user may use its socket; it stands for root's and the server's own on a real machine.
+pub(super) fn server(layout: &Layout, trust_domain: &TrustDomain, port: u16) -> String {
+    let listen = [
+        ("bind_address", text(&format!("127.0.0.1:{port}"))),
+        ("socket_path", path(&layout.server_socket())),
+        ("socket_mode", text("600")),
+    ];
+    render([
+        ("trust_domain", text(trust_domain.as_str())),
+        ("data_dir", path(&layout.server_data())),
+        ("listen", section(listen)),
+    ])
+}
+
+/// The agent's file. Without a token the agent goes on with the identity that it has.
+pub(super) fn agent(layout: &Layout, trust_domain: &TrustDomain, port: u16, token_file: Option<&Path>) -> String {
+    let mut keys = vec![
+        ("trust_domain", text(trust_domain.as_str())),
+        ("data_dir", path(&layout.agent_data())),
+        ("server", text(&format!("127.0.0.1:{port}"))),
+        ("socket_path", path(&layout.agent_socket())),
+        ("trust_bundle", path(&layout.bundle())),
+    ];
+    if let Some(token_file) = token_file {
+        keys.push(("join_token_file", path(token_file)));
+    }
+    render(keys)
+}
+
+fn text(value: &str) -> Value {
+    Value::String(value.to_owned())
+}
+
+/// Paths of ours are UTF-8 unless the user's folder is not; then the daemon says that it does not find it.
+fn path(value: &Path) -> Value {
+    text(&value.to_string_lossy())
+}
+
+fn section<const N: usize>(keys: [(&str, Value); N]) -> Value {
+    Value::Table(keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn render<'k>(keys: impl IntoIterator<Item = (&'k str, Value)>) -> String {
+    let table: Table = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let body = toml::to_string(&table).expect("a table of strings has a TOML form");
+    format!("{HEADER}{body}")
+}

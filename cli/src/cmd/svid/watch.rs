@@ -1,0 +1,103 @@
+//! `mayfly svid watch`: follows the identity of this process until interrupted.
+
+use std::time::Duration;
+
+use mayfly_proto::spiffe::workload::X509svidResponse;
+use mayfly_runtime::BackoffPolicy;
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::IdentityView;
+use crate::Context;
+use crate::errors::{CliError, Exit, code_name, sentence};
+use crate::workload::{Workload, identities};
+
+pub(super) const EXAMPLES: &str = "\
+It goes on when the agent restarts or takes the identity away, and says so. Interrupt it with ctrl-C.
+
+Examples:
+  mayfly svid watch
+  mayfly svid watch --output json          one JSON document a line
+  mayfly svid watch --updates 2            waits for one rotation";
+
+const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(200), Duration::from_secs(15));
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WatchArgs {
+    /// End after so many updates
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    updates: Option<u64>,
+}
+
+/// Follows the stream; reconnects after everything but the two codes that are final (IOP-22).
+///
+/// # Errors
+/// `InvalidArgument` or `Unimplemented`, an unusable answer, or an output that is closed.
+pub(super) async fn run(args: &WatchArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let workload = Workload::connect(context.globals.agent_socket.as_deref()).await?;
+    let mut backoff = RECONNECT.start();
+    let mut left = args.updates;
+    loop {
+        let status = match workload.stream().await {
+            Ok(mut stream) => loop {
+                match stream.message().await {
+                    Ok(Some(answer)) => {
+                        backoff.reset();
+                        show(answer, context)?;
+                        left = left.map(|left| left - 1);
+                        if left == Some(0) {
+                            return Ok(Exit::Ok);
+                        }
+                    }
+                    // The end of the stream and `Cancelled` mean no more than "come again".
+                    Ok(None) => break Status::unavailable("the agent ended the stream"),
+                    Err(status) => break status,
+                }
+            },
+            Err(status) => status,
+        };
+        if matches!(status.code(), Code::InvalidArgument | Code::Unimplemented) {
+            return Err(workload.failed(status));
+        }
+        let pause = backoff.next_delay();
+        lost(&status, pause, context)?;
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn show(answer: X509svidResponse, context: &mut Context) -> Result<(), CliError> {
+    let now = context.now();
+    let views: Vec<IdentityView> = identities(answer)?
+        .iter()
+        .map(|identity| IdentityView::of(identity, now))
+        .collect();
+    if context.out.is_json() {
+        return context
+            .out
+            .json_line(&json!({"event": "update", "time": now.to_string(), "svids": views}));
+    }
+    for view in &views {
+        let line = view.line(&context.out, now);
+        context.out.line(line)?;
+    }
+    Ok(())
+}
+
+fn lost(status: &Status, pause: Duration, context: &mut Context) -> Result<(), CliError> {
+    let now = context.now();
+    if context.out.is_json() {
+        return context.out.json_line(&json!({
+            "event": if status.code() == Code::PermissionDenied { "no_identity" } else { "lost" },
+            "time": now.to_string(),
+            "error": {"code": code_name(status.code()), "message": status.message()},
+        }));
+    }
+    let what = match status.code() {
+        Code::PermissionDenied => "no identity now".to_owned(),
+        _ => format!("the agent is away: {}", sentence(status)),
+    };
+    context
+        .out
+        .note(format!("{what}; next try in {:.1} s", pause.as_secs_f32()));
+    Ok(())
+}

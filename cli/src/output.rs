@@ -1,0 +1,229 @@
+//! What the operator sees: tables that fit the terminal, `key value` blocks, or JSON with stable keys.
+//!
+//! Results go to stdout; notes, progress and errors go to stderr, so that a pipe carries results only.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use mayfly_svid::Timestamp;
+use serde::Serialize;
+use time::UtcOffset;
+
+use crate::errors::CliError;
+use crate::values;
+
+/// The form of the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one document, or one line per event where events are followed.
+    Json,
+}
+
+/// Where results and notes go, and in which form.
+pub(crate) struct Output {
+    format: Format,
+    out: Box<dyn Write + Send>,
+    err: Box<dyn Write + Send>,
+    /// Columns to fit tables into; `None` where stdout is no terminal, so that lines are never broken in a pipe.
+    width: Option<u16>,
+    /// Whether progress may be redrawn on stderr.
+    lively: bool,
+    offset: UtcOffset,
+    progress_shown: bool,
+}
+
+/// Label and value of one line of a block.
+pub(crate) type Field = (&'static str, String);
+
+// === impl Output ===
+
+impl Output {
+    /// The process's own stdout and stderr.
+    pub(crate) fn of_process(format: Format, offset: UtcOffset) -> Self {
+        Self {
+            format,
+            width: terminal_width(),
+            lively: io::stderr().is_terminal(),
+            out: Box::new(anstream::AutoStream::auto(io::stdout())),
+            err: Box::new(anstream::AutoStream::auto(io::stderr())),
+            offset,
+            progress_shown: false,
+        }
+    }
+
+    /// Into two writers, as a terminal of `width` columns would see it, in UTC. For tests.
+    #[cfg(test)]
+    pub(crate) fn into_writers(
+        format: Format,
+        width: Option<u16>,
+        out: Box<dyn Write + Send>,
+        err: Box<dyn Write + Send>,
+    ) -> Self {
+        Self {
+            format,
+            out,
+            err,
+            width,
+            lively: false,
+            offset: UtcOffset::UTC,
+            progress_shown: false,
+        }
+    }
+
+    /// Whether JSON was asked for.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// One line of text on stdout.
+    pub(crate) fn line(&mut self, text: impl AsRef<str>) -> Result<(), CliError> {
+        writeln!(self.out, "{}", text.as_ref())?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Text on stdout as it is, for documents that end their own lines.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.out.write_all(bytes)?;
+        Ok(self.out.flush()?)
+    }
+
+    /// One JSON document on stdout.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(value).expect("our own values have string keys only");
+        self.line(text)
+    }
+
+    /// One JSON document on one line of stdout.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string(value).expect("our own values have string keys only");
+        self.line(text)
+    }
+
+    /// A table on stdout; `empty` stands for one without rows.
+    pub(crate) fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Result<(), CliError> {
+        if rows.is_empty() {
+            return self.line(empty);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).force_no_tty();
+        match self.width {
+            Some(width) => table
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(width),
+            None => table.set_content_arrangement(ContentArrangement::Disabled),
+        };
+        table.set_header(header.iter().map(|name| name.to_uppercase()));
+        table.add_rows(rows);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        self.raw(text.as_bytes())
+    }
+
+    /// Labels and values on stdout, aligned; a value of several lines is indented under its label.
+    pub(crate) fn block(&mut self, fields: &[Field]) -> Result<(), CliError> {
+        let width = fields.iter().map(|(label, _)| label.len()).max().unwrap_or(0) + 2;
+        let mut text = String::new();
+        for (label, value) in fields {
+            let mut lines = value.lines();
+            text.push_str(format!("{label:width$}{}", lines.next().unwrap_or("-")).trim_end());
+            text.push('\n');
+            for line in lines {
+                text.push_str(&format!("{:width$}{line}\n", ""));
+            }
+        }
+        self.raw(text.as_bytes())
+    }
+
+    /// A remark on stderr.
+    pub(crate) fn note(&mut self, text: impl AsRef<str>) {
+        self.end_progress();
+        // Whoever closed stderr does not want to know.
+        let _ = writeln!(self.err, "{}", text.as_ref());
+    }
+
+    /// Progress of long work on stderr, redrawn in place; nothing where stderr is no terminal.
+    pub(crate) fn progress(&mut self, done: usize, total: usize) {
+        if self.lively {
+            let _ = write!(self.err, "\r{done} of {total}");
+            let _ = self.err.flush();
+            self.progress_shown = true;
+        }
+    }
+
+    /// An error with its hints, on stderr.
+    pub(crate) fn error(&mut self, error: &CliError) {
+        self.end_progress();
+        let text = if self.is_json() {
+            format!("{}\n", error.to_json())
+        } else {
+            let hints: String = error.hints().iter().map(|hint| format!("  hint: {hint}\n")).collect();
+            format!("error: {error}\n{hints}")
+        };
+        let _ = self.err.write_all(text.as_bytes());
+    }
+
+    /// `2026-11-22T10:15:00+01:00 (in 52 min)`.
+    pub(crate) fn time(&self, time: Timestamp, now: Timestamp) -> String {
+        format!(
+            "{} ({})",
+            values::rfc3339(time, self.offset),
+            values::relative(time, now)
+        )
+    }
+
+    fn end_progress(&mut self) {
+        if std::mem::take(&mut self.progress_shown) {
+            let _ = write!(self.err, "\r\x1b[K");
+        }
+    }
+}
+
+fn terminal_width() -> Option<u16> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    Table::new().width()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Captured;
+
+    #[test]
+    fn a_table_keeps_to_the_width_of_the_terminal_and_a_pipe_keeps_its_lines() {
+        let long = "spiffe://example.org/".to_owned() + &"a".repeat(100);
+        for (width, most) in [(Some(60), 60), (None, 200)] {
+            let captured = Captured::default();
+            let mut output = Output::into_writers(Format::Text, width, captured.out(), captured.err());
+            output
+                .table(&["id", "name"], vec![vec!["1".into(), long.clone()]], "none")
+                .unwrap();
+            let text = captured.stdout();
+            assert!(text.lines().all(|line| line.len() <= most), "{text}");
+            assert_eq!(text.contains(&long), width.is_none());
+        }
+    }
+
+    #[test]
+    fn values_of_several_lines_stay_under_their_label() {
+        let captured = Captured::default();
+        let mut output = Output::into_writers(Format::Text, None, captured.out(), captured.err());
+        output
+            .block(&[
+                ("Name", "a".into()),
+                ("Selectors", "x\ny".into()),
+                ("Hint", String::new()),
+            ])
+            .unwrap();
+        assert_eq!(
+            captured.stdout(),
+            "Name       a\nSelectors  x\n           y\nHint       -\n"
+        );
+    }
+}
