@@ -1,0 +1,144 @@
+//! Puts the agent together: the only file that names every part.
+//!
+//! ```text
+//!   Keeper (sync) ──publishes──▶ View ──▶ Worker (svids) ◀── WorkloadServer (api) ◀── processes
+//!        │                                   │
+//!        └── Link ◀── ServerIssuer ◀─────────┘ certificates
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mayfly_runtime::admin_http::{AdminHttp, AdminPages};
+use mayfly_runtime::files::{self, DirLock};
+use mayfly_runtime::{Clock, Readiness, Supervisor, SystemClock};
+use mayfly_svid::Bundle;
+use prometheus_client::registry::Registry;
+use tracing::info;
+
+use crate::api::{ApiMetrics, ApiParts, WorkloadServer};
+use crate::config::Settings;
+use crate::svids::{self, SvidMetrics};
+use crate::sync::{AGENT_VERSION, Keeper, KeeperParts, Link, ServerIssuer, SyncMetrics, channel_settings};
+use crate::view::ViewPublisher;
+
+/// An agent whose sockets are bound and whose tasks run.
+#[derive(Debug)]
+pub struct Agent {
+    supervisor: Supervisor,
+    readiness: Readiness,
+    drain: Duration,
+    _lock: DirLock,
+}
+
+/// Binds, loads and starts everything. Must be called within a tokio runtime.
+///
+/// # Errors
+/// Something that no waiting can mend: the folder is in use, the socket is taken, what is kept cannot be read.
+pub fn start(settings: Settings) -> anyhow::Result<Agent> {
+    let lock = files::lock_dir(&settings.data_dir).context("cannot use data_dir")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (supervisor, readiness) = (Supervisor::new(), Readiness::new());
+    let mut registry = Registry::with_prefix("mayfly_agent");
+
+    let views = Arc::new(ViewPublisher::new(Bundle::empty(settings.trust_domain.clone())));
+    let link = Link::new();
+    let svid_metrics = SvidMetrics::default();
+    svid_metrics.register(&mut registry);
+    let issuer = Arc::new(ServerIssuer::new(Arc::clone(&link)));
+    let (svids, worker) = svids::start(
+        settings.svids,
+        issuer,
+        views.subscribe(),
+        Arc::clone(&clock),
+        svid_metrics,
+    );
+
+    let sync_metrics = SyncMetrics::default();
+    sync_metrics.register(&mut registry);
+    let waiting = svids.clone();
+    let keeper = Keeper::new(KeeperParts {
+        trust_domain: settings.trust_domain,
+        server: settings.server,
+        trust_source: settings.trust_source,
+        evidence: settings.evidence,
+        data_dir: settings.data_dir,
+        clock: Arc::clone(&clock),
+        channel: channel_settings(),
+        views: Arc::clone(&views),
+        link,
+        attested: readiness.block("attestation"),
+        synced: readiness.block("first sync with the server"),
+        on_connected: Box::new(move || waiting.retry_now()),
+        metrics: sync_metrics,
+    })?;
+
+    let api_metrics = ApiMetrics::default();
+    api_metrics.register(&mut registry);
+    let parts = ApiParts {
+        svids,
+        views: views.subscribe(),
+        attestors: Arc::new(settings.attestors),
+        clock,
+        metrics: api_metrics,
+    };
+    let workload_api = WorkloadServer::bind(settings.api, parts)?;
+    workload_api.listen_metrics().register(&mut registry, "workload_api");
+
+    if let Some(address) = settings.health {
+        let pages = AdminPages {
+            readiness: readiness.clone(),
+            liveness: Arc::new(|| Ok(())),
+            registry: Arc::new(registry),
+        };
+        let pages = AdminHttp::bind(address, pages.router())?;
+        info!(address = %pages.address(), "health and metrics pages");
+        supervisor.spawn_once("admin_http", async move |stop| {
+            pages.serve(stop).await;
+            Ok(())
+        });
+    }
+    supervisor.spawn_once("svids", |stop| worker.run(stop));
+    supervisor.spawn_once("sync", async move |stop| {
+        keeper.run(stop).await;
+        Ok(())
+    });
+    supervisor.spawn_once("workload_api", async move |stop| {
+        workload_api.run(stop).await;
+        Ok(())
+    });
+    info!(version = AGENT_VERSION, "agent started");
+    Ok(Agent {
+        supervisor,
+        readiness,
+        drain: settings.drain,
+        _lock: lock,
+    })
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// What is still missing until the agent is of use.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// The tasks, to stop them from within.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Runs until a signal, then ends streams and stops. A second signal ends the process at once.
+    ///
+    /// # Errors
+    /// A task failed.
+    pub async fn run(self) -> anyhow::Result<()> {
+        // Streams have `drain`; tasks that close after them get a moment more.
+        let drain = self.drain + Duration::from_secs(2);
+        self.supervisor.run_until_signal(drain).await?;
+        info!("agent stopped");
+        Ok(())
+    }
+}
