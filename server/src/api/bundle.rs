@@ -1,0 +1,206 @@
+//! `spire.api.server.bundle.v1`: the own bundle for everyone, foreign ones for operators and agents.
+
+use std::sync::Arc;
+
+use mayfly_model::BundleDeleteMode;
+use mayfly_proto::convert::{self, ConvertError};
+use mayfly_proto::spire::server::bundle::bundle_server::Bundle as BundleApi;
+use mayfly_proto::spire::server::bundle::*;
+use mayfly_proto::spire::types;
+use mayfly_svid::{Bundle, TrustDomain};
+use tonic::{Request, Response, Status};
+
+use super::entry::check_batch;
+use super::page::Wanted;
+use super::status::{invalid, to_item, to_status};
+use super::{Api, Call};
+use crate::app::bundles::{self, BundleError};
+
+pub(super) struct BundleService(pub(super) Arc<Api>);
+
+#[tonic::async_trait]
+impl BundleApi for BundleService {
+    /// The own one counts.
+    async fn count_bundles(
+        &self,
+        request: Request<CountBundlesRequest>,
+    ) -> Result<Response<CountBundlesResponse>, Status> {
+        let snapshot = Call::of(&request)?.snapshot;
+        let count = snapshot.federated_bundles_after(None).count() + usize::from(snapshot.own_bundle().is_some());
+        Ok(Response::new(CountBundlesResponse { count: i32::try_from(count).unwrap_or(i32::MAX) }))
+    }
+
+    async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<types::Bundle>, Status> {
+        let call = Call::of(&request)?;
+        let mask = request.into_inner().output_mask;
+        let bundle = call.snapshot.own_bundle().ok_or_else(|| Status::unavailable("there is no bundle yet"))?;
+        Ok(Response::new(masked(bundle, mask.as_ref())))
+    }
+
+    async fn append_bundle(&self, request: Request<AppendBundleRequest>) -> Result<Response<types::Bundle>, Status> {
+        let call = Call::of(&request)?;
+        let AppendBundleRequest { x509_authorities, jwt_authorities, output_mask, wit_authorities } =
+            request.into_inner();
+        if !wit_authorities.is_empty() {
+            return Err(invalid("wit_authorities: are not supported"));
+        }
+        let x509 = convert::x509_authorities(&x509_authorities).map_err(|refused| to_status(&refused))?;
+        let jwt = convert::jwt_authorities(&jwt_authorities).map_err(|refused| to_status(&refused))?;
+        let appended = bundles::append(&self.0.committer, &call.actor, call.now, x509, jwt).await;
+        let bundle = appended.map_err(|refused| to_status(&refused))?;
+        Ok(Response::new(masked(&bundle, output_mask.as_ref())))
+    }
+
+    async fn publish_jwt_authority(
+        &self,
+        _: Request<PublishJwtAuthorityRequest>,
+    ) -> Result<Response<PublishJwtAuthorityResponse>, Status> {
+        Err(Status::unimplemented("downstream servers are not supported"))
+    }
+
+    async fn publish_wit_authority(
+        &self,
+        _: Request<PublishWitAuthorityRequest>,
+    ) -> Result<Response<PublishWitAuthorityResponse>, Status> {
+        Err(Status::unimplemented("downstream servers are not supported"))
+    }
+
+    /// Pages in the order of trust domains.
+    async fn list_federated_bundles(
+        &self,
+        request: Request<ListFederatedBundlesRequest>,
+    ) -> Result<Response<ListFederatedBundlesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let ListFederatedBundlesRequest { output_mask, page_size, page_token } = request.into_inner();
+        let wanted = Wanted::parse("bundles", &[], page_size, &page_token)?;
+        let after = wanted.after::<TrustDomain>()?;
+        let page = wanted
+            .collect(
+                call.snapshot.federated_bundles_after(after.as_ref()),
+                |_| true,
+                |bundle| bundle.trust_domain.to_string(),
+                |bundle| masked(bundle, output_mask.as_ref()),
+            )
+            .await;
+        Ok(Response::new(ListFederatedBundlesResponse { bundles: page.items, next_page_token: page.next_token }))
+    }
+
+    async fn get_federated_bundle(
+        &self,
+        request: Request<GetFederatedBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let call = Call::of(&request)?;
+        let GetFederatedBundleRequest { trust_domain, output_mask } = request.into_inner();
+        let name = name(&trust_domain).map_err(|refused| to_status(&refused))?;
+        let bundle = bundles::federated(&call.snapshot, &name).map_err(|refused| to_status(&refused))?;
+        Ok(Response::new(masked(bundle, output_mask.as_ref())))
+    }
+
+    async fn batch_create_federated_bundle(
+        &self,
+        request: Request<BatchCreateFederatedBundleRequest>,
+    ) -> Result<Response<BatchCreateFederatedBundleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let BatchCreateFederatedBundleRequest { bundle, output_mask } = request.into_inner();
+        check_batch("bundle", bundle.len())?;
+        let create = |wanted| bundles::create(&self.0.committer, &call.actor, call.now, wanted);
+        let results = batch(bundle.iter().map(Bundle::try_from), create).await;
+        let results = results.into_iter().map(|(status, bundle)| batch_create_federated_bundle_response::Result {
+            status: Some(status),
+            bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+        });
+        Ok(Response::new(BatchCreateFederatedBundleResponse { results: results.collect() }))
+    }
+
+    async fn batch_update_federated_bundle(
+        &self,
+        request: Request<BatchUpdateFederatedBundleRequest>,
+    ) -> Result<Response<BatchUpdateFederatedBundleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let BatchUpdateFederatedBundleRequest { bundle, input_mask, output_mask } = request.into_inner();
+        check_batch("bundle", bundle.len())?;
+        let read = |wire: &types::Bundle| {
+            Ok((name(&wire.trust_domain)?, convert::bundle_patch(wire, input_mask.as_ref())?))
+        };
+        let update = |wanted| bundles::update(&self.0.committer, &call.actor, call.now, wanted);
+        let results = batch(bundle.iter().map(read), update).await;
+        let results = results.into_iter().map(|(status, bundle)| batch_update_federated_bundle_response::Result {
+            status: Some(status),
+            bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+        });
+        Ok(Response::new(BatchUpdateFederatedBundleResponse { results: results.collect() }))
+    }
+
+    async fn batch_set_federated_bundle(
+        &self,
+        request: Request<BatchSetFederatedBundleRequest>,
+    ) -> Result<Response<BatchSetFederatedBundleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let BatchSetFederatedBundleRequest { bundle, output_mask } = request.into_inner();
+        check_batch("bundle", bundle.len())?;
+        let set = |wanted| bundles::set(&self.0.committer, &call.actor, call.now, wanted);
+        let results = batch(bundle.iter().map(Bundle::try_from), set).await;
+        let results = results.into_iter().map(|(status, bundle)| batch_set_federated_bundle_response::Result {
+            status: Some(status),
+            bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+        });
+        Ok(Response::new(BatchSetFederatedBundleResponse { results: results.collect() }))
+    }
+
+    async fn batch_delete_federated_bundle(
+        &self,
+        request: Request<BatchDeleteFederatedBundleRequest>,
+    ) -> Result<Response<BatchDeleteFederatedBundleResponse>, Status> {
+        use batch_delete_federated_bundle_request::Mode;
+        let call = Call::of(&request)?;
+        let BatchDeleteFederatedBundleRequest { trust_domains, mode } = request.into_inner();
+        check_batch("trust_domains", trust_domains.len())?;
+        let mode = match Mode::try_from(mode) {
+            Ok(Mode::Restrict) => BundleDeleteMode::Restrict,
+            Ok(Mode::Delete) => BundleDeleteMode::Delete,
+            Ok(Mode::Dissociate) => BundleDeleteMode::Dissociate,
+            Err(_) => return Err(invalid(format!("mode: {mode} is not known"))),
+        };
+        let delete = |wanted| bundles::delete(&self.0.committer, &call.actor, call.now, wanted, mode);
+        let results = batch(trust_domains.iter().map(|text| name(text)), delete).await;
+        let results = results.into_iter().zip(trust_domains);
+        let results = results.map(|((status, _), trust_domain)| batch_delete_federated_bundle_response::Result {
+            status: Some(status),
+            trust_domain,
+        });
+        Ok(Response::new(BatchDeleteFederatedBundleResponse { results: results.collect() }))
+    }
+}
+
+fn name(text: &str) -> Result<TrustDomain, ConvertError> {
+    convert::trust_domain("trust_domain", text)
+}
+
+fn masked(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle {
+    let wire = types::Bundle::from(bundle);
+    match mask {
+        Some(mask) => mask.project(wire),
+        None => wire,
+    }
+}
+
+/// Acts on the items that can be read, all at once, and answers for each where it stood.
+async fn batch<T, O, F>(
+    items: impl Iterator<Item = Result<T, ConvertError>>,
+    act: impl FnOnce(Vec<T>) -> F,
+) -> Vec<(types::Status, Option<O>)>
+where
+    F: Future<Output = Vec<Result<O, BundleError>>>,
+{
+    let mut wanted = vec![];
+    let places: Vec<_> = items.map(|item| item.map(|item| wanted.push(item))).collect();
+    let mut results = act(wanted).await.into_iter();
+    let places = places.into_iter().map(|place| match place {
+        Err(_) => (to_item(&place), None),
+        Ok(()) => {
+            let result = results.next().expect("there is an answer for each item");
+            (to_item(&result), result.ok())
+        }
+    });
+    places.collect()
+}

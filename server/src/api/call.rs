@@ -1,0 +1,44 @@
+//! What a service knows of the call that it answers.
+
+use std::sync::Arc;
+
+use mayfly_model::{Actor, Agent};
+use mayfly_svid::Timestamp;
+use tonic::{Request, Status};
+
+use crate::app::caller::Caller;
+use crate::commit::Snapshot;
+
+/// Who calls, why, when, and the state that the call was admitted by. An extension of each request that passed the gate.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls; the gate has checked that they may.
+    pub caller: Caller,
+    /// The same for the log, with the reason that was given.
+    pub actor: Actor,
+    /// The server's time at admission.
+    pub now: Timestamp,
+    /// One state for the whole call.
+    pub snapshot: Arc<Snapshot>,
+}
+
+impl Call {
+    /// The call that `request` belongs to.
+    ///
+    /// # Errors
+    /// The request did not come through the gate, which no listener allows.
+    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        request.extensions().get::<Self>().cloned().ok_or_else(|| Status::internal("internal error"))
+    }
+
+    /// The agent that calls.
+    ///
+    /// # Errors
+    /// No agent calls, which the table of methods does not allow where this is asked.
+    pub(super) fn agent(&self) -> Result<&Arc<Agent>, Status> {
+        match &self.caller {
+            Caller::Agent(agent) => Ok(agent),
+            _ => Err(Status::permission_denied("only agents may call this")),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Bounds of `AttestAgent`, the one call with real work in it that strangers may make (goals attack 28).
+//!
+//! Per address a token bucket, over all addresses a number at a time. Who comes a little too early waits, who comes much
+//! too early is told when to come back. Memory is bounded, however many addresses call.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::app::attest_agent::AttestError;
+
+/// Addresses that are remembered; beyond that they share one bucket until others are full again.
+const ADDRESSES: usize = 65_536;
+
+/// Bounds of `AttestAgent`; settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttestLimits {
+    /// Attestations per second and address (an IPv4 address or an IPv6 /64), in the long run. At least 1.
+    pub per_second: u32,
+    /// How many may come at once after a pause.
+    pub burst: u32,
+    /// Who would have to wait longer is told to come back.
+    pub max_wait: Duration,
+    /// Attestations at a time, over all addresses.
+    pub concurrent: usize,
+    /// From the call to its end, all challenges included.
+    pub deadline: Duration,
+    /// Challenges of one attestation.
+    pub challenges: usize,
+}
+
+impl Default for AttestLimits {
+    fn default() -> Self {
+        Self {
+            per_second: 10,
+            burst: 50,
+            max_wait: Duration::from_secs(1),
+            concurrent: 256,
+            deadline: Duration::from_secs(30),
+            challenges: 8,
+        }
+    }
+}
+
+pub(super) struct AttestGuard {
+    limits: AttestLimits,
+    buckets: Mutex<Buckets>,
+    slots: Arc<Semaphore>,
+}
+
+/// When each bucket will be full again: the only thing one has to know of a bucket.
+#[derive(Default)]
+struct Buckets {
+    by_address: HashMap<IpAddr, Instant>,
+    shared: Option<Instant>,
+}
+
+impl AttestGuard {
+    pub(super) fn new(limits: AttestLimits) -> Self {
+        Self { limits, buckets: Mutex::default(), slots: Arc::new(Semaphore::new(limits.concurrent)) }
+    }
+
+    pub(super) fn limits(&self) -> &AttestLimits {
+        &self.limits
+    }
+
+    /// Admits an attestation from `address`; none is the local socket, which only the number at a time bounds. The permit is
+    /// held to its end.
+    ///
+    /// # Errors
+    /// [`AttestError::Busy`], with when to come back.
+    ///
+    /// # Cancel safety
+    /// If dropped while waiting, the place in the bucket is lost.
+    pub(super) async fn admit(&self, address: Option<IpAddr>) -> Result<OwnedSemaphorePermit, AttestError> {
+        if let Some(address) = address {
+            let wait = self.take(network(address), Instant::now())?;
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
+        // Those who wait above hold no slot, so that one address cannot keep the slots of all.
+        self.slots.clone().try_acquire_owned().map_err(|_| busy(self.limits.max_wait))
+    }
+
+    /// Takes one from the bucket of `address` and says how long to wait for it.
+    fn take(&self, address: IpAddr, now: Instant) -> Result<Duration, AttestError> {
+        let each = Duration::from_secs(1) / self.limits.per_second.max(1);
+        let burst = each * self.limits.burst.max(1);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let full_at = buckets.of(address, now).unwrap_or(now).max(now);
+        // What is taken beyond the burst is waited for.
+        let next = full_at + each;
+        let wait = next.saturating_duration_since(now + burst);
+        if wait > self.limits.max_wait {
+            return Err(busy(wait));
+        }
+        buckets.put(address, next);
+        Ok(wait)
+    }
+}
+
+impl Buckets {
+    fn of(&mut self, address: IpAddr, now: Instant) -> Option<Instant> {
+        if !self.by_address.contains_key(&address) && self.by_address.len() >= ADDRESSES {
+            // Full buckets are as good as none.
+            self.by_address.retain(|_, full_at| *full_at > now);
+        }
+        self.by_address.get(&address).copied().or_else(|| {
+            let room = self.by_address.len() < ADDRESSES;
+            if room { None } else { self.shared }
+        })
+    }
+
+    fn put(&mut self, address: IpAddr, full_at: Instant) {
+        if self.by_address.len() < ADDRESSES || self.by_address.contains_key(&address) {
+            self.by_address.insert(address, full_at);
+        } else {
+            self.shared = Some(full_at);
+        }
+    }
+}
+
+/// A delay of at least `wait`, drawn so that those who were refused together do not come back together.
+fn busy(wait: Duration) -> AttestError {
+    AttestError::Busy { retry_after: wait + rand::rng().random_range(Duration::ZERO..=wait) }
+}
+
+/// A single host can have all 2^64 addresses of its IPv6 network.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(concurrent: usize) -> AttestGuard {
+        let limits = AttestLimits { per_second: 10, burst: 5, concurrent, ..AttestLimits::default() };
+        AttestGuard::new(limits)
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_at_once_then_one_waits_then_one_is_sent_away() {
+        let guard = guard(100);
+        let start = Instant::now();
+        for _ in 0..5 {
+            guard.admit(ip("192.0.2.1")).await.unwrap();
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for n in 1..=10 {
+            let wait = guard.take(ip("192.0.2.1").unwrap(), start).unwrap();
+            assert_eq!(wait, Duration::from_millis(100) * n);
+        }
+        let refused = guard.admit(ip("192.0.2.1")).await.unwrap_err();
+        let retry = refused.retry_after().unwrap();
+        assert!(retry >= Duration::from_millis(1_100) && retry <= Duration::from_millis(2_200), "{retry:?}");
+        assert!(guard.admit(ip("192.0.2.2")).await.is_ok(), "another address is not disturbed");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(guard.admit(ip("192.0.2.1")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ipv6_network_is_one_caller_and_the_local_socket_has_no_bucket() {
+        let guard = guard(100);
+        for n in 0..15 {
+            guard.take(network(format!("2001:db8::{n:x}").parse().unwrap()), Instant::now()).unwrap();
+        }
+        assert!(guard.admit(ip("2001:db8::ffff")).await.is_err());
+        for _ in 0..50 {
+            guard.admit(None).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_run_at_a_time() {
+        let guard = guard(2);
+        let held = (guard.admit(None).await.unwrap(), guard.admit(None).await.unwrap());
+        assert!(matches!(guard.admit(None).await, Err(AttestError::Busy { .. })));
+        drop(held);
+        assert!(guard.admit(None).await.is_ok());
+    }
+
+    #[test]
+    fn any_number_of_addresses_takes_bounded_memory() {
+        let guard = guard(1);
+        let now = Instant::now();
+        for n in 0..ADDRESSES as u32 + 20 {
+            let _ = guard.take(IpAddr::V4(n.into()), now);
+        }
+        let buckets = guard.buckets.lock().unwrap();
+        assert_eq!(buckets.by_address.len(), ADDRESSES);
+        assert!(buckets.shared.is_some());
+    }
+}

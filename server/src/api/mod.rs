@@ -1,0 +1,286 @@
+//! The gRPC API: one file per service. Each converts, asks `app`, and converts back.
+//!
+//! ```text
+//!   request ─▶ Gate: is there such a method here? who calls? may they? (SERVICES) ─▶ service ─▶ app ─▶ answer
+//!               span, request ID, counters, Call in the extensions                    status.rs: errors
+//! ```
+//!
+//! [`SERVICES`] says for every method who may call it, and [`gate`] is the one place that asks; no service checks a
+//! caller's class again. What a service needs of its caller is in the [`Call`] that the gate leaves with the request.
+//!
+//! Bounds of what a caller may send: a message of 4 MiB, a batch of [`BATCH_MAX`] items (500 for SVIDs), a page of 1000
+//! items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own ([`limits`]). No memory is set aside by a
+//! number that a caller states.
+//!
+//! Not here: decisions (`app`), sockets and TLS (`mayfly_runtime::listen`). Start at [`SERVICES`], then `gate`.
+
+pub mod watch;
+
+mod agent;
+mod bundle;
+mod call;
+mod debug;
+mod driven;
+mod entry;
+mod gate;
+mod health;
+mod limits;
+mod logger;
+mod metrics;
+mod page;
+mod status;
+mod svid;
+mod sync;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::attest_agent::Attestors;
+use mayfly_proto::grpc::health::health_server::HealthServer;
+use mayfly_proto::mayfly::agent::watch_server::WatchServer;
+use mayfly_proto::spire::server;
+use mayfly_runtime::telemetry::LogHandle;
+use mayfly_runtime::{Clock, Readiness};
+use mayfly_svid::{Timestamp, X509Svid};
+use tokio::time::Instant;
+use tonic::service::Routes;
+
+pub use call::Call;
+pub use gate::Gate;
+pub use limits::AttestLimits;
+pub use metrics::ApiMetrics;
+
+use crate::app::caller::{Access, Role, RoleMap};
+use crate::app::issue::Issuance;
+use crate::commit::Committer;
+use limits::AttestGuard;
+use watch::WatchService;
+
+/// The most items that a batch call takes.
+pub const BATCH_MAX: usize = 1000;
+/// The largest message that is read.
+const MESSAGE_MAX: usize = 4 << 20;
+
+/// A service, and who may call its methods.
+#[derive(Debug)]
+pub struct Service {
+    /// With its package.
+    pub name: &'static str,
+    /// By name; what is not here does not exist for callers.
+    pub methods: &'static [(&'static str, Access)],
+}
+
+const READ: Access = Access::Operator(Role::Viewer);
+const CHANGE: Access = Access::Operator(Role::Admin);
+
+/// Every method that there is. A service is added here and in [`routes`]; a test finds methods without a row.
+pub const SERVICES: &[Service] = &[
+    Service {
+        name: "spire.api.server.agent.v1.Agent",
+        methods: &[
+            ("CountAgents", READ),
+            ("ListAgents", READ),
+            ("GetAgent", READ),
+            ("DeleteAgent", CHANGE),
+            ("BanAgent", CHANGE),
+            ("AttestAgent", Access::Anyone),
+            ("RenewAgent", Access::Agent),
+            ("CreateJoinToken", CHANGE),
+            ("PostStatus", Access::Agent),
+        ],
+    },
+    Service {
+        name: "spire.api.server.bundle.v1.Bundle",
+        methods: &[
+            ("CountBundles", READ),
+            ("GetBundle", Access::Anyone),
+            ("AppendBundle", CHANGE),
+            ("PublishJWTAuthority", Access::Downstream),
+            ("PublishWITAuthority", Access::Downstream),
+            ("ListFederatedBundles", READ),
+            ("GetFederatedBundle", Access::AgentOr(Role::Viewer)),
+            ("BatchCreateFederatedBundle", CHANGE),
+            ("BatchUpdateFederatedBundle", CHANGE),
+            ("BatchSetFederatedBundle", CHANGE),
+            ("BatchDeleteFederatedBundle", CHANGE),
+        ],
+    },
+    Service {
+        name: "spire.api.server.debug.v1.Debug",
+        methods: &[("GetInfo", Access::Local(Role::Viewer))],
+    },
+    Service {
+        name: "spire.api.server.entry.v1.Entry",
+        methods: &[
+            ("CountEntries", READ),
+            ("ListEntries", READ),
+            ("GetEntry", READ),
+            ("BatchCreateEntry", CHANGE),
+            ("BatchUpdateEntry", CHANGE),
+            ("BatchDeleteEntry", CHANGE),
+            ("GetAuthorizedEntries", Access::Agent),
+            ("SyncAuthorizedEntries", Access::Agent),
+        ],
+    },
+    Service {
+        name: "spire.api.server.logger.v1.Logger",
+        methods: &[
+            ("GetLogger", Access::Local(Role::Viewer)),
+            ("SetLogLevel", Access::Local(Role::Admin)),
+            ("ResetLogLevel", Access::Local(Role::Admin)),
+        ],
+    },
+    Service {
+        name: "spire.api.server.svid.v1.SVID",
+        methods: &[
+            ("MintX509SVID", CHANGE),
+            ("MintJWTSVID", CHANGE),
+            ("MintWITSVID", CHANGE),
+            ("BatchNewX509SVID", Access::Agent),
+            ("NewJWTSVID", Access::Agent),
+            ("BatchNewWITSVID", Access::Agent),
+            ("NewDownstreamX509CA", Access::Downstream),
+        ],
+    },
+    Service { name: "mayfly.agent.v1.Watch", methods: &[("Watch", Access::Agent)] },
+    Service { name: "grpc.health.v1.Health", methods: &[("Check", Access::Anyone), ("Watch", Access::Anyone)] },
+    Service {
+        name: "grpc.reflection.v1.ServerReflection",
+        methods: &[("ServerReflectionInfo", Access::Local(Role::Viewer))],
+    },
+    Service {
+        name: "grpc.reflection.v1alpha.ServerReflection",
+        methods: &[("ServerReflectionInfo", Access::Local(Role::Viewer))],
+    },
+];
+
+/// Which listener calls come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// TCP with TLS: agents and remote operators.
+    Remote,
+    /// The Unix socket: operators on this machine.
+    Local,
+}
+
+/// The server's own SVID, as presented now.
+pub type OwnSvid = Arc<dyn Fn() -> Option<X509Svid> + Send + Sync>;
+
+/// What the services stand on. `assemble` builds it.
+pub struct Deps {
+    /// The state and the way to change it.
+    pub committer: Committer,
+    /// The way to sign.
+    pub issuance: Issuance,
+    /// The node attestors that are configured.
+    pub attestors: Attestors,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// For health: "" is SERVING while this is ready and commits reach the disk.
+    pub readiness: Readiness,
+    /// For Logger.
+    pub log: LogHandle,
+    /// For Debug.
+    pub own_svid: OwnSvid,
+    /// Who is an operator.
+    pub roles: RoleMap,
+    /// Bounds of `AttestAgent`.
+    pub attest_limits: AttestLimits,
+    /// The longest life of a join token.
+    pub join_token_max_ttl: Duration,
+    /// `mayfly.agent.v1`.
+    pub watch: Arc<WatchService>,
+}
+
+/// What all services share.
+pub struct Api {
+    committer: Committer,
+    issuance: Issuance,
+    attestors: Attestors,
+    clock: Arc<dyn Clock>,
+    readiness: Readiness,
+    log: LogHandle,
+    own_svid: OwnSvid,
+    roles: RoleMap,
+    attest_guard: AttestGuard,
+    join_token_max_ttl: Duration,
+    watch: Arc<WatchService>,
+    started: Instant,
+    metrics: ApiMetrics,
+    confirming: mayfly_runtime::TaskSet,
+}
+
+impl Api {
+    /// Takes what it needs; the time of the start is now.
+    pub fn new(deps: Deps) -> Arc<Self> {
+        let Deps {
+            committer,
+            issuance,
+            attestors,
+            clock,
+            readiness,
+            log,
+            own_svid,
+            roles,
+            attest_limits,
+            join_token_max_ttl,
+            watch,
+        } = deps;
+        Arc::new(Self {
+            committer,
+            issuance,
+            attestors,
+            clock,
+            readiness,
+            log,
+            own_svid,
+            roles,
+            attest_guard: AttestGuard::new(attest_limits),
+            join_token_max_ttl,
+            watch,
+            started: Instant::now(),
+            metrics: ApiMetrics::default(),
+            confirming: mayfly_runtime::TaskSet::new("confirm_agent", 1024),
+        })
+    }
+
+    /// Counters of all calls; register them once.
+    pub fn metrics(&self) -> &ApiMetrics {
+        &self.metrics
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now().into()
+    }
+}
+
+/// All services of one listener behind the gate, for [`mayfly_runtime::listen::Server::serve`].
+pub fn routes(api: &Arc<Api>, face: Face) -> Gate<Routes> {
+    let mut routes = Routes::builder();
+    macro_rules! add {
+        ($server:ty, $service:expr) => {
+            routes.add_service(<$server>::from_arc($service).max_decoding_message_size(MESSAGE_MAX));
+        };
+    }
+    add!(server::agent::agent_server::AgentServer<_>, Arc::new(agent::AgentService(api.clone())));
+    add!(server::bundle::bundle_server::BundleServer<_>, Arc::new(bundle::BundleService(api.clone())));
+    add!(server::entry::entry_server::EntryServer<_>, Arc::new(entry::EntryService(api.clone())));
+    add!(server::svid::svid_server::SvidServer<_>, Arc::new(svid::SvidService(api.clone())));
+    add!(WatchServer<_>, api.watch.clone());
+    add!(HealthServer<_>, Arc::new(health::HealthService(api.clone())));
+    if face == Face::Local {
+        add!(server::debug::debug_server::DebugServer<_>, Arc::new(debug::DebugService(api.clone())));
+        add!(server::logger::logger_server::LoggerServer<_>, Arc::new(logger::LoggerService(api.clone())));
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(mayfly_proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(mayfly_proto::grpc::health::FILE_DESCRIPTOR_SET)
+        };
+        routes.add_service(reflection().build_v1().expect("embedded descriptors decode"));
+        routes.add_service(reflection().build_v1alpha().expect("embedded descriptors decode"));
+    }
+    Gate::new(api.clone(), face, routes.routes().prepare())
+}
+
+#[cfg(test)]
+mod tests;
