@@ -100,6 +100,8 @@ pub(crate) struct FakeServer {
     pub(crate) refused: Mutex<HashMap<EntryId, ErrorKind>>,
     /// Answers with a certificate of this ID.
     pub(crate) impostor: Mutex<Option<String>>,
+    /// Answers with a certificate for this key's CSR.
+    pub(crate) other_csr: Mutex<Option<Vec<u8>>>,
     pub(crate) batches: Mutex<Vec<Vec<EntryId>>>,
     pub(crate) issued: AtomicUsize,
 }
@@ -161,7 +163,13 @@ impl Issuer for FakeServer {
                 });
             };
             let impostor = self.impostor.lock().unwrap().clone();
-            Ok(self.sign(&request.csr_der, &impostor.unwrap_or(entry.spec.spiffe_id.to_string())))
+            let csr_der = self
+                .other_csr
+                .lock()
+                .unwrap()
+                .clone()
+                .unwrap_or(request.csr_der.clone());
+            Ok(self.sign(&csr_der, &impostor.unwrap_or(entry.spec.spiffe_id.to_string())))
         };
         Ok(requests.iter().map(answer).collect())
     }
@@ -203,6 +211,7 @@ impl Stage {
             latency: Mutex::new(Duration::from_millis(2)),
             refused: Mutex::default(),
             impostor: Mutex::default(),
+            other_csr: Mutex::default(),
             batches: Mutex::default(),
             issued: AtomicUsize::new(0),
         });
@@ -368,6 +377,15 @@ async fn a_client_that_comes_and_goes_costs_one_signature() {
     assert_eq!(stage.metrics.held.get(), 0, "wiped when nobody wants it any more");
     ready(&mut stage.subscribe("a").await).await;
     assert_eq!(stage.server.issued(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_lingers_is_not_renewed() {
+    let stage = Stage::start(vec![entry("a", &["s:1"])]);
+    *stage.server.ttl.lock().unwrap() = Duration::from_secs(4);
+    ready(&mut stage.subscribe("a").await).await;
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(stage.server.issued(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -540,6 +558,14 @@ async fn a_certificate_that_is_not_what_was_asked_for_is_refused() {
     assert!(matches!(subscription.current(), SvidState::Failed(Failure::Faulty)));
 
     *stage.server.impostor.lock().unwrap() = None;
+    *stage.server.other_csr.lock().unwrap() = Some(super::check::NewKey::generate().unwrap().1);
+    sleep(minutes(1)).await;
+    assert!(
+        matches!(subscription.current(), SvidState::Failed(Failure::Faulty)),
+        "somebody else's key"
+    );
+
+    *stage.server.other_csr.lock().unwrap() = None;
     let new = Arc::new(ca("not heard of yet"));
     *stage.server.ca.lock().unwrap() = new.clone();
     sleep(minutes(1)).await;

@@ -485,24 +485,39 @@ async fn the_unix_attestor_sees_the_caller_itself() {
     let mut other = entry("other", &[]);
     other.spec.selectors = [format!("unix:uid:{}", uid + 1).parse().unwrap()].into_iter().collect();
     let served = Served::start(vec![]);
-    served.stage.update(ViewUpdate { puts: vec![mine, other], ..ViewUpdate::default() });
+    served.stage.update(ViewUpdate {
+        puts: vec![mine, other],
+        ..ViewUpdate::default()
+    });
     let parts = ApiParts {
         svids: served.stage.svids.clone(),
         views: served.stage.views.subscribe(),
-        attestors: Arc::new(Attestors::new(vec![Box::new(UnixAttestor::new(UnixSettings::default()))])),
+        attestors: Arc::new(Attestors::new(vec![Box::new(UnixAttestor::new(
+            UnixSettings::default(),
+        ))])),
         clock: served.stage.clock.clone(),
         metrics: ApiMetrics::default(),
     };
     let path = served.dir.path().join("real.sock");
-    let server =
-        WorkloadServer::bind(ApiSettings { socket_path: path.clone(), ..ApiSettings::default() }, parts).unwrap();
+    let server = WorkloadServer::bind(
+        ApiSettings {
+            socket_path: path.clone(),
+            ..ApiSettings::default()
+        },
+        parts,
+    )
+    .unwrap();
     let stop = served.stop.clone();
     served.stage.supervisor.spawn_once("real", async move |_| {
         server.run(stop).await;
         Ok(())
     });
     let mut client = SpiffeWorkloadApiClient::new(connect(&path).await.unwrap());
-    let mut stream = client.fetch_x509svid(proper(pb::X509svidRequest {})).await.unwrap().into_inner();
+    let mut stream = client
+        .fetch_x509svid(proper(pb::X509svidRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(ids(&stream.message().await.unwrap().unwrap()), ["mine"]);
 }
 
@@ -526,7 +541,13 @@ async fn clients_that_send_the_sockets_path_as_authority_are_answered() {
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     let served = Served::start(vec![entry("a", &["s:1"])]);
-    for authority in [Some("tmp%2Fa.sock"), Some("/tmp/a.sock"), Some(""), Some("localhost"), None] {
+    for authority in [
+        Some("tmp%2Fa.sock"),
+        Some("/tmp/a.sock"),
+        Some(""),
+        Some("localhost"),
+        None,
+    ] {
         let mut fields = [
             (":method", "POST"),
             (":scheme", "http"),
