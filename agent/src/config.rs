@@ -343,9 +343,16 @@ mod tests {
         assert_eq!(written.api, least.api);
         assert_eq!(written.svids, least.svids);
         assert_eq!(written.log, least.log);
-        assert_eq!((written.data_dir, written.drain), (least.data_dir, least.drain));
+        assert_eq!((&written.data_dir, written.drain), (&least.data_dir, least.drain));
+        let number = |settings: &Settings, wanted: &str| {
+            let (_, value) = settings.effective.iter().find(|(key, _)| key == wanted)?;
+            value.parse::<i64>().ok()
+        };
         let text = std::fs::read_to_string(sample).unwrap();
         for (key, _) in &least.effective {
+            if let (Some(shown), Some(default)) = (number(&written, key), number(&least, key)) {
+                assert_eq!(shown, default, "{key}");
+            }
             let name = key.rsplit('.').next().unwrap();
             let shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{name} ="));
             assert!(text.lines().any(shown), "`{key}` is not in the sample");
@@ -407,6 +414,12 @@ mod tests {
         assert_eq!(settings(&reader, &overrides).unwrap().evidence.name(), "join_token");
         let reader = Reader::parse(Path::new("agent.toml"), &format!("{LEAST}[attestor.join_token]\n")).unwrap();
         assert!(settings(&reader, &overrides).is_ok());
+    }
+
+    #[test]
+    fn a_node_can_be_proved_by_its_certificate() {
+        let text = format!("{LEAST}[attestor.x509pop]\nprivate_key_path = 'k'\ncertificate_path = 'c'\n");
+        assert_eq!(read(&text).unwrap().evidence.name(), "x509pop");
     }
 
     #[test]

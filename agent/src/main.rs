@@ -22,7 +22,7 @@ struct Arguments {
 enum Command {
     /// Run until SIGTERM or SIGINT; a second one ends the process at once.
     Run(ConfigArguments),
-    /// Check the config file and show the settings in force.
+    /// Report every problem of a config file, with line and hint, and change nothing.
     CheckConfig(ConfigArguments),
 }
 
@@ -35,9 +35,6 @@ struct ConfigArguments {
     #[arg(long, value_name = "FILE")]
     join_token_file: Option<PathBuf>,
 }
-
-/// As in sysexits.h: the configuration is wrong. A service manager need not try again.
-const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     mayfly_runtime::install_crypto_provider();
@@ -52,13 +49,11 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(problems) => {
             eprintln!("{problems}");
-            return ExitCode::from(EXIT_CONFIG);
+            return ExitCode::from(2);
         }
     };
     if !run {
-        for (key, value) in &settings.effective {
-            println!("{key} = {value}");
-        }
+        println!("{}: no problems", arguments.config.display());
         return ExitCode::SUCCESS;
     }
     match run_agent(settings) {

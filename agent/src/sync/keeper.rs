@@ -19,7 +19,6 @@ use mayfly_runtime::client::{ChannelSettings, HostPort};
 use mayfly_runtime::{Backoff, BackoffPolicy, BlockReady, CancellationToken, Chain, Clock};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 use tokio::time::Instant;
-use tonic::Code;
 use tonic::transport::Channel;
 use tracing::{error, info, warn};
 
@@ -28,14 +27,13 @@ use super::bundle_file::{self, BundleFileError};
 use super::call::CallError;
 use super::connection::Connector;
 use super::evidence::Evidence;
+use super::follower::{Break, Follower};
 use super::holdings::{Applied, Holdings};
 use super::identity::{self, Identity, IdentityError};
 use super::link::Link;
 use super::metrics::SyncMetrics;
-use super::poll::Poller;
 use super::renew::{Joining, Lost, renewed};
 use super::trust::{Trust, TrustError, TrustSource};
-use super::watch::{WatchEvent, WatchStream};
 use crate::view::ViewPublisher;
 
 const CONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(250), Duration::from_secs(30));
@@ -121,21 +119,6 @@ pub struct Keeper {
     backoff: Backoff,
     /// Before this there is no further attempt to follow the server.
     not_before: Instant,
-}
-
-/// How the server is followed.
-enum Follower {
-    Watch { stream: Box<WatchStream>, since: Instant },
-    Poll { poller: Poller, since: Instant },
-}
-
-/// Why the following ended.
-enum Break {
-    Failed(CallError),
-    /// The two sides hold different things.
-    Diverged,
-    /// A call was refused: whether the agent is still wanted shows at the next attempt to follow.
-    Doubt,
 }
 
 // === impl Keeper ===
@@ -359,7 +342,7 @@ impl Keeper {
                 .is_some_and(|follower| follower.since().elapsed() >= GOOD_AFTER);
             let outdated = std::mem::take(&mut self.outdated);
             self.metrics.connected.set(0);
-            if good && matches!(broken, Break::Failed(_)) {
+            if good {
                 self.backoff.reset();
             }
             let pause = match &broken {
@@ -485,52 +468,3 @@ impl Keeper {
 
 const BANNED_HINT: &str = "if the node can be trusted again, run `mayfly agent evict` for this agent on the server and \
                            give it new evidence (a new join token); it is asked for by itself";
-
-// === impl Follower ===
-
-impl Follower {
-    /// By the watch stream if the server has it, else by polling.
-    async fn open(channel: &Channel, link: &Link, holdings: &Holdings) -> Result<Self, CallError> {
-        let since = Instant::now();
-        match WatchStream::open(channel.clone(), holdings).await {
-            Ok(stream) => Ok(Self::Watch {
-                stream: Box::new(stream),
-                since,
-            }),
-            Err(error) if error.code() == Code::Unimplemented => {
-                let poller = Poller::new(channel.clone(), link.poll_signal());
-                poller.post_status(holdings.view().own().sequence_number).await;
-                Ok(Self::Poll { poller, since })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The next step; `None` for one that changed nothing.
-    ///
-    /// # Cancel safety
-    /// Safe: both ways are.
-    async fn next(&mut self, holdings: &mut Holdings) -> Result<Option<Applied>, Break> {
-        match self {
-            Self::Watch { stream, .. } => match stream.next(holdings).await.map_err(Break::Failed)? {
-                WatchEvent::Applied(applied) => Ok(Some(applied)),
-                WatchEvent::Alive => Ok(None),
-                WatchEvent::Diverged => Err(Break::Diverged),
-            },
-            Self::Poll { poller, .. } => poller.next(holdings).await.map(Some).map_err(Break::Failed),
-        }
-    }
-
-    fn mode(&self) -> &'static str {
-        match self {
-            Self::Watch { .. } => "watch",
-            Self::Poll { .. } => "poll",
-        }
-    }
-
-    fn since(&self) -> Instant {
-        match self {
-            Self::Watch { since, .. } | Self::Poll { since, .. } => *since,
-        }
-    }
-}

@@ -19,6 +19,7 @@ mod bundle_file;
 mod call;
 mod connection;
 mod evidence;
+mod follower;
 mod holdings;
 mod identity;
 mod issuer;
