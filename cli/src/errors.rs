@@ -189,7 +189,10 @@ impl CliError {
                 ..
             } => {
                 let mut all = hints.clone();
-                all.extend(status_hints(status, endpoint));
+                // Whoever called and said what to do about a refusal knows better than a general remark.
+                if hints.is_empty() || !is_refusal(status) {
+                    all.extend(status_hints(status, endpoint));
+                }
                 all
             }
             _ => vec![],
@@ -268,13 +271,24 @@ pub(crate) fn sentence(status: &Status) -> String {
     }
 }
 
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+}
+
 fn status_hints(status: &Status, endpoint: &str) -> Vec<String> {
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => {
-            vec![format!(
-                "{} asked; roles by uid are in the server's configuration, root and its own user are admins",
-                me()
-            )]
+            // A remote endpoint says as whom it was asked.
+            let asked = match endpoint.split_once(" as ") {
+                Some((_, id)) => {
+                    format!("{id} asked; its entry can be given --admin, or it a role in the configuration")
+                }
+                None => format!(
+                    "{} asked; roles by uid are in the server's configuration, root and its own user are admins",
+                    me()
+                ),
+            };
+            vec![asked]
         }
         Code::Unavailable => {
             let again = match mayfly_proto::status::retry_after(status) {

@@ -19,6 +19,9 @@ pub(crate) mod entry;
 pub(crate) mod svid;
 pub(crate) mod token;
 
+#[cfg(test)]
+mod tests;
+
 /// A noun of the grammar: `entry` of `entry create`.
 pub(crate) struct Noun {
     /// As typed.

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use mayfly_runtime::files::{self, FileError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
 use super::layout::Layout;
 use crate::errors::CliError;
+use crate::output::Output;
 
 /// How long a daemon may take to stop. Its own limit for draining is shorter.
 const STOP: Duration = Duration::from_secs(20);
@@ -30,6 +32,51 @@ pub(super) struct Child {
     name: &'static str,
     process: tokio::process::Child,
     log: PathBuf,
+}
+
+/// Stops the daemon `name` that an earlier `mayfly dev` could not stop because it was killed itself. It still holds its
+/// folder, and would answer in the place of the new one.
+///
+/// # Errors
+/// Somebody else holds the folder, or the daemon does not stop.
+pub(super) async fn stop_left_behind(name: &'static str, data_dir: &Path, out: &mut Output) -> Result<(), CliError> {
+    let held = |error| match error {
+        FileError::Locked { pid, .. } => Ok(pid),
+        error => Err(CliError::from(error)),
+    };
+    let Some(holder) = files::lock_dir(data_dir)
+        .map(drop)
+        .map_or_else(|error| held(error).map(Some), |()| Ok(None))?
+    else {
+        return Ok(());
+    };
+    let ours = |pid: &i32| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        // A binary that was built anew is "(deleted)".
+        exe.file_name()
+            .is_some_and(|file| file.to_string_lossy().starts_with(&format!("mayfly-{name}")))
+    };
+    let in_the_way = || {
+        let who = holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        let what = format!("another process{who} uses {}", data_dir.display());
+        CliError::failed(what, "stop it, or choose another folder with --dir")
+    };
+    let pid = holder
+        .and_then(|pid| i32::try_from(pid).ok())
+        .filter(ours)
+        .ok_or_else(in_the_way)?;
+    out.note(format!(
+        "stopping the {name} that an earlier `mayfly dev` left behind (pid {pid})"
+    ));
+    kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|_| in_the_way())?;
+    let deadline = tokio::time::Instant::now() + STOP;
+    while files::lock_dir(data_dir).is_err() {
+        if tokio::time::Instant::now() >= deadline {
+            return Err(in_the_way());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// Completes with an error when the first of them has ended.
@@ -143,6 +190,9 @@ impl Child {
     /// # Errors
     /// It had to be killed, or ended badly; in words.
     pub(super) async fn stop(mut self) -> Result<(), String> {
+        if let Ok(Some(_)) = self.process.try_wait() {
+            return Ok(()); // `death` has told
+        }
         if let Some(pid) = self.process.id().and_then(|pid| i32::try_from(pid).ok()) {
             // If it is gone already, waiting says how.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);

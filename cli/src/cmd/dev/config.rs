@@ -24,19 +24,17 @@ pub(super) fn server(layout: &Layout, trust_domain: &TrustDomain, port: u16) -> 
     ])
 }
 
-/// The agent's file. Without a token the agent goes on with the identity that it has.
-pub(super) fn agent(layout: &Layout, trust_domain: &TrustDomain, port: u16, token_file: Option<&Path>) -> String {
-    let mut keys = vec![
+/// The agent's file. The token file is there only while the agent needs one.
+pub(super) fn agent(layout: &Layout, trust_domain: &TrustDomain, port: u16) -> String {
+    let join_token = section([("token_file", path(&layout.join_token()))]);
+    render([
         ("trust_domain", text(trust_domain.as_str())),
         ("data_dir", path(&layout.agent_data())),
-        ("server", text(&format!("127.0.0.1:{port}"))),
+        ("server_address", text(&format!("127.0.0.1:{port}"))),
         ("socket_path", path(&layout.agent_socket())),
-        ("trust_bundle", path(&layout.bundle())),
-    ];
-    if let Some(token_file) = token_file {
-        keys.push(("join_token_file", path(token_file)));
-    }
-    render(keys)
+        ("trust_bundle_path", path(&layout.bundle())),
+        ("attestor", section([("join_token", join_token)])),
+    ])
 }
 
 fn text(value: &str) -> Value {

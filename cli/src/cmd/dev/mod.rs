@@ -48,6 +48,8 @@ pub(crate) const NOUN: Noun = Noun {
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between looks at what is starting.
 const LOOK: Duration = Duration::from_millis(50);
+/// An agent whose SVID ends this soon may not get to renewing it.
+const MARGIN: Duration = Duration::from_secs(60);
 /// Lifetime of the join token: it is used within a second.
 const TOKEN_TTL: i32 = 600;
 
@@ -119,6 +121,8 @@ async fn start(
     children: &mut Vec<Child>,
     context: &mut Context,
 ) -> Result<Exit, CliError> {
+    child::stop_left_behind("agent", &layout.agent_data(), &mut context.out).await?;
+    child::stop_left_behind("server", &layout.server_data(), &mut context.out).await?;
     let port = layout::free_port()?;
     let timeout = context.globals.timeout;
     let server_toml = config::server(layout, &args.trust_domain, port);
@@ -134,7 +138,7 @@ async fn start(
     let bundle = bundle::get(&server).await?;
     files::write_atomic(&layout.bundle(), bundle.x509_to_pem().as_bytes(), files::PUBLIC)?;
     let token_file = offer_token(&server, layout, context).await?;
-    let agent_toml = config::agent(layout, &args.trust_domain, port, token_file.as_deref());
+    let agent_toml = config::agent(layout, &args.trust_domain, port);
     files::write_atomic(&layout.agent_toml(), agent_toml.as_bytes(), files::PRIVATE)?;
     children.push(Child::start("agent", &binaries.agent, &layout.agent_toml(), layout)?);
     let workload = Workload::at(Address::Unix(layout.agent_socket()));
@@ -191,14 +195,14 @@ async fn agent_ready(
     until(children, "the agent to attest", look).await
 }
 
-/// The agent in force whose SVID lasts longest.
+/// The agent in force whose SVID lasts longest; one that ends within [`MARGIN`] does not count.
 async fn active_agent(server: &Server, context: &Context) -> Result<Option<SpiffeId>, CliError> {
     let now = context.now();
     let agents = agent::list_all(server, None).await?;
     let views = agents
         .iter()
         .map(agent::AgentView::of)
-        .filter(|view| view.state(now) == "active");
+        .filter(|view| view.state(now.plus(MARGIN)) == "active");
     Ok(views
         .max_by_key(|view| view.expires)
         .and_then(|view| view.spiffe_id.parse().ok()))
@@ -318,11 +322,11 @@ async fn first_svid(workload: &Workload, children: &mut [Child], timeout: Durati
 async fn until<T>(children: &mut [Child], what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T, CliError> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look().await {
-            return Ok(found);
-        }
         if let Some(died) = children.iter_mut().find_map(Child::death) {
             return Err(died);
+        }
+        if let Some(found) = look().await {
+            return Ok(found);
         }
         if tokio::time::Instant::now() >= deadline {
             let mut error = CliError::Failed {
@@ -347,20 +351,21 @@ async fn stop(children: Vec<Child>, context: &mut Context) {
     }
 }
 
-/// Completes at ctrl-C or SIGTERM.
+/// Completes at ctrl-C, at SIGTERM, and when the terminal goes away.
 fn interruption() -> Result<impl Future<Output = ()>, CliError> {
-    let listen = |kind| {
-        signal(kind).map_err(|source| CliError::System {
-            doing: "listen to signals of",
-            path: "/proc/self".into(),
-            source,
-        })
+    let failed = |source| CliError::System {
+        doing: "listen to signals of",
+        path: "/proc/self".into(),
+        source,
     };
-    let (mut int, mut term) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     Ok(async move {
         tokio::select! {
             _ = int.recv() => {}
             _ = term.recv() => {}
+            _ = hangup.recv() => {}
         }
     })
 }

@@ -130,12 +130,12 @@ fn show(findings: &Findings, context: &mut Context) -> Result<Exit, CliError> {
     Ok(if errors == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// `1 error`, `2 errors`.
+/// `1 error`, `2 errors`, `3 entries`.
 fn counted(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
+    match (count, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {noun}s"),
     }
 }
 

@@ -90,38 +90,37 @@ fn look_at_entries(entries: &[EntryView], agents: &[AgentView], now: Timestamp, 
         }
     }
     if unknown.is_empty() && unserved.is_empty() {
-        findings.ok(
-            "ENTRIES",
-            format!(
-                "{} and an agent for each",
-                counted(entries.len() - expired, "entry in force")
-            ),
-        );
+        let in_force = counted(entries.len() - expired, "entry");
+        findings.ok("ENTRIES", format!("{in_force} in force, and an agent for each"));
     }
     for (parent, entries) in unknown {
+        let parent = without_token(parent);
         findings.warning(
             "ENTRY_PARENT_UNKNOWN",
             format!(
-                "{} nobody can serve: parent {parent} is neither an agent nor an entry",
+                "nobody can serve {}: parent {parent} is neither an agent nor an entry",
                 of_entries(&entries)
             ),
-            "give them another parent: mayfly entry update <ID> --parent-id …; `mayfly agent list` shows agents",
+            "another parent helps: mayfly entry update <ID> --parent-id …; `mayfly agent list` shows agents",
         );
     }
     for (parent, entries) in unserved {
         let (why, todo) = if is_server(parent) {
             (
-                "no attested agent has all their selectors",
-                "compare with the selectors of `mayfly agent list`",
+                "no active agent has the selectors of the alias".to_owned(),
+                "`mayfly agent list` shows their selectors",
             )
         } else {
             (
-                "no active agent stands behind the parent",
-                "`mayfly agent list` shows its state",
+                format!("no active agent stands behind parent {parent}"),
+                "`mayfly agent list` shows their state",
             )
         };
-        let what = format!("{} rest, {why} (parent {parent})", of_entries(&entries));
-        findings.warning("ENTRY_UNSERVED", what, todo);
+        findings.warning(
+            "ENTRY_UNSERVED",
+            format!("nobody serves {} now: {why}", of_entries(&entries)),
+            todo,
+        );
     }
     if expired > 0 {
         findings.info(
@@ -170,6 +169,14 @@ fn served_ids<'v>(entries: &'v [EntryView], agents: &'v [AgentView], now: Timest
     served
 }
 
+/// The last segment of an agent that is to come by join token is the token, and good until it is used: not for reports.
+fn without_token(parent: &str) -> String {
+    match parent.split_once("/spire/agent/join_token/") {
+        Some((trust_domain, _)) => format!("{trust_domain}/spire/agent/join_token/…"),
+        None => parent.to_owned(),
+    }
+}
+
 fn is_server(id: &str) -> bool {
     id.ends_with("/spire/server")
 }
@@ -180,14 +187,7 @@ fn names(agents: &[&AgentView]) -> String {
 
 fn of_entries(entries: &[&EntryView]) -> String {
     let ids = named(entries.iter().map(|entry| entry.id.as_str()), entries.len());
-    format!(
-        "{} ({ids})",
-        if entries.len() == 1 {
-            "1 entry".to_owned()
-        } else {
-            format!("{} entries", entries.len())
-        }
-    )
+    format!("{} ({ids})", counted(entries.len(), "entry"))
 }
 
 fn named<'v>(names: impl Iterator<Item = &'v str>, count: usize) -> String {

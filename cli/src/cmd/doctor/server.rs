@@ -8,7 +8,7 @@ use mayfly_proto::spire::server::debug::GetInfoRequest;
 use mayfly_svid::{Bundle, Timestamp};
 use tonic::Code;
 
-use super::{Findings, registrations};
+use super::{Findings, counted, registrations};
 use crate::certs::AuthorityView;
 use crate::cmd::bundle;
 use crate::connect::{DEV_DIR, Server};
@@ -126,9 +126,9 @@ fn authorities(bundle: &Bundle, now: Timestamp, findings: &mut Findings) {
         Some(last) => findings.ok(
             "BUNDLE",
             format!(
-                "the bundle of {} has {} X.509 authorities in force, the last ends {}",
+                "the bundle of {} has {} in force, the last ends {}",
                 bundle.trust_domain,
-                views.iter().filter(valid).count(),
+                counted(views.iter().filter(valid).count(), "X.509 authority"),
                 values::relative(last, now)
             ),
         ),
