@@ -1,0 +1,124 @@
+//! A foreign program at our command: lines of JSON in, lines of JSON out.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::binaries::{binary, sources};
+use crate::python;
+
+/// A program that runs until it is dropped.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    passed_over: VecDeque<Value>,
+}
+
+impl Program {
+    /// `rust_peer`: `spiffe` and `spiffe-rustls`.
+    pub fn rust_peer(agent_socket: &Path, uid: u32, peer: &str) -> Self {
+        let mut command = Command::new(binary("rust_peer"));
+        command.arg(endpoint(agent_socket)).arg(uid.to_string()).arg(peer);
+        Self::start(&format!("rust_peer of user {uid}"), command)
+    }
+
+    /// `peer.py`: py-spiffe and spiffe-tls.
+    pub fn python_peer(agent_socket: &Path, uid: u32, peer: &str) -> Self {
+        Self::python("peer.py", &[&endpoint(agent_socket), &uid.to_string(), peer])
+    }
+
+    /// A program of `clients/python`.
+    pub fn python(script: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(python::interpreter());
+        command.arg(sources().join("clients/python").join(script)).args(args);
+        Self::start(script, command)
+    }
+
+    /// Any program that speaks in lines of JSON.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start(name: &str, mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self {
+            name: name.into(),
+            child,
+            input,
+            output,
+            passed_over: VecDeque::new(),
+        }
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs until it is dropped")
+    }
+
+    /// Sends one command.
+    pub async fn tell(&mut self, command: Value) {
+        self.input
+            .write_all(format!("{command}\n").as_bytes())
+            .await
+            .unwrap_or_else(|error| {
+                panic!("{} does not listen: {error}", self.name);
+            });
+    }
+
+    /// The next line.
+    ///
+    /// # Panics
+    /// It ends, or says nothing for `patience`.
+    pub async fn line(&mut self, patience: Duration) -> Value {
+        let line = tokio::time::timeout(patience, self.output.next_line())
+            .await
+            .unwrap_or_else(|_| {
+                panic!(
+                    "{} said nothing for {patience:?}; before: {:?}",
+                    self.name, self.passed_over
+                )
+            })
+            .expect("its output can be read")
+            .unwrap_or_else(|| panic!("{} ended; before: {:?}", self.name, self.passed_over));
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{} said `{line}`", self.name))
+    }
+
+    /// The next `event`; what comes before is kept for [`Program::seen`].
+    ///
+    /// # Panics
+    /// It does not come within `patience`.
+    pub async fn expect(&mut self, event: &str, patience: Duration) -> Value {
+        let deadline = Instant::now() + patience;
+        loop {
+            let line = self.line(deadline.saturating_duration_since(Instant::now())).await;
+            self.passed_over.push_back(line.clone());
+            if line["event"] == event {
+                return line;
+            }
+        }
+    }
+
+    /// All `event`s so far.
+    pub fn seen(&self, event: &str) -> Vec<&Value> {
+        self.passed_over.iter().filter(|line| line["event"] == event).collect()
+    }
+}
+
+/// The address of a Workload API as `SPIFFE_ENDPOINT_SOCKET` has it.
+pub fn endpoint(agent_socket: &Path) -> String {
+    format!("unix://{}", agent_socket.display())
+}

@@ -1,0 +1,10 @@
+//! The stories: what the product promises, shown from outside with real binaries. One file each; the harness is the
+//! library of this package.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod dev;
+mod identity;
+mod latency;
+mod outage;
+mod withdrawal;
