@@ -464,7 +464,10 @@ mod tests {
         // The index and a search through everything agree, whatever came and went.
         #[test]
         fn the_index_finds_what_a_full_search_finds(
-            steps in proptest::collection::vec((0u8..12, any::<bool>(), proptest::collection::btree_set(0u8..6, 0..4)), 1..60),
+            steps in proptest::collection::vec(
+                (0u8..12, any::<bool>(), proptest::collection::btree_set(0u8..6, 0..4)),
+                1..60,
+            ),
             process in proptest::collection::btree_set(0u8..6, 0..6),
         ) {
             let publisher = publisher();

@@ -52,12 +52,16 @@ impl Clock for LinkedClock {
 pub(crate) type Ca = CertifiedIssuer<'static, KeyPair>;
 
 pub(crate) fn ca(common_name: &str) -> Ca {
+    CertifiedIssuer::self_signed(ca_params(common_name), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn ca_params(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    params
 }
 
 pub(crate) fn td() -> TrustDomain {
@@ -100,6 +104,8 @@ pub(crate) struct FakeServer {
     pub(crate) refused: Mutex<HashMap<EntryId, ErrorKind>>,
     /// Answers with a certificate of this ID.
     pub(crate) impostor: Mutex<Option<String>>,
+    /// What it sends after the leaf.
+    pub(crate) above_leaf: Mutex<Vec<CertificateDer<'static>>>,
     /// Answers with a certificate for this key's CSR.
     pub(crate) other_csr: Mutex<Option<Vec<u8>>>,
     pub(crate) batches: Mutex<Vec<Vec<EntryId>>>,
@@ -132,7 +138,9 @@ impl FakeServer {
         params.serial_number = Some(SerialNumber::from(serial));
         csr.params = params;
         let ca = self.ca.lock().unwrap().clone();
-        vec![csr.signed_by(&ca).unwrap().der().clone()]
+        let mut chain = vec![csr.signed_by(&ca).unwrap().der().clone()];
+        chain.extend(self.above_leaf.lock().unwrap().iter().cloned());
+        chain
     }
 }
 
@@ -211,6 +219,7 @@ impl Stage {
             latency: Mutex::new(Duration::from_millis(2)),
             refused: Mutex::default(),
             impostor: Mutex::default(),
+            above_leaf: Mutex::default(),
             other_csr: Mutex::default(),
             batches: Mutex::default(),
             issued: AtomicUsize::new(0),
@@ -576,6 +585,24 @@ async fn a_certificate_that_is_not_what_was_asked_for_is_refused() {
         matches!(subscription.current(), SvidState::Ready(_)),
         "tried again as soon as the bundle came"
     );
+}
+
+// WAX-05 WAX-06 WAX-09 IOP-07 IOP-08
+#[tokio::test(start_paused = true)]
+async fn intermediates_follow_the_leaf_and_the_root_is_left_out() {
+    let stage = Stage::start(vec![entry("a", &["s:1"])]);
+    let root = ca("root");
+    let key = KeyPair::generate().unwrap();
+    let between = CertifiedIssuer::signed_by(ca_params("between"), key, &root).unwrap();
+    *stage.server.above_leaf.lock().unwrap() = vec![between.der().clone(), root.der().clone()];
+    let between_der = between.der().clone();
+    *stage.server.ca.lock().unwrap() = Arc::new(between);
+    stage.trust(bundle(&[(&root, false)]));
+    let mut subscription = stage.subscribe("a").await;
+    let material = ready(&mut subscription).await;
+    assert_eq!(material.svid().chain().len(), 2);
+    assert_eq!(material.svid().chain()[1], between_der);
+    assert_eq!(material.authority(), root.der());
 }
 
 #[tokio::test(start_paused = true)]
