@@ -34,6 +34,15 @@ fn problems(findings: Vec<(String, String)>) -> Vec<String> {
         .collect()
 }
 
+/// What a run wrote, without the disk: the machine that runs the tests may have a data folder of its own.
+fn text(ran: &crate::testing::Ran) -> String {
+    let text = ran.text();
+    text.lines()
+        .filter(|line| !line.contains("MiB are free"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
 #[tokio::test]
 async fn a_sound_installation_has_nothing_to_say() {
     let fake = Fake::start().await;
@@ -41,8 +50,7 @@ async fn a_sound_installation_has_nothing_to_say() {
         .entries
         .push(entry("e1", "spiffe://example.org/web", AGENT, &["unix:uid:1"]));
     assert_eq!(problems(findings(&fake).await), [""; 0]);
-    let text = fake.mayfly(&["doctor"]).await;
-    insta::assert_snapshot!(text.text());
+    insta::assert_snapshot!(text(&fake.mayfly(&["doctor"]).await));
 }
 
 #[tokio::test]
@@ -108,7 +116,7 @@ async fn each_fault_has_its_code() {
         "SVID_EXPIRED",
     ];
     assert_eq!(problems(findings(&fake).await), expected);
-    insta::assert_snapshot!(fake.mayfly(&["doctor", "--server-only"]).await.text());
+    insta::assert_snapshot!(text(&fake.mayfly(&["doctor", "--server-only"]).await));
 }
 
 #[tokio::test]
@@ -146,5 +154,5 @@ async fn nothing_there_is_two_errors_with_what_to_do() {
         args.extend([name.into(), dir.path().join("none.sock").into_os_string()]);
     }
     let ran = mayfly(args, Default::default(), dir.path()).await;
-    insta::assert_snapshot!(ran.text());
+    insta::assert_snapshot!(text(&ran));
 }
