@@ -265,13 +265,17 @@ impl Admin {
 
     /// All agents.
     pub async fn list_agents(&self) -> Vec<Agent> {
-        let request = ListAgentsRequest {
-            page_size: 1000,
-            ..Default::default()
-        };
-        let answer = self.agents().list_agents(request).await.unwrap().into_inner();
-        assert_eq!(answer.next_page_token, "", "no story has more than a page of agents");
-        answer.agents
+        let mut agents = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListAgentsRequest { page_size: 500, page_token, ..Default::default() };
+            let answer = self.agents().list_agents(request).await.unwrap().into_inner();
+            agents.extend(answer.agents);
+            if answer.next_page_token.is_empty() {
+                return agents;
+            }
+            page_token = answer.next_page_token;
+        }
     }
 
     /// One agent.

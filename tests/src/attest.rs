@@ -10,7 +10,7 @@ use mayfly_proto::spire::types::AttestationData;
 use mayfly_runtime::client::{ChannelSettings, HostPort, tls_channel};
 use mayfly_svid::{Bundle, SpiffeId, X509Svid};
 use mayfly_verify::{Authorize, BundleSet, SpiffeServerVerifier, SvidResolver, client_config};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::time_provider::DefaultTimeProvider;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tonic::Status;
@@ -55,6 +55,15 @@ pub fn csr() -> (Vec<u8>, KeyPair) {
         .expect("a request")
         .der()
         .to_vec();
+    (csr, key)
+}
+
+/// A certificate request that asks for one URI name, and its key.
+pub fn csr_for(uri: &str) -> (Vec<u8>, KeyPair) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("plain ASCII"))];
+    let csr = params.serialize_request(&key).expect("a request").der().to_vec();
     (csr, key)
 }
 

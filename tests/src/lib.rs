@@ -26,6 +26,7 @@ pub mod binaries;
 pub mod caller;
 pub mod cli;
 pub mod daemon;
+pub mod evidence;
 pub mod frames;
 pub mod lane;
 pub mod program;

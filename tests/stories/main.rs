@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod dev;
+mod durability;
 mod identity;
 mod latency;
 mod outage;
