@@ -12,8 +12,6 @@ use mayfly_proto::spire::types;
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
 use prost::Message;
 use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
@@ -33,7 +31,10 @@ pub(super) struct AgentService(pub(super) Arc<Api>);
 
 #[tonic::async_trait]
 impl AgentApi for AgentService {
-    async fn count_agents(&self, request: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {
+    async fn count_agents(
+        &self,
+        request: Request<CountAgentsRequest>,
+    ) -> Result<Response<CountAgentsResponse>, Status> {
         let call = Call::of(&request)?;
         let filter = request.into_inner().filter.map(|filter| list_agents_request::Filter {
             by_attestation_type: filter.by_attestation_type,
@@ -54,7 +55,12 @@ impl AgentApi for AgentService {
     /// Pages in the order of agent IDs.
     async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
         let call = Call::of(&request)?;
-        let ListAgentsRequest { filter, output_mask, page_size, page_token } = request.into_inner();
+        let ListAgentsRequest {
+            filter,
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
         let encoded = filter.as_ref().map(Message::encode_to_vec).unwrap_or_default();
         let wanted = Wanted::parse("agents", &encoded, page_size, &page_token)?;
         let filter = read_filter(filter.as_ref()).map_err(|refused| to_status(&refused))?;
@@ -67,7 +73,10 @@ impl AgentApi for AgentService {
                 |agent| masked(agent, output_mask.as_ref()),
             )
             .await;
-        Ok(Response::new(ListAgentsResponse { agents: page.items, next_page_token: page.next_token }))
+        Ok(Response::new(ListAgentsResponse {
+            agents: page.items,
+            next_page_token: page.next_token,
+        }))
     }
 
     async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<types::Agent>, Status> {
@@ -103,7 +112,9 @@ impl AgentApi for AgentService {
         Ok(Response::new(driven(|out| async move {
             let deadline = api.attest_guard.limits().deadline;
             let attested = timeout(deadline, attest(&api, &call, inbound, out)).await;
-            attested.unwrap_or(Err(AttestError::TooSlow(deadline))).map_err(|refused| to_status(&refused))
+            attested
+                .unwrap_or(Err(AttestError::TooSlow(deadline)))
+                .map_err(|refused| to_status(&refused))
         })))
     }
 
@@ -116,7 +127,9 @@ impl AgentApi for AgentService {
         }
         let renewed = agents::renew(&self.0.issuance, &call.actor, agent, &csr).await;
         let svid = renewed.map_err(|refused| to_status(&refused))?;
-        Ok(Response::new(RenewAgentResponse { svid: Some((&svid).into()) }))
+        Ok(Response::new(RenewAgentResponse {
+            svid: Some((&svid).into()),
+        }))
     }
 
     async fn create_join_token(
@@ -126,7 +139,10 @@ impl AgentApi for AgentService {
         let call = Call::of(&request)?;
         let CreateJoinTokenRequest { ttl, token, agent_id } = request.into_inner();
         let token = Zeroizing::new(token);
-        let alias = agent_id.as_ref().map(|id| convert::spiffe_id("agent_id", Some(id))).transpose();
+        let alias = agent_id
+            .as_ref()
+            .map(|id| convert::spiffe_id("agent_id", Some(id)))
+            .transpose();
         let wanted = NewToken {
             ttl_seconds: ttl.into(),
             token: Some(token).filter(|token| !token.is_empty()),
@@ -135,14 +151,19 @@ impl AgentApi for AgentService {
         let (api, max) = (&self.0, self.0.join_token_max_ttl);
         let made = agents::create_token(&api.committer, &call.actor, call.now, max, wanted).await;
         let made = made.map_err(|refused| to_status(&refused))?;
-        Ok(Response::new(types::JoinToken { value: made.token.to_string(), expires_at: made.expires_at.unix() }))
+        Ok(Response::new(types::JoinToken {
+            value: made.token.to_string(),
+            expires_at: made.expires_at.unix(),
+        }))
     }
 
     async fn post_status(&self, request: Request<PostStatusRequest>) -> Result<Response<PostStatusResponse>, Status> {
         let call = Call::of(&request)?;
         let version = request.into_inner().agent_version;
         let reported = agents::report(&self.0.committer, &call.actor, call.now, call.agent()?, version).await;
-        reported.map(|()| Response::new(PostStatusResponse {})).map_err(|refused| to_status(&refused))
+        reported
+            .map(|()| Response::new(PostStatusResponse {}))
+            .map_err(|refused| to_status(&refused))
     }
 }
 
@@ -152,13 +173,18 @@ async fn attest(
     mut inbound: Streaming<AttestAgentRequest>,
     out: Out<AttestAgentResponse>,
 ) -> Result<(), AttestError> {
-    let _permit = api.attest_guard.admit(address(call)).await?;
+    api.attest_guard.pace(address(call)).await?;
     let first = inbound.message().await.ok().flatten().and_then(|message| message.step);
     let Some(attest_agent_request::Step::Params(params)) = first else {
         return Err(AttestError::Request("the first message must be params"));
     };
     let request = read_params(params)?;
-    let mut rounds = Rounds { inbound, out, left: api.attest_guard.limits().challenges };
+    let _slot = api.attest_guard.slot()?;
+    let mut rounds = Rounds {
+        inbound,
+        out,
+        left: api.attest_guard.limits().challenges,
+    };
     let admitted = attest_agent::attest(
         &api.committer,
         &api.issuance,
@@ -203,7 +229,11 @@ fn read_params(params: attest_agent_request::Params) -> Result<AttestRequest, At
     if csr_der.is_empty() {
         return Err(missing("params.params.csr is missing"));
     }
-    Ok(AttestRequest { method: data.r#type, payload, csr_der })
+    Ok(AttestRequest {
+        method: data.r#type,
+        payload,
+        csr_der,
+    })
 }
 
 /// The way back to the agent.
@@ -219,11 +249,14 @@ impl Challenger for Rounds {
         let broke = |why: &str| ExchangeError(why.into());
         self.left = self.left.checked_sub(1).ok_or_else(|| broke("too many challenges"))?;
         let step = Some(attest_agent_response::Step::Challenge(challenge));
-        self.out.send(AttestAgentResponse { step }).await.map_err(|_| broke("it is gone"))?;
+        self.out
+            .send(AttestAgentResponse { step })
+            .await
+            .map_err(|_| broke("it is gone"))?;
         match self.inbound.message().await {
-            Ok(Some(AttestAgentRequest { step: Some(attest_agent_request::Step::ChallengeResponse(answer)) })) => {
-                Ok(answer)
-            }
+            Ok(Some(AttestAgentRequest {
+                step: Some(attest_agent_request::Step::ChallengeResponse(answer)),
+            })) => Ok(answer),
             Ok(Some(_)) => Err(broke("it sent something else")),
             Ok(None) => Err(broke("it ended the stream")),
             Err(status) => Err(broke(status.message())),
@@ -276,16 +309,19 @@ fn read_filter(filter: Option<&list_agents_request::Filter>) -> Result<AgentFilt
 /// Reads `2006-01-02 15:04:05 -0700 -07`, as SPIRE's CLI writes it. The zone's name at the end, whatever it is, only
 /// repeats its offset.
 fn expires_before(text: &str) -> Result<Timestamp, ConvertError> {
-    const FORM: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]");
+    const FORM: &str = "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]";
+    let form = time::format_description::parse_borrowed::<2>(FORM).expect("a constant that parses");
     let bad = || {
-        ConvertError::new("filter.by_expires_before", "is not a time like `2030-01-31 23:59:59 +0100 +01`")
+        ConvertError::new(
+            "filter.by_expires_before",
+            "is not a time like `2030-01-31 23:59:59 +0100 +01`",
+        )
     };
     let (time, zone) = text.rsplit_once(' ').ok_or_else(bad)?;
     if zone.is_empty() {
         return Err(bad());
     }
-    let time = OffsetDateTime::parse(time, FORM).map_err(|_| bad())?;
+    let time = OffsetDateTime::parse(time, &form).map_err(|_| bad())?;
     Ok(Timestamp::from_unix(time.unix_timestamp()))
 }
 
@@ -299,7 +335,13 @@ mod tests {
         assert_eq!(unix("2025-06-15 15:06:40 +0000 +00"), Ok(1_750_000_000));
         assert_eq!(unix("2025-06-15 17:06:40 +0200 +02"), Ok(1_750_000_000));
         assert_eq!(unix("2025-06-15 15:06:40 +0000 UTC"), Ok(1_750_000_000));
-        for bad in ["now", "2025-06-15", "2025-06-15 15:06:40", "2025-13-15 15:06:40 +0000 +00", " "] {
+        for bad in [
+            "now",
+            "2025-06-15",
+            "2025-06-15 15:06:40",
+            "2025-13-15 15:06:40 +0000 +00",
+            " ",
+        ] {
             assert_eq!(unix(bad), Err("filter.by_expires_before"), "{bad}");
         }
     }

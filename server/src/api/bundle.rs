@@ -27,20 +27,29 @@ impl BundleApi for BundleService {
     ) -> Result<Response<CountBundlesResponse>, Status> {
         let snapshot = Call::of(&request)?.snapshot;
         let count = snapshot.federated_bundles_after(None).count() + usize::from(snapshot.own_bundle().is_some());
-        Ok(Response::new(CountBundlesResponse { count: i32::try_from(count).unwrap_or(i32::MAX) }))
+        Ok(Response::new(CountBundlesResponse {
+            count: i32::try_from(count).unwrap_or(i32::MAX),
+        }))
     }
 
     async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<types::Bundle>, Status> {
         let call = Call::of(&request)?;
         let mask = request.into_inner().output_mask;
-        let bundle = call.snapshot.own_bundle().ok_or_else(|| Status::unavailable("there is no bundle yet"))?;
+        let bundle = call
+            .snapshot
+            .own_bundle()
+            .ok_or_else(|| Status::unavailable("there is no bundle yet"))?;
         Ok(Response::new(masked(bundle, mask.as_ref())))
     }
 
     async fn append_bundle(&self, request: Request<AppendBundleRequest>) -> Result<Response<types::Bundle>, Status> {
         let call = Call::of(&request)?;
-        let AppendBundleRequest { x509_authorities, jwt_authorities, output_mask, wit_authorities } =
-            request.into_inner();
+        let AppendBundleRequest {
+            x509_authorities,
+            jwt_authorities,
+            output_mask,
+            wit_authorities,
+        } = request.into_inner();
         if !wit_authorities.is_empty() {
             return Err(invalid("wit_authorities: are not supported"));
         }
@@ -71,7 +80,11 @@ impl BundleApi for BundleService {
         request: Request<ListFederatedBundlesRequest>,
     ) -> Result<Response<ListFederatedBundlesResponse>, Status> {
         let call = Call::of(&request)?;
-        let ListFederatedBundlesRequest { output_mask, page_size, page_token } = request.into_inner();
+        let ListFederatedBundlesRequest {
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
         let wanted = Wanted::parse("bundles", &[], page_size, &page_token)?;
         let after = wanted.after::<TrustDomain>()?;
         let page = wanted
@@ -82,7 +95,10 @@ impl BundleApi for BundleService {
                 |bundle| masked(bundle, output_mask.as_ref()),
             )
             .await;
-        Ok(Response::new(ListFederatedBundlesResponse { bundles: page.items, next_page_token: page.next_token }))
+        Ok(Response::new(ListFederatedBundlesResponse {
+            bundles: page.items,
+            next_page_token: page.next_token,
+        }))
     }
 
     async fn get_federated_bundle(
@@ -90,7 +106,10 @@ impl BundleApi for BundleService {
         request: Request<GetFederatedBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
         let call = Call::of(&request)?;
-        let GetFederatedBundleRequest { trust_domain, output_mask } = request.into_inner();
+        let GetFederatedBundleRequest {
+            trust_domain,
+            output_mask,
+        } = request.into_inner();
         let name = name(&trust_domain).map_err(|refused| to_status(&refused))?;
         let bundle = bundles::federated(&call.snapshot, &name).map_err(|refused| to_status(&refused))?;
         Ok(Response::new(masked(bundle, output_mask.as_ref())))
@@ -105,11 +124,15 @@ impl BundleApi for BundleService {
         check_batch("bundle", bundle.len())?;
         let create = |wanted| bundles::create(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(bundle.iter().map(Bundle::try_from), create).await;
-        let results = results.into_iter().map(|(status, bundle)| batch_create_federated_bundle_response::Result {
-            status: Some(status),
-            bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
-        });
-        Ok(Response::new(BatchCreateFederatedBundleResponse { results: results.collect() }))
+        let results = results
+            .into_iter()
+            .map(|(status, bundle)| batch_create_federated_bundle_response::Result {
+                status: Some(status),
+                bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+            });
+        Ok(Response::new(BatchCreateFederatedBundleResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn batch_update_federated_bundle(
@@ -117,18 +140,29 @@ impl BundleApi for BundleService {
         request: Request<BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<BatchUpdateFederatedBundleResponse>, Status> {
         let call = Call::of(&request)?;
-        let BatchUpdateFederatedBundleRequest { bundle, input_mask, output_mask } = request.into_inner();
+        let BatchUpdateFederatedBundleRequest {
+            bundle,
+            input_mask,
+            output_mask,
+        } = request.into_inner();
         check_batch("bundle", bundle.len())?;
         let read = |wire: &types::Bundle| {
-            Ok((name(&wire.trust_domain)?, convert::bundle_patch(wire, input_mask.as_ref())?))
+            Ok((
+                name(&wire.trust_domain)?,
+                convert::bundle_patch(wire, input_mask.as_ref())?,
+            ))
         };
         let update = |wanted| bundles::update(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(bundle.iter().map(read), update).await;
-        let results = results.into_iter().map(|(status, bundle)| batch_update_federated_bundle_response::Result {
-            status: Some(status),
-            bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
-        });
-        Ok(Response::new(BatchUpdateFederatedBundleResponse { results: results.collect() }))
+        let results = results
+            .into_iter()
+            .map(|(status, bundle)| batch_update_federated_bundle_response::Result {
+                status: Some(status),
+                bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+            });
+        Ok(Response::new(BatchUpdateFederatedBundleResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn batch_set_federated_bundle(
@@ -140,11 +174,15 @@ impl BundleApi for BundleService {
         check_batch("bundle", bundle.len())?;
         let set = |wanted| bundles::set(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(bundle.iter().map(Bundle::try_from), set).await;
-        let results = results.into_iter().map(|(status, bundle)| batch_set_federated_bundle_response::Result {
-            status: Some(status),
-            bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
-        });
-        Ok(Response::new(BatchSetFederatedBundleResponse { results: results.collect() }))
+        let results = results
+            .into_iter()
+            .map(|(status, bundle)| batch_set_federated_bundle_response::Result {
+                status: Some(status),
+                bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+            });
+        Ok(Response::new(BatchSetFederatedBundleResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn batch_delete_federated_bundle(
@@ -164,11 +202,15 @@ impl BundleApi for BundleService {
         let delete = |wanted| bundles::delete(&self.0.committer, &call.actor, call.now, wanted, mode);
         let results = batch(trust_domains.iter().map(|text| name(text)), delete).await;
         let results = results.into_iter().zip(trust_domains);
-        let results = results.map(|((status, _), trust_domain)| batch_delete_federated_bundle_response::Result {
-            status: Some(status),
-            trust_domain,
-        });
-        Ok(Response::new(BatchDeleteFederatedBundleResponse { results: results.collect() }))
+        let results = results.map(
+            |((status, _), trust_domain)| batch_delete_federated_bundle_response::Result {
+                status: Some(status),
+                trust_domain,
+            },
+        );
+        Ok(Response::new(BatchDeleteFederatedBundleResponse {
+            results: results.collect(),
+        }))
     }
 }
 

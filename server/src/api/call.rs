@@ -28,7 +28,11 @@ impl Call {
     /// # Errors
     /// The request did not come through the gate, which no listener allows.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        request.extensions().get::<Self>().cloned().ok_or_else(|| Status::internal("internal error"))
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Status::internal("internal error"))
     }
 
     /// The agent that calls.

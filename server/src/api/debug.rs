@@ -32,14 +32,20 @@ impl Debug for DebugService {
 }
 
 fn chain(svid: &X509Svid) -> Vec<Cert> {
-    let certificates = svid.chain().iter().filter_map(|der| X509Certificate::from_der(der).ok());
+    let certificates = svid
+        .chain()
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok());
     certificates
         .map(|(_, certificate)| {
             let names = certificate.subject_alternative_name().ok().flatten();
-            let uri = names.iter().flat_map(|names| &names.value.general_names).find_map(|name| match name {
-                GeneralName::URI(uri) => uri.parse::<mayfly_svid::SpiffeId>().ok(),
-                _ => None,
-            });
+            let uri = names
+                .iter()
+                .flat_map(|names| &names.value.general_names)
+                .find_map(|name| match name {
+                    GeneralName::URI(uri) => uri.parse::<mayfly_svid::SpiffeId>().ok(),
+                    _ => None,
+                });
             Cert {
                 id: uri.as_ref().map(Into::into),
                 expires_at: certificate.validity().not_after.timestamp(),

@@ -27,12 +27,19 @@ where
 {
     // One message waits for HTTP/2, the next one waits for room.
     let (sender, messages) = mpsc::channel(1);
-    Driven { run: Some(Box::pin(run(Out(sender)))), messages, failed: None }
+    Driven {
+        run: Some(Box::pin(run(Out(sender)))),
+        messages,
+        failed: None,
+    }
 }
 
 impl<T> Out<T> {
     pub(super) async fn send(&self, message: T) -> Result<(), Status> {
-        self.0.send(message).await.map_err(|_| Status::cancelled("the caller is gone"))
+        self.0
+            .send(message)
+            .await
+            .map_err(|_| Status::cancelled("the caller is gone"))
     }
 }
 
@@ -67,7 +74,10 @@ mod tests {
             }
             Err(Status::aborted("end"))
         });
-        let all: Vec<_> = stream.map(|item| item.map_err(|status| status.message().to_owned())).collect().await;
+        let all: Vec<_> = stream
+            .map(|item| item.map_err(|status| status.message().to_owned()))
+            .collect()
+            .await;
         assert_eq!(all, [Ok(0), Ok(1), Ok(2), Err("end".into())]);
     }
 }

@@ -46,9 +46,17 @@ impl EntryApi for EntryService {
     }
 
     /// Pages in the order of entry IDs.
-    async fn list_entries(&self, request: Request<ListEntriesRequest>) -> Result<Response<ListEntriesResponse>, Status> {
+    async fn list_entries(
+        &self,
+        request: Request<ListEntriesRequest>,
+    ) -> Result<Response<ListEntriesResponse>, Status> {
         let call = Call::of(&request)?;
-        let ListEntriesRequest { filter, output_mask, page_size, page_token } = request.into_inner();
+        let ListEntriesRequest {
+            filter,
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
         let encoded = filter.as_ref().map(Message::encode_to_vec).unwrap_or_default();
         let wanted = Wanted::parse("entries", &encoded, page_size, &page_token)?;
         let filter = read_filter(filter.as_ref()).map_err(|refused| to_status(&refused))?;
@@ -61,7 +69,10 @@ impl EntryApi for EntryService {
                 |entry| masked(entry, output_mask.as_ref()),
             )
             .await;
-        Ok(Response::new(ListEntriesResponse { entries: page.items, next_page_token: page.next_token }))
+        Ok(Response::new(ListEntriesResponse {
+            entries: page.items,
+            next_page_token: page.next_token,
+        }))
     }
 
     async fn get_entry(&self, request: Request<GetEntryRequest>) -> Result<Response<types::Entry>, Status> {
@@ -71,7 +82,10 @@ impl EntryApi for EntryService {
             return Err(invalid("id: is missing"));
         }
         // A text that is no ID is the ID of nothing.
-        let found = id.parse::<EntryId>().ok().and_then(|id| call.snapshot.entry(&id).cloned());
+        let found = id
+            .parse::<EntryId>()
+            .ok()
+            .and_then(|id| call.snapshot.entry(&id).cloned());
         let entry = found.ok_or_else(|| Status::not_found("entry not found"))?;
         Ok(Response::new(masked(&entry, output_mask.as_ref())))
     }
@@ -84,16 +98,27 @@ impl EntryApi for EntryService {
         let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
         check_batch("entries", entries.len())?;
         let read = |entry: &types::Entry| {
-            let id = if entry.id.is_empty() { None } else { Some(entry_id(&entry.id)?) };
-            Ok(NewEntry { id, spec: EntrySpec::try_from(entry)? })
+            let id = if entry.id.is_empty() {
+                None
+            } else {
+                Some(entry_id(&entry.id)?)
+            };
+            Ok(NewEntry {
+                id,
+                spec: EntrySpec::try_from(entry)?,
+            })
         };
         let create = |wanted| register::create(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(entries.iter().map(read), create).await;
-        let results = results.into_iter().map(|(status, entry)| batch_create_entry_response::Result {
-            status: Some(status),
-            entry: entry.map(|entry| masked(&entry, output_mask.as_ref())),
-        });
-        Ok(Response::new(BatchCreateEntryResponse { results: results.collect() }))
+        let results = results
+            .into_iter()
+            .map(|(status, entry)| batch_create_entry_response::Result {
+                status: Some(status),
+                entry: entry.map(|entry| masked(&entry, output_mask.as_ref())),
+            });
+        Ok(Response::new(BatchCreateEntryResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn batch_update_entry(
@@ -101,17 +126,26 @@ impl EntryApi for EntryService {
         request: Request<BatchUpdateEntryRequest>,
     ) -> Result<Response<BatchUpdateEntryResponse>, Status> {
         let call = Call::of(&request)?;
-        let BatchUpdateEntryRequest { entries, input_mask, output_mask } = request.into_inner();
+        let BatchUpdateEntryRequest {
+            entries,
+            input_mask,
+            output_mask,
+        } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let read =
-            |entry: &types::Entry| Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?));
+        let read = |entry: &types::Entry| Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?));
         let update = |wanted| register::update(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(entries.iter().map(read), update).await;
-        let results = results.into_iter().map(|(status, entry)| batch_update_entry_response::Result {
-            entry: entry.filter(|_| status.code == i32::from(Code::Ok)).map(|entry| masked(&entry, output_mask.as_ref())),
-            status: Some(status),
-        });
-        Ok(Response::new(BatchUpdateEntryResponse { results: results.collect() }))
+        let results = results
+            .into_iter()
+            .map(|(status, entry)| batch_update_entry_response::Result {
+                entry: entry
+                    .filter(|_| status.code == i32::from(Code::Ok))
+                    .map(|entry| masked(&entry, output_mask.as_ref())),
+                status: Some(status),
+            });
+        Ok(Response::new(BatchUpdateEntryResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn batch_delete_entry(
@@ -123,12 +157,20 @@ impl EntryApi for EntryService {
         check_batch("ids", ids.len())?;
         let delete = async |wanted| {
             let results = register::delete(&self.0.committer, &call.actor, call.now, wanted).await;
-            results.into_iter().map(|result| result.map(|()| None)).collect::<Vec<_>>()
+            results
+                .into_iter()
+                .map(|result| result.map(|()| None))
+                .collect::<Vec<_>>()
         };
         let results = batch_optional(ids.iter().map(|id| entry_id(id)), delete).await;
         let results = results.into_iter().zip(ids);
-        let results = results.map(|((status, _), id)| batch_delete_entry_response::Result { status: Some(status), id });
-        Ok(Response::new(BatchDeleteEntryResponse { results: results.collect() }))
+        let results = results.map(|((status, _), id)| batch_delete_entry_response::Result {
+            status: Some(status),
+            id,
+        });
+        Ok(Response::new(BatchDeleteEntryResponse {
+            results: results.collect(),
+        }))
     }
 
     /// All that the agent may serve, in one answer.
@@ -144,7 +186,9 @@ impl EntryApi for EntryService {
             let entry = masked(&entry, mask.as_ref());
             bytes += entry.encoded_len() + 8;
             if bytes > ANSWER_MAX {
-                return Err(Status::resource_exhausted("too many entries for one answer; use SyncAuthorizedEntries"));
+                return Err(Status::resource_exhausted(
+                    "too many entries for one answer; use SyncAuthorizedEntries",
+                ));
             }
             answer.entries.push(entry);
         }
@@ -160,7 +204,9 @@ impl EntryApi for EntryService {
         let call = Call::of(&request)?;
         let agent_id = call.agent()?.id.clone();
         let (api, inbound) = (self.0.clone(), request.into_inner());
-        Ok(Response::new(driven(|out| async move { sync::run(&api, &agent_id, inbound, out).await })))
+        Ok(Response::new(driven(|out| async move {
+            sync::run(&api, &agent_id, inbound, out).await
+        })))
     }
 }
 
@@ -176,7 +222,9 @@ pub(super) fn masked(entry: &Entry, mask: Option<&types::EntryMask>) -> types::E
 /// Refuses batches that are too long.
 pub(super) fn check_batch(field: &str, len: usize) -> Result<(), Status> {
     if len > BATCH_MAX {
-        return Err(invalid(format!("{field}: has {len} items, at most {BATCH_MAX} are taken at a time")));
+        return Err(invalid(format!(
+            "{field}: has {len} items, at most {BATCH_MAX} are taken at a time"
+        )));
     }
     Ok(())
 }
@@ -190,15 +238,16 @@ fn entry_id(text: &str) -> Result<EntryId, ConvertError> {
 
 type Answer = (types::Status, Option<Arc<Entry>>);
 
-async fn batch<T, F>(
-    items: impl Iterator<Item = Result<T, ConvertError>>,
-    act: impl FnOnce(Vec<T>) -> F,
-) -> Vec<Answer>
+async fn batch<T, F>(items: impl Iterator<Item = Result<T, ConvertError>>, act: impl FnOnce(Vec<T>) -> F) -> Vec<Answer>
 where
     F: Future<Output = Vec<Result<Arc<Entry>, RegisterError>>>,
 {
     batch_optional(items, async |wanted| {
-        act(wanted).await.into_iter().map(|result| result.map(Some)).collect::<Vec<_>>()
+        act(wanted)
+            .await
+            .into_iter()
+            .map(|result| result.map(Some))
+            .collect::<Vec<_>>()
     })
     .await
 }
@@ -235,9 +284,8 @@ fn read_filter(filter: Option<&list_entries_request::Filter>) -> Result<EntryFil
     else {
         return Ok(EntryFilter::default());
     };
-    let id = |field, id: &Option<types::Spiffeid>| {
-        id.as_ref().map(|id| convert::spiffe_id(field, Some(id))).transpose()
-    };
+    let id =
+        |field, id: &Option<types::Spiffeid>| id.as_ref().map(|id| convert::spiffe_id(field, Some(id))).transpose();
     Ok(EntryFilter {
         spiffe_id: id("filter.by_spiffe_id", by_spiffe_id)?,
         parent_id: id("filter.by_parent_id", by_parent_id)?,

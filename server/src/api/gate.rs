@@ -32,7 +32,10 @@ const REASON: &str = "mayfly-reason";
 /// Its longest value, in bytes as sent.
 const REASON_MAX: usize = 1024;
 const REQUEST_ID: &str = "mayfly-request-id";
-const UNKNOWN: MethodLabels = MethodLabels { service: "unknown", method: "unknown" };
+const UNKNOWN: MethodLabels = MethodLabels {
+    service: "unknown",
+    method: "unknown",
+};
 
 /// The gate in front of `S`.
 #[derive(Clone)]
@@ -40,11 +43,18 @@ pub struct Gate<S> {
     api: Arc<Api>,
     face: Face,
     inner: S,
+    strangers: S,
 }
 
 impl<S> Gate<S> {
-    pub(super) fn new(api: Arc<Api>, face: Face, inner: S) -> Self {
-        Self { api, face, inner }
+    /// Methods that anybody may call go to `strangers`, which reads smaller messages.
+    pub(super) fn new(api: Arc<Api>, face: Face, inner: S, strangers: S) -> Self {
+        Self {
+            api,
+            face,
+            inner,
+            strangers,
+        }
     }
 }
 
@@ -58,15 +68,22 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+        std::task::ready!(self.inner.poll_ready(cx))?;
+        self.strangers.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let request_id = format!("{:016x}", rand::rng().random::<u64>());
         let row = find(request.uri().path(), self.face);
         let labels = row.as_ref().map_or(UNKNOWN, |(labels, _)| labels.clone());
-        let span = info_span!("rpc", method = labels.method, request_id, caller = tracing::field::Empty);
+        let span = info_span!(
+            "rpc",
+            method = labels.method,
+            request_id,
+            caller = tracing::field::Empty
+        );
         let end = End::begin(self.api.metrics.clone(), labels, span.clone());
+        let anyone = matches!(row, Some((_, Access::Anyone)));
         let admitted = span.in_scope(|| match row {
             Some((_, access)) => admit(&self.api, &request, access),
             None => Err(Status::unimplemented("there is no such method here")),
@@ -76,7 +93,8 @@ where
                 span.record("caller", &call.actor.who);
                 request.extensions_mut().insert(call.caller.clone());
                 request.extensions_mut().insert(call);
-                let answer = self.inner.call(request).instrument(span);
+                let inner = if anyone { &mut self.strangers } else { &mut self.inner };
+                let answer = inner.call(request).instrument(span);
                 Box::pin(async move { Ok(finish(answer.await?, end, &request_id)) })
             }
             Err(status) => Box::pin(std::future::ready(Ok(finish(status.into_http(), end, &request_id)))),
@@ -92,7 +110,13 @@ fn find(path: &str, face: Face) -> Option<(MethodLabels, Access)> {
     if matches!(access, Access::Local(_)) && face != Face::Local {
         return None;
     }
-    Some((MethodLabels { service: service.name, method }, access))
+    Some((
+        MethodLabels {
+            service: service.name,
+            method,
+        },
+        access,
+    ))
 }
 
 fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call, Status> {
@@ -110,7 +134,9 @@ fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call
             caller
         }
         // An evicted agent attests anew over the connection that it has.
-        (Err(_), Access::Anyone) => Caller::Anonymous { addr: address(&info.peer) },
+        (Err(_), Access::Anyone) => Caller::Anonymous {
+            addr: address(&info.peer),
+        },
         (Err(refused), _) => return Err(to_status(&refused)),
     };
     authorize(&caller, access, &api.roles, &snapshot, now).map_err(|refused| to_status(&refused))?;
@@ -119,7 +145,12 @@ fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call
 }
 
 fn call(caller: Caller, actor: mayfly_model::Actor, now: Timestamp, snapshot: Arc<Snapshot>) -> Call {
-    Call { caller, actor, now, snapshot }
+    Call {
+        caller,
+        actor,
+        now,
+        snapshot,
+    }
 }
 
 fn address(peer: &Peer) -> Option<std::net::SocketAddr> {
@@ -133,8 +164,15 @@ fn address(peer: &Peer) -> Option<std::net::SocketAddr> {
 /// next one tries again if this could not be done.
 fn confirm_renewed(api: &Arc<Api>, caller: &Caller, info: &ConnInfo, serial: Serial, time: Timestamp) {
     let Caller::Agent(agent) = caller else { return };
-    let change = Change::AgentConfirm { id: agent.id.clone(), serial };
-    let step = Step { actor: caller.actor(&info.peer, String::new()), time, change };
+    let change = Change::AgentConfirm {
+        id: agent.id.clone(),
+        serial,
+    };
+    let step = Step {
+        actor: caller.actor(&info.peer, String::new()),
+        time,
+        change,
+    };
     let (committer, id) = (api.committer.clone(), agent.id.clone());
     let confirm = async move {
         match committer.commit(step).await {
@@ -149,14 +187,21 @@ fn confirm_renewed(api: &Arc<Api>, caller: &Caller, info: &ConnInfo, serial: Ser
 }
 
 fn reason(headers: &HeaderMap) -> Result<String, Status> {
-    let Some(value) = headers.get(REASON) else { return Ok(String::new()) };
+    let Some(value) = headers.get(REASON) else {
+        return Ok(String::new());
+    };
     if value.len() > REASON_MAX {
-        return Err(invalid(format!("{REASON}: has {} bytes, at most {REASON_MAX} are allowed", value.len())));
+        return Err(invalid(format!(
+            "{REASON}: has {} bytes, at most {REASON_MAX} are allowed",
+            value.len()
+        )));
     }
     let text = percent_decode(value.as_bytes()).and_then(|bytes| String::from_utf8(bytes).ok());
     match text {
         Some(text) if !text.chars().any(char::is_control) => Ok(text),
-        _ => Err(invalid(format!("{REASON}: is not percent-encoded UTF-8 without control characters"))),
+        _ => Err(invalid(format!(
+            "{REASON}: is not percent-encoded UTF-8 without control characters"
+        ))),
     }
 }
 
@@ -166,7 +211,9 @@ fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
     while let Some((first, after)) = rest.split_first() {
         if *first == b'%' {
             let (digits, after) = after.split_at_checked(2)?;
-            let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            let digits = std::str::from_utf8(digits)
+                .ok()
+                .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = after;
         } else {
@@ -190,7 +237,9 @@ fn finish(mut response: Response<Body>, mut end: End, request_id: &str) -> Respo
 }
 
 fn code_of(headers: &HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+    headers
+        .get(Status::GRPC_STATUS)
+        .map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// A call until it ends, however it ends.
@@ -205,7 +254,13 @@ struct End {
 impl End {
     fn begin(metrics: ApiMetrics, labels: MethodLabels, span: Span) -> Self {
         metrics.began(&labels);
-        Self { metrics, labels, span, began: Instant::now(), code: None }
+        Self {
+            metrics,
+            labels,
+            span,
+            began: Instant::now(),
+            code: None,
+        }
     }
 }
 
@@ -215,7 +270,8 @@ impl Drop for End {
         let code = self.code.unwrap_or(Code::Cancelled);
         let elapsed = self.began.elapsed();
         self.metrics.ended(&self.labels, code, elapsed.as_secs_f64());
-        self.span.in_scope(|| debug!(code = code_name(code), elapsed_ms = elapsed.as_millis(), "call ended"));
+        self.span
+            .in_scope(|| debug!(code = code_name(code), elapsed_ms = elapsed.as_millis(), "call ended"));
     }
 }
 
@@ -264,7 +320,16 @@ mod tests {
         assert_eq!(reason_of(b"ticket 7"), Ok("ticket 7".into()));
         assert_eq!(reason_of(b"%C3%BCber 100%25"), Ok("über 100%".into()));
         assert_eq!(reason_of(&[b'x'; 1024]).map(|text| text.len()), Ok(1024));
-        for bad in [&[b'x'; 1025][..], b"%", b"%4", b"%zz", b"%+1", b"%ff", b"%0a", b"%1b[31m"] {
+        for bad in [
+            &[b'x'; 1025][..],
+            b"%",
+            b"%4",
+            b"%zz",
+            b"%+1",
+            b"%ff",
+            b"%0a",
+            b"%1b[31m",
+        ] {
             assert_eq!(reason_of(bad), Err(Code::InvalidArgument), "{bad:?}");
         }
         assert_eq!(reason(&HeaderMap::new()).unwrap(), "");
@@ -272,7 +337,14 @@ mod tests {
 
     #[test]
     fn paths_that_are_no_method_have_no_row() {
-        for path in ["", "/", "x", "/spire.api.server.entry.v1.Entry", "/spire.api.server.entry.v1.Entry/", "/a/b/c"] {
+        for path in [
+            "",
+            "/",
+            "x",
+            "/spire.api.server.entry.v1.Entry",
+            "/spire.api.server.entry.v1.Entry/",
+            "/a/b/c",
+        ] {
             assert!(find(path, Face::Local).is_none(), "{path}");
         }
         assert!(find("/spire.api.server.logger.v1.Logger/GetLogger", Face::Remote).is_none());

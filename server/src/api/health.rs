@@ -24,7 +24,11 @@ impl Health for HealthService {
             return Err(Status::not_found("there is no such service here"));
         }
         let serving = self.0.readiness.is_ready() && *self.0.committer.healthy().borrow();
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }
 

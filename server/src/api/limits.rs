@@ -62,30 +62,43 @@ struct Buckets {
 
 impl AttestGuard {
     pub(super) fn new(limits: AttestLimits) -> Self {
-        Self { limits, buckets: Mutex::default(), slots: Arc::new(Semaphore::new(limits.concurrent)) }
+        Self {
+            limits,
+            buckets: Mutex::default(),
+            slots: Arc::new(Semaphore::new(limits.concurrent)),
+        }
     }
 
     pub(super) fn limits(&self) -> &AttestLimits {
         &self.limits
     }
 
-    /// Admits an attestation from `address`; none is the local socket, which only the number at a time bounds. The permit is
-    /// held to its end.
+    /// Waits for the turn of `address`; none is the local socket, which has no bucket.
     ///
     /// # Errors
     /// [`AttestError::Busy`], with when to come back.
     ///
     /// # Cancel safety
     /// If dropped while waiting, the place in the bucket is lost.
-    pub(super) async fn admit(&self, address: Option<IpAddr>) -> Result<OwnedSemaphorePermit, AttestError> {
-        if let Some(address) = address {
-            let wait = self.take(network(address), Instant::now())?;
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
+    pub(super) async fn pace(&self, address: Option<IpAddr>) -> Result<(), AttestError> {
+        let Some(address) = address else { return Ok(()) };
+        let wait = self.take(network(address), Instant::now())?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
-        // Those who wait above hold no slot, so that one address cannot keep the slots of all.
-        self.slots.clone().try_acquire_owned().map_err(|_| busy(self.limits.max_wait))
+        Ok(())
+    }
+
+    /// One of the slots for attestations that are worked on, held to the end. Taken when the request is here and not
+    /// before: who says nothing keeps nobody out.
+    ///
+    /// # Errors
+    /// [`AttestError::Busy`], with when to come back.
+    pub(super) fn slot(&self) -> Result<OwnedSemaphorePermit, AttestError> {
+        self.slots
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| busy(self.limits.max_wait.max(Duration::from_millis(100))))
     }
 
     /// Takes one from the bucket of `address` and says how long to wait for it.
@@ -128,7 +141,9 @@ impl Buckets {
 
 /// A delay of at least `wait`, drawn so that those who were refused together do not come back together.
 fn busy(wait: Duration) -> AttestError {
-    AttestError::Busy { retry_after: wait + rand::rng().random_range(Duration::ZERO..=wait) }
+    AttestError::Busy {
+        retry_after: wait + rand::rng().random_range(Duration::ZERO..=wait),
+    }
 }
 
 /// A single host can have all 2^64 addresses of its IPv6 network.
@@ -144,7 +159,12 @@ mod tests {
     use super::*;
 
     fn guard(concurrent: usize) -> AttestGuard {
-        let limits = AttestLimits { per_second: 10, burst: 5, concurrent, ..AttestLimits::default() };
+        let limits = AttestLimits {
+            per_second: 10,
+            burst: 5,
+            concurrent,
+            ..AttestLimits::default()
+        };
         AttestGuard::new(limits)
     }
 
@@ -157,40 +177,48 @@ mod tests {
         let guard = guard(100);
         let start = Instant::now();
         for _ in 0..5 {
-            guard.admit(ip("192.0.2.1")).await.unwrap();
+            guard.pace(ip("192.0.2.1")).await.unwrap();
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         for n in 1..=10 {
             let wait = guard.take(ip("192.0.2.1").unwrap(), start).unwrap();
             assert_eq!(wait, Duration::from_millis(100) * n);
         }
-        let refused = guard.admit(ip("192.0.2.1")).await.unwrap_err();
+        let refused = guard.pace(ip("192.0.2.1")).await.unwrap_err();
         let retry = refused.retry_after().unwrap();
-        assert!(retry >= Duration::from_millis(1_100) && retry <= Duration::from_millis(2_200), "{retry:?}");
-        assert!(guard.admit(ip("192.0.2.2")).await.is_ok(), "another address is not disturbed");
+        assert!(
+            retry >= Duration::from_millis(1_100) && retry <= Duration::from_millis(2_200),
+            "{retry:?}"
+        );
+        assert!(
+            guard.pace(ip("192.0.2.2")).await.is_ok(),
+            "another address is not disturbed"
+        );
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(guard.admit(ip("192.0.2.1")).await.is_ok());
+        assert!(guard.pace(ip("192.0.2.1")).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_ipv6_network_is_one_caller_and_the_local_socket_has_no_bucket() {
         let guard = guard(100);
         for n in 0..15 {
-            guard.take(network(format!("2001:db8::{n:x}").parse().unwrap()), Instant::now()).unwrap();
+            guard
+                .take(network(format!("2001:db8::{n:x}").parse().unwrap()), Instant::now())
+                .unwrap();
         }
-        assert!(guard.admit(ip("2001:db8::ffff")).await.is_err());
+        assert!(guard.pace(ip("2001:db8::ffff")).await.is_err());
         for _ in 0..50 {
-            guard.admit(None).await.unwrap();
+            guard.pace(None).await.unwrap();
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_so_many_run_at_a_time() {
+    #[test]
+    fn only_so_many_run_at_a_time() {
         let guard = guard(2);
-        let held = (guard.admit(None).await.unwrap(), guard.admit(None).await.unwrap());
-        assert!(matches!(guard.admit(None).await, Err(AttestError::Busy { .. })));
+        let held = (guard.slot().unwrap(), guard.slot().unwrap());
+        assert!(matches!(guard.slot(), Err(AttestError::Busy { .. })));
         drop(held);
-        assert!(guard.admit(None).await.is_ok());
+        assert!(guard.slot().is_ok());
     }
 
     #[test]

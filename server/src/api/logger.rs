@@ -46,9 +46,21 @@ impl LoggerService {
     /// Written down first: an operator's act without its record does not happen.
     async fn change(&self, call: &Call, kind: &'static str, level: &str) -> Result<Response<types::Logger>, Status> {
         let body = serde_json::json!({ "from": self.0.log.current(), "to": level });
-        let change = Change::Note { kind, subject: "log".into(), body };
-        let step = Step { actor: call.actor.clone(), time: call.now, change };
-        self.0.committer.commit(step).await.map_err(|failure| to_status(&failure))?;
+        let change = Change::Note {
+            kind,
+            subject: "log".into(),
+            body,
+        };
+        let step = Step {
+            actor: call.actor.clone(),
+            time: call.now,
+            change,
+        };
+        self.0
+            .committer
+            .commit(step)
+            .await
+            .map_err(|failure| to_status(&failure))?;
         self.0.log.set(level).map_err(|failure| {
             error!(error = %Chain(&failure), "log level was not changed");
             Status::internal("internal error")

@@ -9,7 +9,9 @@ use prometheus_client::registry::Registry;
 use tonic::Code;
 
 /// Upper ends, in seconds.
-const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+const BUCKETS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct MethodLabels {
@@ -37,7 +39,11 @@ impl ApiMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("rpc_open", "Calls that are being answered", self.open.clone());
         registry.register("rpc", "Calls that ended, by code", self.ended.clone());
-        registry.register("rpc_seconds", "Time from a call's headers to its end", self.seconds.clone());
+        registry.register(
+            "rpc_seconds",
+            "Time from a call's headers to its end",
+            self.seconds.clone(),
+        );
     }
 
     pub(super) fn began(&self, labels: &MethodLabels) {
@@ -47,14 +53,26 @@ impl ApiMetrics {
     pub(super) fn ended(&self, labels: &MethodLabels, code: Code, seconds: f64) {
         self.open.get_or_create(labels).dec();
         let MethodLabels { service, method } = labels;
-        self.ended.get_or_create(&EndLabels { service, method, code: code_name(code) }).inc();
+        self.ended
+            .get_or_create(&EndLabels {
+                service,
+                method,
+                code: code_name(code),
+            })
+            .inc();
         self.seconds.get_or_create(labels).observe(seconds);
     }
 
     /// How many calls ended so.
     #[cfg(test)]
     pub(super) fn count(&self, service: &'static str, method: &'static str, code: Code) -> u64 {
-        self.ended.get_or_create(&EndLabels { service, method, code: code_name(code) }).get()
+        self.ended
+            .get_or_create(&EndLabels {
+                service,
+                method,
+                code: code_name(code),
+            })
+            .get()
     }
 }
 

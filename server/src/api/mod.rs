@@ -8,7 +8,7 @@
 //! [`SERVICES`] says for every method who may call it, and [`gate`] is the one place that asks; no service checks a
 //! caller's class again. What a service needs of its caller is in the [`Call`] that the gate leaves with the request.
 //!
-//! Bounds of what a caller may send: a message of 4 MiB, a batch of [`BATCH_MAX`] items (500 for SVIDs), a page of 1000
+//! Bounds of what a caller may send: a message of 4 MiB (256 KiB where anybody may call), a batch of [`BATCH_MAX`] items (500 for SVIDs), a page of 1000
 //! items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own ([`limits`]). No memory is set aside by a
 //! number that a caller states.
 //!
@@ -60,6 +60,8 @@ use watch::WatchService;
 pub const BATCH_MAX: usize = 1000;
 /// The largest message that is read.
 const MESSAGE_MAX: usize = 4 << 20;
+/// The largest message that is read by methods that strangers may call: an attestation with its payload of 128 KiB.
+const STRANGERS_MESSAGE_MAX: usize = 256 << 10;
 
 /// A service, and who may call its methods.
 #[derive(Debug)]
@@ -142,8 +144,14 @@ pub const SERVICES: &[Service] = &[
             ("NewDownstreamX509CA", Access::Downstream),
         ],
     },
-    Service { name: "mayfly.agent.v1.Watch", methods: &[("Watch", Access::Agent)] },
-    Service { name: "grpc.health.v1.Health", methods: &[("Check", Access::Anyone), ("Watch", Access::Anyone)] },
+    Service {
+        name: "mayfly.agent.v1.Watch",
+        methods: &[("Watch", Access::Agent)],
+    },
+    Service {
+        name: "grpc.health.v1.Health",
+        methods: &[("Check", Access::Anyone), ("Watch", Access::Anyone)],
+    },
     Service {
         name: "grpc.reflection.v1.ServerReflection",
         methods: &[("ServerReflectionInfo", Access::Local(Role::Viewer))],
@@ -256,21 +264,49 @@ impl Api {
 
 /// All services of one listener behind the gate, for [`mayfly_runtime::listen::Server::serve`].
 pub fn routes(api: &Arc<Api>, face: Face) -> Gate<Routes> {
+    let services = |message_max| services(api, face, message_max);
+    Gate::new(
+        api.clone(),
+        face,
+        services(MESSAGE_MAX),
+        services(STRANGERS_MESSAGE_MAX),
+    )
+}
+
+fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
     let mut routes = Routes::builder();
     macro_rules! add {
         ($server:ty, $service:expr) => {
-            routes.add_service(<$server>::from_arc($service).max_decoding_message_size(MESSAGE_MAX));
+            routes.add_service(<$server>::from_arc($service).max_decoding_message_size(message_max));
         };
     }
-    add!(server::agent::agent_server::AgentServer<_>, Arc::new(agent::AgentService(api.clone())));
-    add!(server::bundle::bundle_server::BundleServer<_>, Arc::new(bundle::BundleService(api.clone())));
-    add!(server::entry::entry_server::EntryServer<_>, Arc::new(entry::EntryService(api.clone())));
-    add!(server::svid::svid_server::SvidServer<_>, Arc::new(svid::SvidService(api.clone())));
+    add!(
+        server::agent::agent_server::AgentServer<_>,
+        Arc::new(agent::AgentService(api.clone()))
+    );
+    add!(
+        server::bundle::bundle_server::BundleServer<_>,
+        Arc::new(bundle::BundleService(api.clone()))
+    );
+    add!(
+        server::entry::entry_server::EntryServer<_>,
+        Arc::new(entry::EntryService(api.clone()))
+    );
+    add!(
+        server::svid::svid_server::SvidServer<_>,
+        Arc::new(svid::SvidService(api.clone()))
+    );
     add!(WatchServer<_>, api.watch.clone());
     add!(HealthServer<_>, Arc::new(health::HealthService(api.clone())));
     if face == Face::Local {
-        add!(server::debug::debug_server::DebugServer<_>, Arc::new(debug::DebugService(api.clone())));
-        add!(server::logger::logger_server::LoggerServer<_>, Arc::new(logger::LoggerService(api.clone())));
+        add!(
+            server::debug::debug_server::DebugServer<_>,
+            Arc::new(debug::DebugService(api.clone()))
+        );
+        add!(
+            server::logger::logger_server::LoggerServer<_>,
+            Arc::new(logger::LoggerService(api.clone()))
+        );
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(mayfly_proto::FILE_DESCRIPTOR_SET)
@@ -279,7 +315,7 @@ pub fn routes(api: &Arc<Api>, face: Face) -> Gate<Routes> {
         routes.add_service(reflection().build_v1().expect("embedded descriptors decode"));
         routes.add_service(reflection().build_v1alpha().expect("embedded descriptors decode"));
     }
-    Gate::new(api.clone(), face, routes.routes().prepare())
+    routes.routes().prepare()
 }
 
 #[cfg(test)]

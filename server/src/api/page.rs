@@ -49,7 +49,11 @@ impl Wanted {
             Err(_) => return Err(invalid(format!("page_size: is {size}; it cannot be negative"))),
         };
         let tag = tag(list, filter);
-        let after = if token.is_empty() { None } else { Some(decode(&tag, token).ok_or_else(bad_token)?) };
+        let after = if token.is_empty() {
+            None
+        } else {
+            Some(decode(&tag, token).ok_or_else(bad_token)?)
+        };
         Ok(Self { count, tag, after })
     }
 
@@ -58,7 +62,10 @@ impl Wanted {
     /// # Errors
     /// The token holds none.
     pub(super) fn after<K: std::str::FromStr>(&self) -> Result<Option<K>, Status> {
-        self.after.as_deref().map(|key| key.parse().map_err(|_| bad_token())).transpose()
+        self.after
+            .as_deref()
+            .map(|key| key.parse().map_err(|_| bad_token()))
+            .transpose()
     }
 
     /// Takes a page of those `items` that `matches`; `items` begin after [`Self::after`], in the order of their keys.
@@ -72,7 +79,10 @@ impl Wanted {
         key: impl Fn(&T) -> String,
         wire: impl Fn(&T) -> W,
     ) -> Page<W> {
-        let mut page = Page { items: vec![], next_token: String::new() };
+        let mut page = Page {
+            items: vec![],
+            next_token: String::new(),
+        };
         let (mut bytes, mut last) = (0, String::new());
         for (walked, item) in items.enumerate() {
             if walked % TURN == TURN - 1 {
@@ -113,7 +123,9 @@ fn tag(list: &str, filter: &[u8]) -> [u8; TAG] {
     context.update(list.as_bytes());
     context.update(&[0]);
     context.update(filter);
-    context.finish().as_ref()[..TAG].try_into().expect("SHA-256 has more octets than a tag")
+    context.finish().as_ref()[..TAG]
+        .try_into()
+        .expect("SHA-256 has more octets than a tag")
 }
 
 fn encode(tag: &[u8; TAG], key: &str) -> String {
@@ -141,7 +153,14 @@ mod tests {
         let wanted = Wanted::parse("things", filter.as_bytes(), size, token)?;
         let after = wanted.after::<String>()?;
         let rest = all.iter().filter(|key| after.as_ref().is_none_or(|after| *key > after));
-        let page = wanted.collect(rest, |key| key.contains(filter), |key| (*key).clone(), |key| (*key).clone()).await;
+        let page = wanted
+            .collect(
+                rest,
+                |key| key.contains(filter),
+                |key| (*key).clone(),
+                |key| (*key).clone(),
+            )
+            .await;
         Ok((page.items, page.next_token))
     }
 
@@ -159,14 +178,27 @@ mod tests {
         }
         assert_eq!((all.len(), pages), (10, 3));
         let (items, next) = page(10, "", "k").await.unwrap();
-        assert_eq!((items.len(), next.as_str()), (10, ""), "exactly full, and nothing follows");
+        assert_eq!(
+            (items.len(), next.as_str()),
+            (10, ""),
+            "exactly full, and nothing follows"
+        );
     }
 
     #[tokio::test]
     async fn tokens_are_good_for_their_list_and_filter_only() {
         let (_, token) = page(2, "", "k").await.unwrap();
-        for (filter, bad) in [("1", token.as_str()), ("k", "x"), ("k", "AAAA"), ("k", &"A".repeat(5000))] {
-            assert_eq!(page(2, bad, filter).await.unwrap_err().code(), tonic::Code::InvalidArgument, "{bad}");
+        for (filter, bad) in [
+            ("1", token.as_str()),
+            ("k", "x"),
+            ("k", "AAAA"),
+            ("k", &"A".repeat(5000)),
+        ] {
+            assert_eq!(
+                page(2, bad, filter).await.unwrap_err().code(),
+                tonic::Code::InvalidArgument,
+                "{bad}"
+            );
         }
     }
 
@@ -178,7 +210,14 @@ mod tests {
         assert!(Wanted::parse("l", b"", -1, "").is_err());
         let wanted = Wanted::parse("l", b"", 0, "").unwrap();
         let big = "x".repeat(1 << 20);
-        let page = wanted.collect(std::iter::repeat_n(&big, 10), |_| true, |_| "k".into(), |text| (*text).clone()).await;
+        let page = wanted
+            .collect(
+                std::iter::repeat_n(&big, 10),
+                |_| true,
+                |_| "k".into(),
+                |text| (*text).clone(),
+            )
+            .await;
         assert_eq!(page.items.len(), 2);
         assert!(!page.next_token.is_empty());
     }

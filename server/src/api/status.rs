@@ -65,14 +65,20 @@ pub(super) fn to_item<T>(result: &Result<T, impl Failure>) -> types::Status {
         Ok(_) => ok_item(),
         Err(failure) => {
             let (code, message) = outside(failure);
-            types::Status { code: code.into(), message }
+            types::Status {
+                code: code.into(),
+                message,
+            }
         }
     }
 }
 
 /// The status of an item that went well.
 pub(super) fn ok_item() -> types::Status {
-    types::Status { code: Code::Ok.into(), message: "OK".into() }
+    types::Status {
+        code: Code::Ok.into(),
+        message: "OK".into(),
+    }
 }
 
 /// The status of a request that says something that cannot be.

@@ -28,7 +28,9 @@ impl SvidApi for SvidService {
         let MintX509svidRequest { csr, ttl } = request.into_inner();
         let minted = mint::mint(&self.0.issuance, &call.actor, call.snapshot.trust_domain(), &csr, ttl).await;
         let svid = minted.map_err(|refused| to_status(&refused))?;
-        Ok(Response::new(MintX509svidResponse { svid: Some((&svid).into()) }))
+        Ok(Response::new(MintX509svidResponse {
+            svid: Some((&svid).into()),
+        }))
     }
 
     /// One result per request, in order, each with a status: SPIRE's agents look at nothing else first.
@@ -40,24 +42,36 @@ impl SvidApi for SvidService {
         let params = request.into_inner().params;
         if params.len() > SVIDS_MAX {
             let len = params.len();
-            return Err(Status::resource_exhausted(format!("{len} SVIDs asked for, at most {SVIDS_MAX} at a time")));
+            return Err(Status::resource_exhausted(format!(
+                "{len} SVIDs asked for, at most {SVIDS_MAX} at a time"
+            )));
         }
         let mut wanted = vec![];
         let places: Vec<Result<(), types::Status>> = params
             .into_iter()
-            .map(|NewX509svidParams { entry_id, csr }| match entry_id.parse::<EntryId>() {
-                _ if entry_id.is_empty() => Err(refused(Code::InvalidArgument, "entry_id: is missing")),
-                _ if csr.is_empty() => Err(refused(Code::InvalidArgument, "csr: is missing")),
-                Ok(id) => {
-                    wanted.push((id, csr));
-                    Ok(())
-                }
-                Err(_) => Err(to_item(&Err::<(), _>(IssueError::EntryNotFound))),
-            })
+            .map(
+                |NewX509svidParams { entry_id, csr }| match entry_id.parse::<EntryId>() {
+                    _ if entry_id.is_empty() => Err(refused(Code::InvalidArgument, "entry_id: is missing")),
+                    _ if csr.is_empty() => Err(refused(Code::InvalidArgument, "csr: is missing")),
+                    Ok(id) => {
+                        wanted.push((id, csr));
+                        Ok(())
+                    }
+                    Err(_) => Err(to_item(&Err::<(), _>(IssueError::EntryNotFound))),
+                },
+            )
             .collect();
-        let mut issued = self.0.issuance.for_entries(&call.actor, call.agent()?, wanted).await.into_iter();
+        let mut issued = self
+            .0
+            .issuance
+            .for_entries(&call.actor, call.agent()?, wanted)
+            .await
+            .into_iter();
         let results = places.into_iter().map(|place| match place {
-            Err(status) => batch_new_x509svid_response::Result { status: Some(status), svid: None },
+            Err(status) => batch_new_x509svid_response::Result {
+                status: Some(status),
+                svid: None,
+            },
             Ok(()) => {
                 let result = issued.next().expect("there is an answer for each request");
                 batch_new_x509svid_response::Result {
@@ -66,7 +80,9 @@ impl SvidApi for SvidService {
                 }
             }
         });
-        Ok(Response::new(BatchNewX509svidResponse { results: results.collect() }))
+        Ok(Response::new(BatchNewX509svidResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn mint_jwtsvid(&self, _: Request<MintJwtsvidRequest>) -> Result<Response<MintJwtsvidResponse>, Status> {
@@ -97,5 +113,8 @@ impl SvidApi for SvidService {
 }
 
 fn refused(code: Code, message: &str) -> types::Status {
-    types::Status { code: code.into(), message: message.into() }
+    types::Status {
+        code: code.into(),
+        message: message.into(),
+    }
 }

@@ -39,7 +39,9 @@ pub(super) async fn run(
     mut inbound: Streaming<SyncAuthorizedEntriesRequest>,
     out: Out<Answer>,
 ) -> Result<(), Status> {
-    let Some(first) = next(&mut inbound).await? else { return Ok(()) };
+    let Some(first) = next(&mut inbound).await? else {
+        return Ok(());
+    };
     if !first.ids.is_empty() {
         return Err(invalid("ids: must be empty in the first message"));
     }
@@ -53,13 +55,20 @@ pub(super) async fn run(
     let mut pages = revisions.chunks(PAGE).peekable();
     while let Some(page) = pages.next() {
         let more = pages.peek().is_some();
-        out.send(Answer { entry_revisions: page.to_vec(), more, ..Answer::default() }).await?;
+        out.send(Answer {
+            entry_revisions: page.to_vec(),
+            more,
+            ..Answer::default()
+        })
+        .await?;
     }
     drop(revisions);
     while let Some(request) = next(&mut inbound).await? {
         if request.ids.len() > BATCH_MAX {
             let len = request.ids.len();
-            return Err(invalid(format!("ids: has {len} items, at most {BATCH_MAX} are taken at a time")));
+            return Err(invalid(format!(
+                "ids: has {len} items, at most {BATCH_MAX} are taken at a time"
+            )));
         }
         send_wanted(api, agent_id, &request.ids, mask.as_ref(), &out).await?;
     }
@@ -69,7 +78,9 @@ pub(super) async fn run(
 async fn next(
     inbound: &mut Streaming<SyncAuthorizedEntriesRequest>,
 ) -> Result<Option<SyncAuthorizedEntriesRequest>, Status> {
-    timeout(PATIENCE, inbound.message()).await.map_err(|_| Status::deadline_exceeded("no message came"))?
+    timeout(PATIENCE, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no message came"))?
 }
 
 /// What the agent may serve at this moment, asked anew each time: a ban ends the stream.
@@ -103,12 +114,16 @@ async fn send_wanted(
     mask: Option<&types::EntryMask>,
     out: &Out<Answer>,
 ) -> Result<(), Status> {
-    let entries: BTreeMap<EntryId, Arc<Entry>> =
-        authorized(api, agent_id)?.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
+    let entries: BTreeMap<EntryId, Arc<Entry>> = authorized(api, agent_id)?
+        .into_iter()
+        .map(|entry| (entry.id.clone(), entry))
+        .collect();
     let mut answer = Answer::default();
     let mut bytes = 0;
     for id in ids {
-        let Some(entry) = id.parse::<EntryId>().ok().and_then(|id| entries.get(&id)) else { continue };
+        let Some(entry) = id.parse::<EntryId>().ok().and_then(|id| entries.get(&id)) else {
+            continue;
+        };
         let entry = whole(entry, mask);
         let len = entry.encoded_len() + 8;
         if answer.entries.len() == PAGE || (bytes + len > PAGE_BYTES && !answer.entries.is_empty()) {

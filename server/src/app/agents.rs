@@ -152,24 +152,36 @@ pub async fn report(
     if version.is_empty() || agent.version == version {
         return Ok(());
     }
-    commit(committer, actor, now, Change::AgentReport { id: agent.id.clone(), version }).await
+    commit(
+        committer,
+        actor,
+        now,
+        Change::AgentReport {
+            id: agent.id.clone(),
+            version,
+        },
+    )
+    .await
 }
 
 /// Gives an agent a new SVID beside the one that it has; the old one ends when the new one is first seen.
 ///
 /// # Errors
 /// The agent has to attest instead, or its request is refused, or nothing can be signed.
-pub async fn renew(
-    issuance: &Issuance,
-    actor: &Actor,
-    agent: &Agent,
-    csr_der: &[u8],
-) -> Result<X509Svid, AgentError> {
+pub async fn renew(issuance: &Issuance, actor: &Actor, agent: &Agent, csr_der: &[u8]) -> Result<X509Svid, AgentError> {
     if agent.can_reattest {
-        return Err(CallerError::Agent { id: agent.id.clone(), refusal: AgentRefusal::MustReattest }.into());
+        return Err(CallerError::Agent {
+            id: agent.id.clone(),
+            refusal: AgentRefusal::MustReattest,
+        }
+        .into());
     }
     let id = agent.id.clone();
-    let record = |serial: &mayfly_svid::Serial, expires_at| Change::AgentRenew { id, serial: serial.clone(), expires_at };
+    let record = |serial: &mayfly_svid::Serial, expires_at| Change::AgentRenew {
+        id,
+        serial: serial.clone(),
+        expires_at,
+    };
     Ok(issuance.for_agent(actor, &agent.id, csr_der, record).await?)
 }
 
@@ -184,9 +196,19 @@ pub async fn create_token(
     max_ttl: Duration,
     wanted: NewToken,
 ) -> Result<MadeToken, TokenError> {
-    let NewToken { ttl_seconds, token, alias } = wanted;
-    let bad_ttl = || TokenError::Ttl { seconds: ttl_seconds, max: max_ttl.as_secs() };
-    let ttl = u64::try_from(ttl_seconds).ok().filter(|ttl| (1..=max_ttl.as_secs()).contains(ttl)).ok_or_else(bad_ttl)?;
+    let NewToken {
+        ttl_seconds,
+        token,
+        alias,
+    } = wanted;
+    let bad_ttl = || TokenError::Ttl {
+        seconds: ttl_seconds,
+        max: max_ttl.as_secs(),
+    };
+    let ttl = u64::try_from(ttl_seconds)
+        .ok()
+        .filter(|ttl| (1..=max_ttl.as_secs()).contains(ttl))
+        .ok_or_else(bad_ttl)?;
     let expires_at = now.plus(Duration::from_secs(ttl));
     let token = match token {
         Some(token) if is_token_text(&token) => token,
@@ -194,11 +216,26 @@ pub async fn create_token(
         None => random_token()?,
     };
     let alias = match alias {
-        Some(name) => Some(Box::new(alias_entry(committer.snapshot().trust_domain(), &token, name, now)?)),
+        Some(name) => Some(Box::new(alias_entry(
+            committer.snapshot().trust_domain(),
+            &token,
+            name,
+            now,
+        )?)),
         None => None,
     };
-    let change = Change::TokenCreate { hash: TokenHash::of(&token), expires_at, alias };
-    committer.commit(Step { actor: actor.clone(), time: now, change }).await?;
+    let change = Change::TokenCreate {
+        hash: TokenHash::of(&token),
+        expires_at,
+        alias,
+    };
+    committer
+        .commit(Step {
+            actor: actor.clone(),
+            time: now,
+            change,
+        })
+        .await?;
     Ok(MadeToken { token, expires_at })
 }
 
@@ -209,12 +246,18 @@ fn alias_entry(
     name: SpiffeId,
     now: Timestamp,
 ) -> Result<Entry, TokenError> {
-    let parent =
-        trust_domain.with_path(&agent_path("join_token", token)).map_err(|_| TokenError::Text)?;
+    let parent = trust_domain
+        .with_path(&agent_path("join_token", token))
+        .map_err(|_| TokenError::Text)?;
     let selector = Selector::new("spiffe_id", parent.as_str()).map_err(|_| TokenError::Text)?;
     let spec = EntrySpec::new(name, parent, [selector].into_iter().collect());
     spec.check(trust_domain)?;
-    Ok(Entry { id: EntryId::random(), spec, created_at: now, revision_number: 0 })
+    Ok(Entry {
+        id: EntryId::random(),
+        spec,
+        created_at: now,
+        revision_number: 0,
+    })
 }
 
 fn is_token_text(token: &str) -> bool {
@@ -226,19 +269,33 @@ fn is_token_text(token: &str) -> bool {
 
 fn random_token() -> Result<Zeroizing<String>, TokenError> {
     let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
-    SystemRandom::new().fill(bytes.as_mut_slice()).map_err(|_| TokenError::Random)?;
+    SystemRandom::new()
+        .fill(bytes.as_mut_slice())
+        .map_err(|_| TokenError::Random)?;
     Ok(Zeroizing::new(hex::encode(bytes.as_slice())))
 }
 
 async fn commit(committer: &Committer, actor: &Actor, now: Timestamp, change: Change) -> Result<(), AgentError> {
-    committer.commit(Step { actor: actor.clone(), time: now, change }).await?;
+    committer
+        .commit(Step {
+            actor: actor.clone(),
+            time: now,
+            change,
+        })
+        .await?;
     Ok(())
 }
 
 impl AgentFilter {
     /// Whether it lets everything through.
     pub fn is_empty(&self) -> bool {
-        let Self { attestation_type, selectors, banned, can_reattest, expires_before } = self;
+        let Self {
+            attestation_type,
+            selectors,
+            banned,
+            can_reattest,
+            expires_before,
+        } = self;
         attestation_type.is_none()
             && selectors.is_none()
             && banned.is_none()
@@ -248,8 +305,13 @@ impl AgentFilter {
 
     /// Whether `agent` passes.
     pub fn matches(&self, agent: &Agent) -> bool {
-        self.attestation_type.as_ref().is_none_or(|name| agent.attestation_type == *name)
-            && self.selectors.as_ref().is_none_or(|(wanted, by)| agent.selectors.matches(wanted, *by))
+        self.attestation_type
+            .as_ref()
+            .is_none_or(|name| agent.attestation_type == *name)
+            && self
+                .selectors
+                .as_ref()
+                .is_none_or(|(wanted, by)| agent.selectors.matches(wanted, *by))
             && self.banned.is_none_or(|banned| agent.banned == banned)
             && self.can_reattest.is_none_or(|can| agent.can_reattest == can)
             && self.expires_before.is_none_or(|end| agent.expires_at < end)

@@ -111,11 +111,18 @@ pub async fn attest(
     request: AttestRequest,
     challenger: &mut dyn Challenger,
 ) -> Result<Admitted, AttestError> {
-    let AttestRequest { method, payload, csr_der } = request;
-    let attestor = attestors.0.get(method.as_str()).ok_or_else(|| AttestError::UnknownMethod {
-        method: method.chars().filter(|c| !c.is_control()).take(64).collect(),
-        configured: attestors.names().collect::<Vec<_>>().join(", "),
-    })?;
+    let AttestRequest {
+        method,
+        payload,
+        csr_der,
+    } = request;
+    let attestor = attestors
+        .0
+        .get(method.as_str())
+        .ok_or_else(|| AttestError::UnknownMethod {
+            method: method.chars().filter(|c| !c.is_control()).take(64).collect(),
+            configured: attestors.names().collect::<Vec<_>>().join(", "),
+        })?;
     parse_csr(&csr_der)?;
     let attested = attestor.attest(&payload, challenger, now).await?;
     let id = attested.agent_id.clone();
@@ -126,12 +133,18 @@ pub async fn attest(
     let reattestable = attested.reattestable;
     let record = |serial: &mayfly_svid::Serial, expires_at| {
         let (agent, token) = agent_record(attested, attestor.name(), serial.clone(), expires_at, now);
-        Change::AgentAttest { agent: Box::new(agent), token }
+        Change::AgentAttest {
+            agent: Box::new(agent),
+            token,
+        }
     };
-    let svid = issuance.for_agent(actor, &id, &csr_der, record).await.map_err(|error| match error {
-        IssueError::Commit(CommitError::Conflict(Conflict::AgentBanned)) => AttestError::Banned,
-        error => AttestError::Issue(error),
-    })?;
+    let svid = issuance
+        .for_agent(actor, &id, &csr_der, record)
+        .await
+        .map_err(|error| match error {
+            IssueError::Commit(CommitError::Conflict(Conflict::AgentBanned)) => AttestError::Banned,
+            error => AttestError::Issue(error),
+        })?;
     info!(agent_id = %id, attestor = attestor.name(), origin = actor.origin, reattestable, "agent attested");
     Ok(Admitted { svid, reattestable })
 }
@@ -143,7 +156,12 @@ fn agent_record(
     expires_at: Timestamp,
     now: Timestamp,
 ) -> (Agent, Option<TokenHash>) {
-    let Attested { agent_id, selectors, reattestable, one_time } = attested;
+    let Attested {
+        agent_id,
+        selectors,
+        reattestable,
+        one_time,
+    } = attested;
     let agent = Agent {
         id: agent_id,
         attestation_type: method.into(),

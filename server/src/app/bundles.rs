@@ -64,11 +64,28 @@ pub async fn append(
         return Err(BundleError::Nothing);
     }
     let trust_domain = committer.snapshot().trust_domain().clone();
-    let added = Bundle { x509_authorities, jwt_authorities, ..Bundle::empty(trust_domain.clone()) };
+    let added = Bundle {
+        x509_authorities,
+        jwt_authorities,
+        ..Bundle::empty(trust_domain.clone())
+    };
     check_authorities(&added)?;
-    let Bundle { x509_authorities, jwt_authorities, .. } = added;
-    let change = Change::BundleAppend { x509_authorities, jwt_authorities };
-    committer.commit(Step { actor: actor.clone(), time: now, change }).await?;
+    let Bundle {
+        x509_authorities,
+        jwt_authorities,
+        ..
+    } = added;
+    let change = Change::BundleAppend {
+        x509_authorities,
+        jwt_authorities,
+    };
+    committer
+        .commit(Step {
+            actor: actor.clone(),
+            time: now,
+            change,
+        })
+        .await?;
     // With nothing new in it the commit has no delta; the bundle is there all the same.
     committer.snapshot().own_bundle().cloned().ok_or(BundleError::NotFound)
 }
@@ -118,7 +135,13 @@ pub async fn update(
             jwt_authorities: patch.jwt_authorities.clone().unwrap_or_default(),
             ..Bundle::empty(trust_domain.clone())
         })?;
-        Ok((trust_domain.clone(), Change::BundleUpdate { trust_domain, patch: Box::new(patch) }))
+        Ok((
+            trust_domain.clone(),
+            Change::BundleUpdate {
+                trust_domain,
+                patch: Box::new(patch),
+            },
+        ))
     });
     put_bundles(committer, actor, now, changes.collect()).await
 }
@@ -163,9 +186,14 @@ async fn put_bundles(
             _ => None,
         });
         // A bundle that was set to what it was has no delta.
-        put.or_else(|| after.bundle(&name?).cloned()).ok_or(BundleError::NotFound)
+        put.or_else(|| after.bundle(&name?).cloned())
+            .ok_or(BundleError::NotFound)
     };
-    results.into_iter().zip(names).map(|(result, name)| result.and_then(|deltas| answer(name, deltas))).collect()
+    results
+        .into_iter()
+        .zip(names)
+        .map(|(result, name)| result.and_then(|deltas| answer(name, deltas)))
+        .collect()
 }
 
 fn check_bundle(snapshot: &Snapshot, bundle: &Bundle) -> Result<(), BundleError> {
@@ -186,7 +214,9 @@ fn check_authorities(bundle: &Bundle) -> Result<(), BundleError> {
     }
     let is_key = |der: &[u8]| matches!(SubjectPublicKeyInfo::from_der(der), Ok((rest, _)) if rest.is_empty());
     match bundle.jwt_authorities.iter().find(|key| !is_key(&key.public_key_der)) {
-        Some(key) => Err(BundleError::JwtKey { key_id: key.key_id.clone() }),
+        Some(key) => Err(BundleError::JwtKey {
+            key_id: key.key_id.clone(),
+        }),
         None => Ok(()),
     }
 }

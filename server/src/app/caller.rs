@@ -177,7 +177,11 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
     let addr = match &info.peer {
         Peer::Unix(peer) => {
             let pid = peer.pid.unwrap_or(0);
-            return known(Caller::Local { uid: peer.uid, gid: peer.gid, pid });
+            return known(Caller::Local {
+                uid: peer.uid,
+                gid: peer.gid,
+                pid,
+            });
         }
         Peer::Tcp(addr) => Some(*addr),
         _ => None,
@@ -192,23 +196,34 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
         return identify_agent(&svid, snapshot, now);
     }
     if svid.not_after() < now {
-        return Err(CallerError::SvidExpired { not_after: svid.not_after() });
+        return Err(CallerError::SvidExpired {
+            not_after: svid.not_after(),
+        });
     }
     known(Caller::Workload(id))
 }
 
 fn identify_agent(svid: &X509Svid, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
     let agent = agent_in_force(snapshot, svid.spiffe_id())?;
-    let refused = |refusal| CallerError::Agent { id: agent.id.clone(), refusal };
+    let refused = |refusal| CallerError::Agent {
+        id: agent.id.clone(),
+        refusal,
+    };
     if svid.not_after() < now {
         return Err(refused(AgentRefusal::Expired));
     }
     if !agent.uses(svid.serial()) {
         return Err(refused(AgentRefusal::NotActive));
     }
-    let renewed = agent.renewed.as_ref().is_some_and(|(serial, _)| serial == svid.serial());
+    let renewed = agent
+        .renewed
+        .as_ref()
+        .is_some_and(|(serial, _)| serial == svid.serial());
     let confirm = renewed.then(|| svid.serial().clone());
-    Ok(Identified { caller: Caller::Agent(agent.clone()), confirm })
+    Ok(Identified {
+        caller: Caller::Agent(agent.clone()),
+        confirm,
+    })
 }
 
 /// The agent, if it has attested and is not banned: for calls that last, which ask again.
@@ -216,7 +231,10 @@ fn identify_agent(svid: &X509Svid, snapshot: &Snapshot, now: Timestamp) -> Resul
 /// # Errors
 /// It is not there, or banned.
 pub fn agent_in_force<'s>(snapshot: &'s Snapshot, id: &SpiffeId) -> Result<&'s Arc<Agent>, CallerError> {
-    let refused = |refusal| CallerError::Agent { id: id.clone(), refusal };
+    let refused = |refusal| CallerError::Agent {
+        id: id.clone(),
+        refusal,
+    };
     let agent = snapshot.agent(id).ok_or_else(|| refused(AgentRefusal::NotAttested))?;
     if agent.banned {
         return Err(refused(AgentRefusal::Banned));
@@ -258,7 +276,9 @@ fn authorize_downstream(caller: &Caller, snapshot: &Snapshot, now: Timestamp) ->
     match caller {
         Caller::Anonymous { .. } => Err(CallerError::NoCertificate),
         Caller::Workload(id)
-            if snapshot.entries_of_spiffe_id(id).any(|entry| entry.spec.downstream && !entry.is_expired(now)) =>
+            if snapshot
+                .entries_of_spiffe_id(id)
+                .any(|entry| entry.spec.downstream && !entry.is_expired(now)) =>
         {
             Ok(())
         }
@@ -267,11 +287,6 @@ fn authorize_downstream(caller: &Caller, snapshot: &Snapshot, now: Timestamp) ->
 }
 
 impl RoleMap {
-    /// Root and the server's own user as administrators, and nobody else.
-    pub fn with_defaults(own_euid: u32) -> Self {
-        Self { admin_uids: [0, own_euid].into(), ..Self::default() }
-    }
-
     /// The role of `caller`. Agents have none, whatever the lists say: a node is not an operator.
     pub fn role_of(&self, caller: &Caller, snapshot: &Snapshot, now: Timestamp) -> Option<Role> {
         let (admin, viewer) = match caller {
@@ -280,8 +295,9 @@ impl RoleMap {
                 self.viewer_uids.contains(uid) || self.viewer_gids.contains(gid),
             ),
             Caller::Workload(id) => {
-                let by_entry =
-                    snapshot.entries_of_spiffe_id(id).any(|entry| entry.spec.admin && !entry.is_expired(now));
+                let by_entry = snapshot
+                    .entries_of_spiffe_id(id)
+                    .any(|entry| entry.spec.admin && !entry.is_expired(now));
                 (self.admin_ids.contains(id) || by_entry, self.viewer_ids.contains(id))
             }
             Caller::Agent(_) | Caller::Anonymous { .. } => (false, false),
@@ -311,7 +327,11 @@ impl Caller {
             (Self::Local { pid, .. }, _) => format!("pid:{pid}"),
             (_, peer) => peer.to_string(),
         };
-        Actor { who: self.who(), origin, reason }
+        Actor {
+            who: self.who(),
+            origin,
+            reason,
+        }
     }
 }
 

@@ -76,7 +76,10 @@ pub async fn mint(
     };
     let (id, dns_names) = names(csr_der)?;
     if !id.is_member_of(trust_domain) || id.path().is_empty() {
-        return Err(MintError::NotOurs { id, trust_domain: trust_domain.clone() });
+        return Err(MintError::NotOurs {
+            id,
+            trust_domain: trust_domain.clone(),
+        });
     }
     if let Some(space) = reserved_path(&id) {
         return Err(MintError::Reserved { id, space });
@@ -91,7 +94,9 @@ fn names(csr_der: &[u8]) -> Result<(SpiffeId, Vec<String>), MintError> {
     if csr_der.len() > CSR_MAX {
         return Err(MintError::Csr);
     }
-    let Ok((rest, csr)) = X509CertificationRequest::from_der(csr_der) else { return Err(MintError::Csr) };
+    let Ok((rest, csr)) = X509CertificationRequest::from_der(csr_der) else {
+        return Err(MintError::Csr);
+    };
     if !rest.is_empty() {
         return Err(MintError::Csr);
     }
@@ -111,7 +116,9 @@ fn names(csr_der: &[u8]) -> Result<(SpiffeId, Vec<String>), MintError> {
             _ => {}
         }
     }
-    let [uri] = uris[..] else { return Err(MintError::UriNameCount { count: uris.len() }) };
+    let [uri] = uris[..] else {
+        return Err(MintError::UriNameCount { count: uris.len() });
+    };
     Ok((uri.parse().map_err(MintError::SpiffeId)?, dns_names))
 }
 

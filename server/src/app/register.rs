@@ -69,7 +69,12 @@ pub async fn create(
         spec.check(snapshot.trust_domain())?;
         check_bundles(&snapshot, &spec.federates_with)?;
         let id = id.unwrap_or_else(EntryId::random);
-        let entry = Entry { id, spec, created_at: now, revision_number: 0 };
+        let entry = Entry {
+            id,
+            spec,
+            created_at: now,
+            revision_number: 0,
+        };
         Ok(Change::EntryCreate(Box::new(entry)))
     });
     put_entries(committer, actor, now, changes.collect()).await
@@ -90,7 +95,10 @@ pub async fn update(
         if let Some(names) = &patch.federates_with {
             check_bundles(&snapshot, names)?;
         }
-        Ok(Change::EntryUpdate { id, patch: Box::new(patch) })
+        Ok(Change::EntryUpdate {
+            id,
+            patch: Box::new(patch),
+        })
     });
     put_entries(committer, actor, now, changes.collect()).await
 }
@@ -130,7 +138,13 @@ pub(super) async fn commit_checked<E: From<CommitError>>(
     let mut steps = Vec::with_capacity(changes.len());
     let mut places = Vec::with_capacity(changes.len());
     for change in changes {
-        places.push(change.map(|change| steps.push(Step { actor: actor.clone(), time: now, change })));
+        places.push(change.map(|change| {
+            steps.push(Step {
+                actor: actor.clone(),
+                time: now,
+                change,
+            })
+        }));
     }
     if steps.is_empty() {
         return places.into_iter().map(|place| place.map(|()| vec![])).collect();
@@ -167,7 +181,14 @@ fn check_bundles(snapshot: &Snapshot, names: &[TrustDomain]) -> Result<(), Regis
 impl EntryFilter {
     /// Whether it lets everything through.
     pub fn is_empty(&self) -> bool {
-        let Self { spiffe_id, parent_id, selectors, federates_with, hint, downstream } = self;
+        let Self {
+            spiffe_id,
+            parent_id,
+            selectors,
+            federates_with,
+            hint,
+            downstream,
+        } = self;
         spiffe_id.is_none()
             && parent_id.is_none()
             && selectors.is_none()
@@ -195,8 +216,14 @@ impl EntryFilter {
         let spec = &entry.spec;
         self.spiffe_id.as_ref().is_none_or(|id| spec.spiffe_id == *id)
             && self.parent_id.as_ref().is_none_or(|id| spec.parent_id == *id)
-            && self.selectors.as_ref().is_none_or(|(wanted, by)| spec.selectors.matches(wanted, *by))
-            && self.federates_with.as_ref().is_none_or(|(wanted, by)| names_match(&spec.federates_with, wanted, *by))
+            && self
+                .selectors
+                .as_ref()
+                .is_none_or(|(wanted, by)| spec.selectors.matches(wanted, *by))
+            && self
+                .federates_with
+                .as_ref()
+                .is_none_or(|(wanted, by)| names_match(&spec.federates_with, wanted, *by))
             && self.hint.as_ref().is_none_or(|hint| spec.hint == *hint)
             && self.downstream.is_none_or(|downstream| spec.downstream == downstream)
     }
