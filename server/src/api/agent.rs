@@ -1,6 +1,6 @@
 //! `spire.api.server.agent.v1`: agents, for operators; attestation and renewal, for agents.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use mayfly_model::{Agent, is_agent_id};
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
 use super::driven::{Driven, Out, driven};
+use super::limits::Source;
 use super::page::{self, Wanted};
 use super::status::{invalid, to_status};
 use super::{Api, Call};
@@ -173,7 +174,7 @@ async fn attest(
     mut inbound: Streaming<AttestAgentRequest>,
     out: Out<AttestAgentResponse>,
 ) -> Result<(), AttestError> {
-    api.attest_guard.pace(address(call)).await?;
+    api.attest_guard.pace(source(call)).await?;
     let first = inbound.message().await.ok().flatten().and_then(|message| message.step);
     let Some(attest_agent_request::Step::Params(params)) = first else {
         return Err(AttestError::Request("the first message must be params"));
@@ -205,13 +206,15 @@ async fn attest(
     Ok(())
 }
 
-/// The address that attestations are counted by; none on the local socket.
-fn address(call: &Call) -> Option<std::net::IpAddr> {
+/// What attestations are counted by. With a certificate a caller is known, but still a stranger to the attestor.
+fn source(call: &Call) -> Source {
     match &call.caller {
-        Caller::Anonymous { addr } => addr.as_ref().map(SocketAddr::ip),
-        Caller::Local { .. } => None,
-        // With a certificate: known, but still a stranger to the attestor.
-        Caller::Agent(_) | Caller::Workload(_) => call.actor.origin.parse::<SocketAddr>().ok().map(|addr| addr.ip()),
+        Caller::Local { uid, .. } => Source::Uid(*uid),
+        Caller::Anonymous { .. } | Caller::Agent(_) | Caller::Workload(_) => {
+            // Whoever has no address shares one bucket.
+            let address = call.actor.origin.parse().map(|address: SocketAddr| address.ip());
+            Source::Address(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
+        }
     }
 }
 

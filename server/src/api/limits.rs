@@ -1,7 +1,7 @@
 //! Bounds of `AttestAgent`, the one call with real work in it that strangers may make (goals attack 28).
 //!
-//! Per address a token bucket, over all addresses a number at a time. Who comes a little too early waits, who comes much
-//! too early is told when to come back. Memory is bounded, however many addresses call.
+//! Per address or local user a token bucket, over all addresses a number at a time. Who comes a little too early waits, who comes much
+//! too early is told when to come back. Memory is bounded, however many call.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,19 +14,19 @@ use tokio::time::Instant;
 
 use crate::app::attest_agent::AttestError;
 
-/// Addresses that are remembered; beyond that they share one bucket until others are full again.
-const ADDRESSES: usize = 65_536;
+/// Sources that are remembered; beyond that they share one bucket until others are full again.
+const SOURCES: usize = 65_536;
 
 /// Bounds of `AttestAgent`; settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttestLimits {
-    /// Attestations per second and address (an IPv4 address or an IPv6 /64), in the long run. At least 1.
+    /// Attestations per second and source (an IPv4 address, an IPv6 /64, a local user), in the long run. At least 1.
     pub per_second: u32,
     /// How many may come at once after a pause.
     pub burst: u32,
     /// Who would have to wait longer is told to come back.
     pub max_wait: Duration,
-    /// Attestations at a time, over all addresses.
+    /// Attestations at a time, over all sources.
     pub concurrent: usize,
     /// From the call to its end, all challenges included.
     pub deadline: Duration,
@@ -53,10 +53,19 @@ pub(super) struct AttestGuard {
     slots: Arc<Semaphore>,
 }
 
+/// Who has a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    /// An address of the network; all of an IPv6 /64 is one.
+    Address(IpAddr),
+    /// A user of this machine, on the local socket.
+    Uid(u32),
+}
+
 /// When each bucket will be full again: the only thing one has to know of a bucket.
 #[derive(Default)]
 struct Buckets {
-    by_address: HashMap<IpAddr, Instant>,
+    by_source: HashMap<Source, Instant>,
     shared: Option<Instant>,
 }
 
@@ -73,16 +82,19 @@ impl AttestGuard {
         &self.limits
     }
 
-    /// Waits for the turn of `address`; none is the local socket, which has no bucket.
+    /// Waits for the turn of `source`.
     ///
     /// # Errors
     /// [`AttestError::Busy`], with when to come back.
     ///
     /// # Cancel safety
     /// If dropped while waiting, the place in the bucket is lost.
-    pub(super) async fn pace(&self, address: Option<IpAddr>) -> Result<(), AttestError> {
-        let Some(address) = address else { return Ok(()) };
-        let wait = self.take(network(address), Instant::now())?;
+    pub(super) async fn pace(&self, source: Source) -> Result<(), AttestError> {
+        let source = match source {
+            Source::Address(address) => Source::Address(network(address)),
+            uid @ Source::Uid(_) => uid,
+        };
+        let wait = self.take(source, Instant::now())?;
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -101,38 +113,38 @@ impl AttestGuard {
             .map_err(|_| busy(self.limits.max_wait.max(Duration::from_millis(100))))
     }
 
-    /// Takes one from the bucket of `address` and says how long to wait for it.
-    fn take(&self, address: IpAddr, now: Instant) -> Result<Duration, AttestError> {
+    /// Takes one from the bucket of `source` and says how long to wait for it.
+    fn take(&self, source: Source, now: Instant) -> Result<Duration, AttestError> {
         let each = Duration::from_secs(1) / self.limits.per_second.max(1);
         let burst = each * self.limits.burst.max(1);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let full_at = buckets.of(address, now).unwrap_or(now).max(now);
+        let full_at = buckets.of(source, now).unwrap_or(now).max(now);
         // What is taken beyond the burst is waited for.
         let next = full_at + each;
         let wait = next.saturating_duration_since(now + burst);
         if wait > self.limits.max_wait {
             return Err(busy(wait));
         }
-        buckets.put(address, next);
+        buckets.put(source, next);
         Ok(wait)
     }
 }
 
 impl Buckets {
-    fn of(&mut self, address: IpAddr, now: Instant) -> Option<Instant> {
-        if !self.by_address.contains_key(&address) && self.by_address.len() >= ADDRESSES {
+    fn of(&mut self, source: Source, now: Instant) -> Option<Instant> {
+        if !self.by_source.contains_key(&source) && self.by_source.len() >= SOURCES {
             // Full buckets are as good as none.
-            self.by_address.retain(|_, full_at| *full_at > now);
+            self.by_source.retain(|_, full_at| *full_at > now);
         }
-        self.by_address.get(&address).copied().or_else(|| {
-            let room = self.by_address.len() < ADDRESSES;
+        self.by_source.get(&source).copied().or_else(|| {
+            let room = self.by_source.len() < SOURCES;
             if room { None } else { self.shared }
         })
     }
 
-    fn put(&mut self, address: IpAddr, full_at: Instant) {
-        if self.by_address.len() < ADDRESSES || self.by_address.contains_key(&address) {
-            self.by_address.insert(address, full_at);
+    fn put(&mut self, source: Source, full_at: Instant) {
+        if self.by_source.len() < SOURCES || self.by_source.contains_key(&source) {
+            self.by_source.insert(source, full_at);
         } else {
             self.shared = Some(full_at);
         }
@@ -168,8 +180,8 @@ mod tests {
         AttestGuard::new(limits)
     }
 
-    fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+    fn ip(text: &str) -> Source {
+        Source::Address(text.parse().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
@@ -181,7 +193,7 @@ mod tests {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         for n in 1..=10 {
-            let wait = guard.take(ip("192.0.2.1").unwrap(), start).unwrap();
+            let wait = guard.take(ip("192.0.2.1"), start).unwrap();
             assert_eq!(wait, Duration::from_millis(100) * n);
         }
         let refused = guard.pace(ip("192.0.2.1")).await.unwrap_err();
@@ -199,16 +211,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_ipv6_network_is_one_caller_and_the_local_socket_has_no_bucket() {
+    async fn an_ipv6_network_is_one_caller_and_so_is_a_user() {
         let guard = guard(100);
-        for n in 0..15 {
-            guard
-                .take(network(format!("2001:db8::{n:x}").parse().unwrap()), Instant::now())
-                .unwrap();
+        for n in 0..5 {
+            guard.pace(ip(&format!("2001:db8::{n:x}"))).await.unwrap();
+            guard.pace(Source::Uid(7)).await.unwrap();
         }
-        assert!(guard.pace(ip("2001:db8::ffff")).await.is_err());
-        for _ in 0..50 {
-            guard.pace(None).await.unwrap();
+        let now = Instant::now();
+        for (one, other) in [
+            (ip("2001:db8::"), ip("2001:db8:0:1::")),
+            (Source::Uid(7), Source::Uid(8)),
+        ] {
+            assert!(!guard.take(one, now).unwrap().is_zero());
+            assert!(guard.take(other, now).unwrap().is_zero());
         }
     }
 
@@ -222,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_addresses_takes_bounded_memory() {
+    fn any_number_of_sources_takes_bounded_memory() {
         let guard = guard(1);
         let now = Instant::now();
-        for n in 0..ADDRESSES as u32 + 20 {
-            let _ = guard.take(IpAddr::V4(n.into()), now);
+        for n in 0..SOURCES as u32 + 20 {
+            let _ = guard.take(Source::Address(IpAddr::V4(n.into())), now);
         }
         let buckets = guard.buckets.lock().unwrap();
-        assert_eq!(buckets.by_address.len(), ADDRESSES);
+        assert_eq!(buckets.by_source.len(), SOURCES);
         assert!(buckets.shared.is_some());
     }
 }

@@ -47,6 +47,11 @@ pub(super) trait Failure: Error + Sized + 'static {
     fn retry_after(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether a stranger can make it happen at will: then it is no warning.
+    fn is_by_strangers(&self) -> bool {
+        false
+    }
 }
 
 /// The status of a call that failed.
@@ -93,7 +98,9 @@ fn outside(failure: &impl Failure) -> (Code, String) {
             error!(error = %Chain(failure), "request failed");
             return (Code::Internal, INTERNAL.into());
         }
-        ErrorKind::Unavailable => warn!(error = %Chain(failure), "request failed for now"),
+        ErrorKind::Unavailable if !failure.is_by_strangers() => {
+            warn!(error = %Chain(failure), "request failed for now")
+        }
         _ => debug!(error = %Chain(failure), "request refused"),
     }
     (code(kind), failure.public_message())
@@ -230,6 +237,10 @@ impl Failure for AttestError {
 
     fn retry_after(&self) -> Option<Duration> {
         self.retry_after()
+    }
+
+    fn is_by_strangers(&self) -> bool {
+        !matches!(self, Self::Issue(_))
     }
 }
 

@@ -117,11 +117,23 @@ async fn unfit_tokens_are_refused_and_nothing_changes() {
 
 // Rule 4 of design §9: the system knows the hash only.
 #[tokio::test]
-async fn a_random_token_is_in_no_record() {
+async fn a_token_is_in_no_record_before_it_is_used() {
     let server = Server::new().await;
-    let value = token(&server, wanted(600)).await.unwrap().value;
-    let records = format!("{:?}", server.world.log());
-    assert!(records.contains("token.created") && !records.contains(&value));
+    let with_alias = CreateJoinTokenRequest {
+        agent_id: wire_id("/node/one"),
+        ..wanted(600)
+    };
+    for request in [wanted(600), with_alias] {
+        let value = token(&server, request).await.unwrap().value;
+        let records = format!("{:?}", server.world.log());
+        assert!(records.contains("token.created") && !records.contains(&value));
+    }
+    let entries = mayfly_proto::spire::server::entry::ListEntriesRequest::default();
+    let listed = server.local(VIEWER).entry().list_entries(entries).await.unwrap();
+    assert!(
+        listed.into_inner().entries.is_empty(),
+        "its agent's ID would tell the token"
+    );
 }
 
 #[tokio::test]
