@@ -74,14 +74,15 @@ pub enum Change {
     AgentBan(SpiffeId),
     /// Evicts: forgets an agent, banned or not; it may attest anew. Guard: it exists.
     AgentDelete(SpiffeId),
-    /// Admits a join token. Guard: its hash is new; the alias entry's guard, if there is one.
+    /// Admits a join token. Guard: its hash is new.
     TokenCreate {
         /// Its hash.
         hash: TokenHash,
         /// Not usable from this instant on.
         expires_at: Timestamp,
-        /// An entry that gives the token's agent another name.
-        alias: Option<Box<Entry>>,
+        /// Another name for the agent that will use it: an entry of this name is made in the same commit that uses the
+        /// token up. Not before, as its parent is the agent's ID, and that holds the token.
+        alias: Option<SpiffeId>,
     },
     /// Forgets tokens that expired before `time` of the step. No guard.
     TokenPrune,
@@ -285,16 +286,20 @@ impl Change {
             Self::EntryCreate(entry) => one("entry.created", entry.id.to_string(), entry_body(entry)),
             Self::EntryUpdate { id, .. } => one("entry.updated", id.to_string(), last_entry_body(deltas)),
             Self::EntryDelete(id) => one("entry.deleted", id.to_string(), last_entry_body(deltas)),
-            Self::AgentAttest { agent, token } => one(
-                "agent.attested",
-                agent.id.to_string(),
-                json!({
-                    "attestation_type": agent.attestation_type,
-                    "serial": agent.serial,
-                    "expires_at": agent.expires_at,
-                    "selectors": agent.selectors,
-                    "token_sha256": token.map(|hash| hex::encode(hash.as_bytes())),
-                }),
+            Self::AgentAttest { agent, token } => with_entries(
+                deltas,
+                "entry.created",
+                (
+                    "agent.attested",
+                    agent.id.to_string(),
+                    json!({
+                        "attestation_type": agent.attestation_type,
+                        "serial": agent.serial,
+                        "expires_at": agent.expires_at,
+                        "selectors": agent.selectors,
+                        "token_sha256": token.map(|hash| hex::encode(hash.as_bytes())),
+                    }),
+                ),
             ),
             Self::AgentRenew { id, serial, expires_at } => one(
                 "agent.renewed",
@@ -304,7 +309,7 @@ impl Change {
             Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
             Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
             Self::AgentBan(id) => one("agent.banned", id.to_string(), json!({})),
-            Self::AgentDelete(id) => with_entries(deltas, ("agent.evicted", id.to_string(), json!({}))),
+            Self::AgentDelete(id) => with_entries(deltas, "entry.updated", ("agent.evicted", id.to_string(), json!({}))),
             Self::TokenCreate {
                 hash,
                 expires_at,
@@ -312,7 +317,7 @@ impl Change {
             } => one(
                 "token.created",
                 hex::encode(hash.as_bytes()),
-                json!({ "expires_at": expires_at, "alias": alias.as_deref().map(entry_body) }),
+                json!({ "expires_at": expires_at, "alias": alias }),
             ),
             Self::TokenPrune => one("token.pruned", String::new(), json!({})),
             Self::AuthorityPrepare(authority) => one(
@@ -329,10 +334,10 @@ impl Change {
                 one("bundle.updated", trust_domain.to_string(), last_bundle_body(deltas))
             }
             Self::BundleSet(bundle) => one("bundle.set", bundle.trust_domain.to_string(), bundle_body(bundle)),
-            Self::BundleDelete { trust_domain, mode } => one(
-                "bundle.deleted",
-                trust_domain.to_string(),
-                json!({ "mode": format!("{mode:?}") }),
+            Self::BundleDelete { trust_domain, mode } => with_entries(
+                deltas,
+                "entry.updated",
+                ("bundle.deleted", trust_domain.to_string(), json!({ "mode": format!("{mode:?}") })),
             ),
             Self::SvidIntents(intents) => intents
                 .iter()
@@ -348,14 +353,15 @@ impl Change {
     }
 }
 
-/// The record of a change, followed by one for each entry that went or changed with it.
+/// The record of a change, followed by one for each entry that went or came with it; `put` says what coming is.
 fn with_entries(
     deltas: &[Delta],
+    put: &'static str,
     record: (&'static str, String, Value),
 ) -> Vec<(&'static str, String, Value)> {
     let entries = deltas.iter().filter_map(|delta| match delta {
         Delta::EntryGone(entry) => Some(("entry.deleted", entry.id.to_string(), entry_body(entry))),
-        Delta::EntryPut(entry) => Some(("entry.updated", entry.id.to_string(), entry_body(entry))),
+        Delta::EntryPut(entry) => Some((put, entry.id.to_string(), entry_body(entry))),
         _ => None,
     });
     std::iter::once(record).chain(entries).collect()

@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
 use serde::{Deserialize, Serialize};
 
-use crate::{Selectors, reserved::ReservedPath, reserved_path};
+use crate::{Selector, SelectorError, Selectors, TokenHash, reserved::ReservedPath, reserved_path};
 
 /// The ID of an entry: 1 to 255 of `[A-Za-z0-9._-]`; a UUID unless its creator chose one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -299,6 +299,24 @@ impl EntrySpec {
 }
 
 impl Entry {
+    /// Another name for an agent that used a join token, in SPIRE's form: below the agent, for no process of its node, as
+    /// no process has such a selector.
+    ///
+    /// # Errors
+    /// The agent's ID is too long for a selector.
+    pub fn alias_by_token(
+        token: &TokenHash,
+        name: SpiffeId,
+        agent_id: &SpiffeId,
+        created_at: Timestamp,
+    ) -> Result<Self, SelectorError> {
+        let selector = Selector::new("spiffe_id", agent_id.as_str())?;
+        // One token makes one alias, so its hash names it; it tells nothing, as the token is used up by then.
+        let id = EntryId(hex::encode(&token.as_bytes()[..16]).into());
+        let spec = EntrySpec::new(name, agent_id.clone(), [selector].into_iter().collect());
+        Ok(Self { id, spec, created_at, revision_number: 0 })
+    }
+
     /// Whether it has expired at `now`: nothing is issued for it from then on.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.spec.expires_at.is_some_and(|end| end <= now)

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use mayfly_model::{
-    Actor, Agent, Change, Entry, EntryError, EntryId, EntrySpec, ErrorKind, MatchBy, Selector, Selectors, Step,
-    TokenHash, agent_path,
+    Actor, Agent, Change, Entry, EntryError, ErrorKind, MatchBy, Selectors, Step, TokenHash, agent_path,
 };
-use mayfly_svid::{SpiffeId, Timestamp, X509Svid};
+use mayfly_svid::{SpiffeId, Timestamp, TrustDomain, X509Svid};
 use zeroize::Zeroizing;
 
 use super::caller::{AgentRefusal, CallerError};
@@ -185,7 +184,7 @@ pub async fn renew(issuance: &Issuance, actor: &Actor, agent: &Agent, csr_der: &
     Ok(issuance.for_agent(actor, &agent.id, csr_der, record).await?)
 }
 
-/// Admits a join token of at most `max_ttl`, and the alias entry of its agent if one is wanted.
+/// Admits a join token of at most `max_ttl`, and another name for the agent that will use it if one is wanted.
 ///
 /// # Errors
 /// The token is unfit or there already, the alias is refused, or it could not be stored; nothing is kept then.
@@ -215,15 +214,9 @@ pub async fn create_token(
         Some(_) => return Err(TokenError::Text),
         None => random_token()?,
     };
-    let alias = match alias {
-        Some(name) => Some(Box::new(alias_entry(
-            committer.snapshot().trust_domain(),
-            &token,
-            name,
-            now,
-        )?)),
-        None => None,
-    };
+    if let Some(name) = &alias {
+        check_alias(committer.snapshot().trust_domain(), &token, name)?;
+    }
     let change = Change::TokenCreate {
         hash: TokenHash::of(&token),
         expires_at,
@@ -239,25 +232,13 @@ pub async fn create_token(
     Ok(MadeToken { token, expires_at })
 }
 
-/// SPIRE's form of it: below the token's agent, for no process of that node, as no process has such a selector.
-fn alias_entry(
-    trust_domain: &mayfly_svid::TrustDomain,
-    token: &str,
-    name: SpiffeId,
-    now: Timestamp,
-) -> Result<Entry, TokenError> {
-    let parent = trust_domain
+/// Whether the entry that the token's agent will bring with it can be one.
+fn check_alias(trust_domain: &TrustDomain, token: &str, name: &SpiffeId) -> Result<(), TokenError> {
+    let agent_id = trust_domain
         .with_path(&agent_path("join_token", token))
         .map_err(|_| TokenError::Text)?;
-    let selector = Selector::new("spiffe_id", parent.as_str()).map_err(|_| TokenError::Text)?;
-    let spec = EntrySpec::new(name, parent, [selector].into_iter().collect());
-    spec.check(trust_domain)?;
-    Ok(Entry {
-        id: EntryId::random(),
-        spec,
-        created_at: now,
-        revision_number: 0,
-    })
+    let alias = Entry::alias_by_token(&TokenHash::of(token), name.clone(), &agent_id, Timestamp::default());
+    Ok(alias.map_err(|_| TokenError::Text)?.spec.check(trust_domain)?)
 }
 
 fn is_token_text(token: &str) -> bool {

@@ -1,10 +1,10 @@
 //! Agents in the database.
 
-use mayfly_model::{Agent, Conflict, Delta, TokenHash};
+use mayfly_model::{Agent, Conflict, Delta, Entry, TokenHash};
 use mayfly_svid::{Serial, SpiffeId, Timestamp};
 
 use crate::dialect::Database;
-use crate::entry::entry_delete_made_by_token;
+use crate::entry::{entry_create, entry_delete_made_by_token};
 use crate::step::{Effect, Refusal};
 use crate::token::token_use;
 use crate::{Changed, StoreError};
@@ -25,11 +25,20 @@ pub(crate) fn agent_attest(
     if agent_find(database, &agent.id)?.is_some_and(|present| present.banned) {
         return Err(Conflict::AgentBanned.into());
     }
-    if let Some(hash) = token {
-        token_use(database, hash, time)?;
-    }
+    let alias = match token {
+        Some(hash) => token_use(database, hash, time)?.map(|name| Entry::alias_by_token(hash, name, &agent.id, time)),
+        None => None,
+    };
     effect.changed.push(Changed::Agent(agent.id.clone()));
-    agent_put(database, agent.clone(), effect)
+    agent_put(database, agent.clone(), effect)?;
+    let Some(Ok(alias)) = alias else { return Ok(()) };
+    // A token of the same text may have brought one before.
+    entry_delete_made_by_token(database, &agent.id, time, effect)?;
+    match entry_create(database, &alias, true, effect) {
+        // An operator's entry says the same already.
+        Err(Refusal::Conflict(Conflict::EntryExists(_))) => Ok(()),
+        made => made.map(|_| ()),
+    }
 }
 
 pub(crate) fn agent_renew(

@@ -66,20 +66,7 @@ pub(crate) fn step_do(database: &mut impl Database, own: &TrustDomain, step: &St
             hash,
             expires_at,
             alias,
-        } => {
-            token_create(database, hash, *expires_at)?;
-            if let Some(alias) = alias {
-                let stored = entry_create(database, alias, true, out)?;
-                if stored != **alias {
-                    let alias = Some(stored.into());
-                    out.done = Some(Change::TokenCreate {
-                        hash: *hash,
-                        expires_at: *expires_at,
-                        alias,
-                    });
-                }
-            }
-        }
+        } => token_create(database, hash, *expires_at, alias.as_ref())?,
         Change::TokenPrune => token_prune(database, step.time)?,
         Change::AuthorityPrepare(authority) => authority_prepare(database, own, authority, out)?,
         Change::AuthorityActivate(id) => authority_activate(database, id, out)?,

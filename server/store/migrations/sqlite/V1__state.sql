@@ -44,7 +44,8 @@ CREATE TABLE agents (
 
 CREATE TABLE tokens (
     hash       BLOB    PRIMARY KEY, -- SHA-256 of the token
-    expires_at INTEGER NOT NULL
+    expires_at INTEGER NOT NULL,
+    alias      TEXT    NOT NULL     -- another name for the agent that will use it; empty for none
 ) STRICT;
 
 CREATE INDEX tokens_expiry ON tokens (expires_at);

@@ -146,42 +146,48 @@ pub(crate) fn a_banned_agent_has_nothing_and_gets_nothing(fixture: &dyn Fn() -> 
     world.finish();
 }
 
-pub(crate) fn eviction_takes_the_alias_of_the_token_and_no_other_entry(fixture: &dyn Fn() -> Fixture) {
+pub(crate) fn a_token_brings_its_alias_when_it_is_used_and_eviction_takes_it(fixture: &dyn Fn() -> Fixture) {
     let mut world = World::new(fixture);
-    world.does(token("t", world.now + 10, Some(entry("alias", JOINED))));
+    world.does(token("t", world.now + 10, Some("/node/one")));
+    // Whoever reads entries does not read unused tokens: the agent's ID holds the token.
+    assert!(world.memory.entries.is_empty());
+    let deltas = world.does(attest(agent(JOINED, 1), Some("t")));
+    let [Delta::AgentPut(_), Delta::EntryPut(alias)] = &deltas[..] else {
+        panic!("{deltas:?}")
+    };
+    assert_eq!((&alias.spec.spiffe_id, &alias.spec.parent_id), (&id("/node/one"), &id(JOINED)));
     world.does(create(entry("kept", JOINED)));
-    world.does(attest(agent(JOINED, 1), Some("t")));
     // The mark stays through an update.
     let patch = mayfly_model::EntryPatch {
         hint: Some("h".into()),
         ..Default::default()
     };
     world.does(Change::EntryUpdate {
-        id: "alias".parse().unwrap(),
+        id: alias.id.clone(),
         patch: Box::new(patch),
     });
 
     let revision = world.memory.revision;
     let deltas = world.does(Change::AgentDelete(id(JOINED)));
-    assert!(matches!(&deltas[..], [Delta::EntryGone(alias), Delta::AgentGone(_)] if alias.id.as_str() == "alias"));
+    assert!(matches!(&deltas[..], [Delta::EntryGone(gone), Delta::AgentGone(_)] if gone.id == alias.id));
     assert!(world.memory.entries.contains_key("kept"));
-    let alias = Changed::Entry {
-        id: "alias".parse().unwrap(),
+    let changed = Changed::Entry {
+        id: alias.id.clone(),
         parent_id: id(JOINED),
+        spiffe_id: alias.spec.spiffe_id.clone(),
     };
-    assert_eq!(world.changed_since(revision), [alias, Changed::Agent(id(JOINED))]);
+    assert_eq!(world.changed_since(revision), [changed, Changed::Agent(id(JOINED))]);
     world.finish();
 }
 
-pub(crate) fn a_token_is_not_admitted_without_its_alias(fixture: &dyn Fn() -> Fixture) {
+pub(crate) fn a_token_of_the_same_text_brings_its_own_alias(fixture: &dyn Fn() -> Fixture) {
     let mut world = World::new(fixture);
-    world.does(create(entry("alias", JOINED)));
-    let refused = world.refuses(token("t", world.now + 10, Some(entry("alias", JOINED))));
-    assert!(matches!(refused, Conflict::EntryExists(_)));
-    assert!(matches!(
-        world.refuses(attest(agent(JOINED, 1), Some("t"))),
-        Conflict::TokenUnusable
-    ));
+    for name in ["/node/one", "/node/two"] {
+        world.does(token("t", world.now + 10, Some(name)));
+        world.does(attest(agent(JOINED, 1), Some("t")));
+        let names: Vec<_> = world.memory.entries.values().map(|entry| entry.spec.spiffe_id.clone()).collect();
+        assert_eq!(names, [id(name)]);
+    }
     world.finish();
 }
 

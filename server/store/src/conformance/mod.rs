@@ -29,8 +29,8 @@ macro_rules! suite {
             a_refused_agent_does_not_use_up_the_token
             a_renewed_svid_counts_when_it_was_seen
             a_banned_agent_has_nothing_and_gets_nothing
-            eviction_takes_the_alias_of_the_token_and_no_other_entry
-            a_token_is_not_admitted_without_its_alias
+            a_token_brings_its_alias_when_it_is_used_and_eviction_takes_it
+            a_token_of_the_same_text_brings_its_own_alias
             expired_tokens_are_pruned
             an_authority_enters_the_bundle_before_it_signs
             one_authority_is_active_and_the_last_one_becomes_old

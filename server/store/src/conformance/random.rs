@@ -76,7 +76,7 @@ fn change_of(op: Op, now: i64) -> Change {
         11 => Change::AgentBan(id(&agent_path(a))),
         12 => Change::AgentDelete(id(&agent_path(a))),
         13 => token(&format!("t{c}"), now + i64::from(b), None),
-        14 => token(&format!("t{c}"), now + i64::from(b) + 2, Some(some_entry())),
+        14 => token(&format!("t{c}"), now + i64::from(b) + 2, Some(&format!("/alias/{a}"))),
         15 => Change::TokenPrune,
         16 => Change::AuthorityPrepare(Box::new(authority(&format!("a{a}"), now + i64::from(b)))),
         17 => Change::AuthorityActivate(format!("a{a}")),
@@ -151,9 +151,7 @@ fn guard_holds(memory: &Memory, secret: &Secret, change: &Change, now: i64) -> b
         Change::AgentReport { id, .. } | Change::AgentBan(id) | Change::AgentDelete(id) => {
             memory.agents.contains_key(id.as_str())
         }
-        Change::TokenCreate { hash, alias, .. } => {
-            !secret.tokens.contains_key(hash.as_bytes()) && alias.as_deref().is_none_or(free)
-        }
+        Change::TokenCreate { hash, .. } => !secret.tokens.contains_key(hash.as_bytes()),
         Change::AuthorityPrepare(authority) => !memory.authorities.contains_key(&authority.id),
         Change::AuthorityActivate(id) => memory
             .authorities
@@ -183,12 +181,13 @@ fn follow(secret: &mut Secret, before: &Memory, after: &Memory, change: &Change,
         Change::TokenCreate {
             hash,
             expires_at,
-            alias,
-        } => {
-            secret.tokens.insert(*hash.as_bytes(), expires_at.unix());
-            secret.aliases.extend(alias.iter().map(|entry| entry.id.to_string()));
+            ..
+        } => drop(secret.tokens.insert(*hash.as_bytes(), expires_at.unix())),
+        Change::AgentAttest { token: Some(hash), .. } => {
+            secret.tokens.remove(hash.as_bytes());
+            let new = after.entries.keys().filter(|name| !before.entries.contains_key(*name));
+            secret.aliases.extend(new.cloned());
         }
-        Change::AgentAttest { token: Some(hash), .. } => drop(secret.tokens.remove(hash.as_bytes())),
         Change::TokenPrune => secret.tokens.retain(|_, end| *end >= now),
         Change::AgentDelete(id) => {
             let is_alias =

@@ -270,12 +270,12 @@ pub(crate) fn attest(agent: Agent, token: Option<&str>) -> Change {
     }
 }
 
-pub(crate) fn token(text: &str, expires_at: i64, alias: Option<Entry>) -> Change {
+pub(crate) fn token(text: &str, expires_at: i64, alias: Option<&str>) -> Change {
     let expires_at = Timestamp::from_unix(expires_at);
     Change::TokenCreate {
         hash: TokenHash::of(text),
         expires_at,
-        alias: alias.map(Box::new),
+        alias: alias.map(id),
     }
 }
 
