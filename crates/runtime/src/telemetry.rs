@@ -1,6 +1,7 @@
 //! Logs: where they go, how much is said, and how an error is shown with its causes.
 
 use std::error::Error;
+use std::str::FromStr;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,6 +49,18 @@ pub enum LogError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A word stands alone that is no level. The library would take it for the name of a target.
+    #[error("`{word}` is not a log level: write error, warn, info, debug, trace or off, or a directive such as h2=warn")]
+    Word {
+        /// The word.
+        word: String,
+    },
+    /// A single word that is not a level.
+    #[error("`{word}` is not a log level (error, warn, info, debug, trace, off); for a part of the program write {word}=debug")]
+    Word {
+        /// What was given.
+        word: String,
+    },
     /// Somebody set up logging before.
     #[error("logging is set up already")]
     AlreadyInitialized(#[source] tracing_subscriber::util::TryInitError),
@@ -93,6 +106,21 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    // A word that is no level would be taken for a target: a misspelt level would silence everything else.
+    let word = |directive: &&str| directive.chars().all(char::is_alphanumeric);
+    let words = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).filter(word);
+    if let Some(word) = words.into_iter().find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(LogError::Word { word: word.to_owned() });
+    }
+    let alone = |directive: &&str| !directive.contains(['=', '[']);
+    if let Some(word) = filter
+        .split(',')
+        .map(str::trim)
+        .filter(alone)
+        .find(|word| LevelFilter::from_str(word).is_err())
+    {
+        return Err(LogError::Word { word: word.to_owned() });
+    }
     EnvFilter::builder()
         .with_default_directive(LevelFilter::ERROR.into())
         .parse(filter)
@@ -228,6 +256,16 @@ mod tests {
         );
         let error = anyhow::Error::from(error).context("start");
         assert!(Chain::of(&error).to_string().starts_with("start: client failed: "));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_not_taken_for_the_name_of_a_target() {
+        for good in ["info", "WARN", "off", "info,h2=warn", "info, mayfly_server::watch=debug", "h2=trace"] {
+            assert!(check_level(good).is_ok(), "{good}");
+        }
+        for bad in ["lound", "info,debgu", "info=", "a b"] {
+            assert!(check_level(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
