@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_not_taken_for_the_name_of_a_target() {
-        for good in ["info", "WARN", "off", "info,h2=warn", "info, mayfly_server::watch=debug", "h2=trace"] {
+        for good in ["info", "WARN", "off", "info,h2=warn", "info,mayfly_server::watch=debug", "h2=trace"] {
             assert!(check_level(good).is_ok(), "{good}");
         }
         for bad in ["lound", "info,debgu", "h2=loud"] {
