@@ -180,16 +180,15 @@ impl Snapshot {
             .map(|(_, bundle)| bundle)
     }
 
-    /// Every entry that `agent` may serve: those below it and below each alias that its selectors fit, at any depth
+    /// Every entry that `agent` may serve, once each, in no meaningful order: those below it and below each alias that its selectors fit, at any depth
     /// (spire.md §6.3: an agent is trusted with what descends from it, and with nothing else).
     pub fn authorized_entries(&self, agent: &Agent) -> Vec<Arc<Entry>> {
-        let mut parents: Vec<SpiffeId> = vec![agent.id.clone()];
-        for alias in self.entries_of_parent(&self.server_id) {
-            if alias.spec.selectors.is_subset_of(&agent.selectors) {
-                parents.push(alias.spec.spiffe_id.clone());
-            }
-        }
-        let mut seen: HashSet<SpiffeId> = parents.iter().cloned().collect();
+        let aliases = self.entries_of_parent(&self.server_id);
+        let fitting = aliases.filter(|alias| alias.spec.selectors.is_subset_of(&agent.selectors));
+        let names = fitting.map(|alias| alias.spec.spiffe_id.clone());
+        // A set: several aliases may give one name, and what is below it counts once.
+        let mut seen: HashSet<SpiffeId> = std::iter::once(agent.id.clone()).chain(names).collect();
+        let mut parents: Vec<SpiffeId> = seen.iter().cloned().collect();
         let mut entries = Vec::new();
         while let Some(parent) = parents.pop() {
             for entry in self.entries_of_parent(&parent) {

@@ -124,3 +124,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn two_aliases_of_one_name_list_what_is_below_them_once() {
+    let a = agent("a", &["t:zone:1", "t:role:web"]);
+    let state = snapshot(
+        vec![
+            entry("zone", "/group", "/spire/server", &["t:zone:1"]),
+            entry("role", "/group", "/spire/server", &["t:role:web"]),
+            entry("below", "/below", "/group", &["unix:uid:1"]),
+        ],
+        vec![a.clone()],
+    );
+    assert_eq!(names(&state.authorized_entries(&a)), ["below"]);
+}
