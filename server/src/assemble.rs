@@ -36,7 +36,10 @@ const JOIN_TOKEN_MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 /// # Errors
 /// It could not start, or a part that must run until the stop failed.
 pub fn run(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no async runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no async runtime")?;
     runtime.block_on(serve(loaded, log))
 }
 
@@ -58,8 +61,10 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     let bundles = Arc::new(BundleSet::new());
     let mut hub = None;
     let committer = Committer::start(store, &settings.trust_domain, |recovered, loaded| {
-        let hub: &Arc<Hub> =
-            hub.insert(Arc::new(Hub::new(History::new(recovered.changes.clone()), loaded.revision())));
+        let hub: &Arc<Hub> = hub.insert(Arc::new(Hub::new(
+            History::new(recovered.changes.clone()),
+            loaded.revision(),
+        )));
         publish_bundles(&bundles, loaded);
         Box::new(observer(hub.clone(), bundles.clone()))
     })
@@ -72,16 +77,28 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     authorities.pass().await.context("no authority can sign")?;
     let issuance = Issuance::new(committer.clone(), clock.clone(), authorities.active(), settings.issue);
     let resolver = Arc::new(SvidResolver::new());
-    let mut server_svid =
-        ServerSvid::new(issuance.clone(), resolver.clone(), clock.clone(), settings.issue.agent_ttl);
+    let mut server_svid = ServerSvid::new(
+        issuance.clone(),
+        resolver.clone(),
+        clock.clone(),
+        settings.issue.agent_ttl,
+    );
     let server_id = settings.trust_domain.server_id();
-    server_svid.pass(&server_id).await.context("the server has no SVID of its own")?;
+    server_svid
+        .pass(&server_id)
+        .await
+        .context("the server has no SVID of its own")?;
     let own_svid = server_svid.current();
 
     // The API.
     let stop = supervisor.stop_token();
-    let watch =
-        WatchService::new(committer.clone(), hub.clone(), clock.clone(), settings.watch, stop.clone());
+    let watch = WatchService::new(
+        committer.clone(),
+        hub.clone(),
+        clock.clone(),
+        settings.watch,
+        stop.clone(),
+    );
     let mut roles = settings.roles.clone();
     roles.admin_uids.extend([0, rustix::process::geteuid().as_raw()]);
     let api = Api::new(Deps {
@@ -146,7 +163,10 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     drop(starting);
     info!("ready");
 
-    supervisor.run_until_signal(settings.drain + Duration::from_secs(2)).await.context("stopping")?;
+    supervisor
+        .run_until_signal(settings.drain + Duration::from_secs(2))
+        .await
+        .context("stopping")?;
     info!("stopped");
     Ok(())
 }
@@ -164,8 +184,12 @@ fn observer(hub: Arc<Hub>, bundles: Arc<BundleSet>) -> impl Fn(&Applied) + Send 
 
 /// TLS verifies callers against the own bundle and the foreign ones.
 fn publish_bundles(bundles: &BundleSet, state: &Snapshot) {
-    let all: Vec<Arc<Bundle>> =
-        state.own_bundle().into_iter().chain(state.federated_bundles_after(None)).cloned().collect();
+    let all: Vec<Arc<Bundle>> = state
+        .own_bundle()
+        .into_iter()
+        .chain(state.federated_bundles_after(None))
+        .cloned()
+        .collect();
     bundles.publish(all.iter().map(AsRef::as_ref));
 }
 
@@ -181,15 +205,24 @@ fn key_manager(settings: &Settings) -> anyhow::Result<Arc<dyn KeyManager>> {
 
 async fn attestors(settings: &Settings) -> anyhow::Result<Attestors> {
     let AttestorSettings { join_token, x509pop } = settings.attestors.clone();
-    let deps = AttestDeps { trust_domain: settings.trust_domain.clone(), base_dir: "/".into() };
+    let deps = AttestDeps {
+        trust_domain: settings.trust_domain.clone(),
+        base_dir: "/".into(),
+    };
     let mut sections = vec![];
     if join_token {
         sections.push(("join_token", toml::Table::new()));
     }
     if let Some(x509pop) = x509pop {
         let mut section = toml::Table::new();
-        section.insert("ca_bundle_path".into(), x509pop.ca_bundle_path.display().to_string().into());
-        section.insert("max_intermediates".into(), i64::try_from(x509pop.max_intermediates)?.into());
+        section.insert(
+            "ca_bundle_path".into(),
+            x509pop.ca_bundle_path.display().to_string().into(),
+        );
+        section.insert(
+            "max_intermediates".into(),
+            i64::try_from(x509pop.max_intermediates)?.into(),
+        );
         sections.push(("x509pop", section));
     }
     // Reads files.

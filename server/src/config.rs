@@ -126,10 +126,15 @@ impl Settings {
             )
             .required();
         let data_dir = root.path("data_dir").required();
-        let drain = root.duration("drain").range(Duration::ZERO..=10 * 60 * SECOND).or(10 * SECOND);
+        let drain = root
+            .duration("drain")
+            .range(Duration::ZERO..=10 * 60 * SECOND)
+            .or(10 * SECOND);
 
         let listen = reader.section("listen");
-        let bind_address = listen.socket_addr("bind_address").or(SocketAddr::from(([0, 0, 0, 0], 8081)));
+        let bind_address = listen
+            .socket_addr("bind_address")
+            .or(SocketAddr::from(([0, 0, 0, 0], 8081)));
         let socket_path = listen.path("socket_path").or(PathBuf::from("/run/mayfly/server.sock"));
         let socket_mode = listen.mode("socket_mode").or(0o666);
         let health_address = reader.section("health").socket_addr("bind_address").optional();
@@ -163,7 +168,10 @@ impl Settings {
                 log,
             })
         })?;
-        Ok(Loaded { settings, effective: reader.effective() })
+        Ok(Loaded {
+            settings,
+            effective: reader.effective(),
+        })
     }
 }
 
@@ -173,7 +181,12 @@ fn roles(section: &Section<'_>) -> RoleMap {
         each.or(vec![]).into_iter().collect()
     };
     let ids = |key: &str| -> BTreeSet<SpiffeId> {
-        section.string_list(key).parse_each(SpiffeId::parse_folded).or(vec![]).into_iter().collect()
+        section
+            .string_list(key)
+            .parse_each(SpiffeId::parse_folded)
+            .or(vec![])
+            .into_iter()
+            .collect()
     };
     RoleMap {
         admin_uids: numbers("admin_uids"),
@@ -187,7 +200,10 @@ fn roles(section: &Section<'_>) -> RoleMap {
 
 fn authority(section: &Section<'_>) -> (KeySettings, AuthoritySettings) {
     let keys = section
-        .choice("key_manager", &[("disk", KeySettings::Disk), ("memory", KeySettings::Memory)])
+        .choice(
+            "key_manager",
+            &[("disk", KeySettings::Disk), ("memory", KeySettings::Memory)],
+        )
         .or(KeySettings::Disk);
     let types: Vec<(String, KeyType)> = KeyType::ALL.iter().map(|kind| (kind.to_string(), *kind)).collect();
     let choices: Vec<(&str, KeyType)> = types.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
@@ -198,9 +214,15 @@ fn authority(section: &Section<'_>) -> (KeySettings, AuthoritySettings) {
 
 fn issue(section: &Section<'_>, authority_ttl: Duration) -> IssueSettings {
     let ttl = |key: &str| section.duration(key).range(5 * SECOND..=YEAR).or(HOUR);
-    let settings = IssueSettings { x509_svid_ttl: ttl("x509_svid_ttl"), agent_ttl: ttl("agent_ttl") };
+    let settings = IssueSettings {
+        x509_svid_ttl: ttl("x509_svid_ttl"),
+        agent_ttl: ttl("agent_ttl"),
+    };
     // An authority signs until two thirds of its life, so a third of it is what every SVID can count on.
-    for (key, ttl) in [("x509_svid_ttl", settings.x509_svid_ttl), ("agent_ttl", settings.agent_ttl)] {
+    for (key, ttl) in [
+        ("x509_svid_ttl", settings.x509_svid_ttl),
+        ("agent_ttl", settings.agent_ttl),
+    ] {
         if ttl > authority_ttl / 3 {
             section.problem(
                 key,
@@ -217,7 +239,10 @@ fn attestors(section: &Section<'_>, reader: &Reader) -> AttestorSettings {
     let x509pop = section.optional_section("x509pop").and_then(|section| {
         let ca_bundle_path = section.path("ca_bundle_path").required();
         let max_intermediates = section.integer::<usize>("max_intermediates").range(0..=6).or(4);
-        Some(X509PopSettings { ca_bundle_path: ca_bundle_path?, max_intermediates })
+        Some(X509PopSettings {
+            ca_bundle_path: ca_bundle_path?,
+            max_intermediates,
+        })
     });
     if !join_token && x509pop.is_none() {
         reader.section("attestor").section("join_token").problem(
@@ -232,19 +257,34 @@ fn attestors(section: &Section<'_>, reader: &Reader) -> AttestorSettings {
 fn limits(section: &Section<'_>, drain: Duration) -> (AttestLimits, Limits, Limits) {
     let defaults = AttestLimits::default();
     let attest = AttestLimits {
-        per_second: section.integer::<u32>("attestations_per_second").range(1..=100_000).or(defaults.per_second),
-        burst: section.integer::<u32>("attestation_burst").range(1..=100_000).or(defaults.burst),
-        concurrent: section.integer::<usize>("attestations").range(1..=10_000).or(defaults.concurrent),
+        per_second: section
+            .integer::<u32>("attestations_per_second")
+            .range(1..=100_000)
+            .or(defaults.per_second),
+        burst: section
+            .integer::<u32>("attestation_burst")
+            .range(1..=100_000)
+            .or(defaults.burst),
+        concurrent: section
+            .integer::<usize>("attestations")
+            .range(1..=10_000)
+            .or(defaults.concurrent),
         ..defaults
     };
     let defaults = Limits::default();
     let tcp = Limits {
-        max_connections: section.integer::<u32>("connections").range(1..=1_000_000).or(defaults.max_connections),
+        max_connections: section
+            .integer::<u32>("connections")
+            .range(1..=1_000_000)
+            .or(defaults.max_connections),
         max_connections_per_peer: section
             .integer::<u32>("connections_per_address")
             .range(1..=1_000_000)
             .or(defaults.max_connections_per_peer),
-        max_handshakes: section.integer::<u32>("handshakes").range(1..=10_000).or(defaults.max_handshakes),
+        max_handshakes: section
+            .integer::<u32>("handshakes")
+            .range(1..=10_000)
+            .or(defaults.max_handshakes),
         handshake_timeout: section
             .duration("handshake_timeout")
             .range(SECOND..=60 * SECOND)
@@ -272,13 +312,22 @@ fn watch(section: &Section<'_>) -> WatchSettings {
             .duration("beacon_interval")
             .range(Duration::from_millis(100)..=60 * SECOND)
             .or(defaults.beacon_interval),
-        ack_timeout: section.duration("ack_timeout").range(SECOND..=300 * SECOND).or(defaults.ack_timeout),
-        admitted: section.integer::<usize>("admitted").range(1..=100_000).or(defaults.admitted),
+        ack_timeout: section
+            .duration("ack_timeout")
+            .range(SECOND..=300 * SECOND)
+            .or(defaults.ack_timeout),
+        admitted: section
+            .integer::<usize>("admitted")
+            .range(1..=100_000)
+            .or(defaults.admitted),
         admission_wait: section
             .duration("admission_wait")
             .range(Duration::from_millis(100)..=60 * SECOND)
             .or(defaults.admission_wait),
-        digest_interval: section.duration("digest_interval").range(SECOND..=DAY).or(defaults.digest_interval),
+        digest_interval: section
+            .duration("digest_interval")
+            .range(SECOND..=DAY)
+            .or(defaults.digest_interval),
     }
 }
 
@@ -287,7 +336,9 @@ fn log(section: &Section<'_>) -> LogSettings {
         .string("level")
         .parse(|text| check_level(&text).map(|()| text))
         .or("info".to_owned());
-    let format = section.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).or(LogFormat::Text);
+    let format = section
+        .choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+        .or(LogFormat::Text);
     LogSettings { level, format }
 }
 
@@ -333,8 +384,14 @@ mod tests {
         let problems = parse(text).unwrap_err();
         let all = problems.to_string();
         for expected in [
-            "server.toml:1: trust_domain", "data_dir", "server.toml:4: listen.bind_address", "server.toml:7: authority.key_type",
-            "server.toml:9: svid.x509_svid_ttl", "attestor.join_token.enabled", "log.level", "data_dri",
+            "server.toml:1: trust_domain",
+            "data_dir",
+            "server.toml:4: listen.bind_address",
+            "server.toml:7: authority.key_type",
+            "server.toml:9: svid.x509_svid_ttl",
+            "attestor.join_token.enabled",
+            "log.level",
+            "data_dri",
         ] {
             assert!(all.contains(expected), "no `{expected}` in:\n{all}");
         }

@@ -10,7 +10,11 @@ use mayfly_server::config::Settings;
 
 /// Issues SPIFFE identities to attested agents, and keeps the record of having done so.
 #[derive(Parser)]
-#[command(name = "mayfly-server", version, after_help = "Operators use `mayfly`; it speaks to this server's socket.")]
+#[command(
+    name = "mayfly-server",
+    version,
+    after_help = "Operators use `mayfly`; it speaks to this server's socket."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

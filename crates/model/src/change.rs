@@ -27,6 +27,8 @@ pub struct Step {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Change {
+    /// Several changes that happen together or not at all. Guard: each one's, in order.
+    Together(Vec<Change>),
     /// Adds an entry. Guard: its ID is free and no similar entry exists.
     EntryCreate(Box<Entry>),
     /// Changes the stated fields of an entry and counts its revision up. Guard: it exists, the result passes
@@ -283,7 +285,9 @@ impl Change {
     pub fn records(&self, deltas: &[Delta]) -> Vec<(&'static str, String, Value)> {
         let one = |kind, subject: String, body| vec![(kind, subject, body)];
         match self {
-            Self::EntryCreate(entry) => one("entry.created", entry.id.to_string(), entry_body(entry)),
+            Self::Together(changes) => changes.iter().flat_map(|change| change.records(deltas)).collect(),
+            // As stored: its time of creation may be later than asked.
+            Self::EntryCreate(entry) => one("entry.created", entry.id.to_string(), last_entry_body(deltas)),
             Self::EntryUpdate { id, .. } => one("entry.updated", id.to_string(), last_entry_body(deltas)),
             Self::EntryDelete(id) => one("entry.deleted", id.to_string(), last_entry_body(deltas)),
             Self::AgentAttest { agent, token } => with_entries(
@@ -309,7 +313,9 @@ impl Change {
             Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
             Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
             Self::AgentBan(id) => one("agent.banned", id.to_string(), json!({})),
-            Self::AgentDelete(id) => with_entries(deltas, "entry.updated", ("agent.evicted", id.to_string(), json!({}))),
+            Self::AgentDelete(id) => {
+                with_entries(deltas, "entry.updated", ("agent.evicted", id.to_string(), json!({})))
+            }
             Self::TokenCreate {
                 hash,
                 expires_at,
@@ -337,7 +343,11 @@ impl Change {
             Self::BundleDelete { trust_domain, mode } => with_entries(
                 deltas,
                 "entry.updated",
-                ("bundle.deleted", trust_domain.to_string(), json!({ "mode": format!("{mode:?}") })),
+                (
+                    "bundle.deleted",
+                    trust_domain.to_string(),
+                    json!({ "mode": format!("{mode:?}") }),
+                ),
             ),
             Self::SvidIntents(intents) => intents
                 .iter()

@@ -314,7 +314,12 @@ impl Entry {
         // One token makes one alias, so its hash names it; it tells nothing, as the token is used up by then.
         let id = EntryId(hex::encode(&token.as_bytes()[..16]).into());
         let spec = EntrySpec::new(name, agent_id.clone(), [selector].into_iter().collect());
-        Ok(Self { id, spec, created_at, revision_number: 0 })
+        Ok(Self {
+            id,
+            spec,
+            created_at,
+            revision_number: 0,
+        })
     }
 
     /// Whether it has expired at `now`: nothing is issued for it from then on.

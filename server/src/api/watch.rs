@@ -78,7 +78,14 @@ impl WatchService {
         settings: WatchSettings,
         stop: CancellationToken,
     ) -> Self {
-        Self { committer, hub, clock, settings, admission: Arc::new(Semaphore::new(settings.admitted)), stop }
+        Self {
+            committer,
+            hub,
+            clock,
+            settings,
+            admission: Arc::new(Semaphore::new(settings.admitted)),
+            stop,
+        }
     }
 }
 
@@ -102,7 +109,10 @@ impl wire::watch_server::Watch for WatchService {
         let admitted = timeout(self.settings.admission_wait, self.admission.clone().acquire_owned()).await;
         let Ok(Ok(permit)) = admitted else {
             let pause = rand::rng().random_range(Duration::from_millis(100)..self.settings.admission_wait * 2);
-            return Err(status::unavailable_retry("many agents are catching up; come back", pause));
+            return Err(status::unavailable_retry(
+                "many agents are catching up; come back",
+                pause,
+            ));
         };
         let mut inbound = request.into_inner();
         let hello = timeout(self.settings.ack_timeout, inbound.message())
@@ -145,7 +155,10 @@ impl WatchService {
         let revision = self.hub.observed();
         let state = self.committer.snapshot();
         let now: Timestamp = self.clock.now().into();
-        let held = Held { history: hello.history.clone(), revision: Revision(hello.revision) };
+        let held = Held {
+            history: hello.history.clone(),
+            revision: Revision(hello.revision),
+        };
         let mut session = Session::new(agent.id.clone());
         let plan = session.first(&self.hub, &held, agent, &state, now);
         let start = Instant::now();
@@ -176,9 +189,20 @@ impl WatchService {
             return;
         }
         let version = version.chars().filter(|c| !c.is_control()).take(255).collect();
-        let actor = Actor { who: agent.id.to_string(), origin: String::new(), reason: String::new() };
-        let change = Change::AgentReport { id: agent.id.clone(), version };
-        self.committer.commit_later(Step { actor, time: self.clock.now().into(), change });
+        let actor = Actor {
+            who: agent.id.to_string(),
+            origin: String::new(),
+            reason: String::new(),
+        };
+        let change = Change::AgentReport {
+            id: agent.id.clone(),
+            version,
+        };
+        self.committer.commit_later(Step {
+            actor,
+            time: self.clock.now().into(),
+            change,
+        });
     }
 }
 
@@ -303,7 +327,10 @@ impl Live {
             warn!(agent_id = %self.session.agent_id(), entry_id = rejected.entry_id, reason = rejected.reason,
                   "agent rejected an entry");
         }
-        let ids = ack.rejected.iter().filter_map(|rejected| rejected.entry_id.parse::<EntryId>().ok());
+        let ids = ack
+            .rejected
+            .iter()
+            .filter_map(|rejected| rejected.entry_id.parse::<EntryId>().ok());
         self.session.acknowledged(ids.collect::<Vec<_>>());
         self.unacknowledged = None;
         self.permit = None;
@@ -314,7 +341,8 @@ impl Live {
         let now = self.clock.now();
         let mut beacon = wire::Beacon {
             time_unix_ms: i64::try_from(
-                now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis()),
+                now.duration_since(std::time::UNIX_EPOCH)
+                    .map_or(0, |since| since.as_millis()),
             )
             .unwrap_or(i64::MAX),
             interval_ms: u32::try_from(self.settings.beacon_interval.as_millis()).unwrap_or(u32::MAX),
@@ -347,7 +375,9 @@ impl Live {
 fn ended(end: End) -> Status {
     match end {
         End::Banned => status::permission_denied(Reason::AgentBanned, "the agent is banned"),
-        End::Evicted => status::permission_denied(Reason::AgentNotAttested, "the agent is evicted: it must attest anew"),
+        End::Evicted => {
+            status::permission_denied(Reason::AgentNotAttested, "the agent is evicted: it must attest anew")
+        }
         End::Superseded => Status::unavailable("superseded by a newer stream of this agent"),
     }
 }
@@ -355,8 +385,21 @@ fn ended(end: End) -> Status {
 /// About as many bytes as the entry takes on the wire.
 fn entry_weight(entry: &Entry) -> usize {
     let spec = &entry.spec;
-    let texts = spec.selectors.iter().map(|selector| selector.as_str().len() + 8).sum::<usize>()
+    let texts = spec
+        .selectors
+        .iter()
+        .map(|selector| selector.as_str().len() + 8)
+        .sum::<usize>()
         + spec.dns_names.iter().map(|name| name.len() + 4).sum::<usize>()
-        + spec.federates_with.iter().map(|name| name.as_str().len() + 4).sum::<usize>();
-    entry.id.as_str().len() + spec.spiffe_id.as_str().len() + spec.parent_id.as_str().len() + spec.hint.len() + texts + 64
+        + spec
+            .federates_with
+            .iter()
+            .map(|name| name.as_str().len() + 4)
+            .sum::<usize>();
+    entry.id.as_str().len()
+        + spec.spiffe_id.as_str().len()
+        + spec.parent_id.as_str().len()
+        + spec.hint.len()
+        + texts
+        + 64
 }

@@ -71,7 +71,13 @@ impl Authorities {
         clock: Arc<dyn Clock>,
         settings: AuthoritySettings,
     ) -> Self {
-        Self { committer, keys, clock, settings, active: Arc::default() }
+        Self {
+            committer,
+            keys,
+            clock,
+            settings,
+            active: Arc::default(),
+        }
     }
 
     /// Where the authority that signs now is found.
@@ -98,14 +104,25 @@ impl Authorities {
     /// The active authority, if it is valid and its key is at hand.
     async fn usable_active(&self, now: Timestamp) -> Result<Option<Arc<Authority>>, RotateError> {
         let state = self.committer.snapshot();
-        let Some(active) = state.active_authority(KeyClass::Base) else { return Ok(None) };
+        let Some(active) = state.active_authority(KeyClass::Base) else {
+            return Ok(None);
+        };
         if active.not_after <= now {
             warn!(authority_id = active.id, not_after = %active.not_after, "the active authority has expired");
             return Ok(None);
         }
-        if self.keys.find(&active.key_id).await.map_err(RotateError::Key)?.is_none() {
-            warn!(authority_id = active.id, "the active authority's key is gone; agents that know only its certificate \
-                                             will have to learn the new one");
+        if self
+            .keys
+            .find(&active.key_id)
+            .await
+            .map_err(RotateError::Key)?
+            .is_none()
+        {
+            warn!(
+                authority_id = active.id,
+                "the active authority's key is gone; agents that know only its certificate \
+                                             will have to learn the new one"
+            );
             return Ok(None);
         }
         Ok(Some(active.clone()))
@@ -140,7 +157,12 @@ impl Authorities {
         for authority in state.authorities() {
             if authority.state == AuthorityState::Prepared
                 && authority.not_after > now
-                && self.keys.find(&authority.key_id).await.map_err(RotateError::Key)?.is_some()
+                && self
+                    .keys
+                    .find(&authority.key_id)
+                    .await
+                    .map_err(RotateError::Key)?
+                    .is_some()
             {
                 return Ok(Some(authority.clone()));
             }
@@ -152,7 +174,11 @@ impl Authorities {
     async fn prepare(&self, now: Timestamp) -> Result<Arc<Authority>, RotateError> {
         let serial = random_serial();
         let key_id = format!("base-{}", &serial.to_string()[..12]);
-        let signer = self.keys.generate(&key_id, self.settings.key_type).await.map_err(RotateError::Key)?;
+        let signer = self
+            .keys
+            .generate(&key_id, self.settings.key_type)
+            .await
+            .map_err(RotateError::Key)?;
         let id = hex::encode(public_key_id(signer.public_key_der()));
         let trust_domain = self.committer.snapshot().trust_domain().clone();
         let ttl = self.settings.ttl;
@@ -170,7 +196,8 @@ impl Authorities {
             not_before: now,
             not_after: now.plus(ttl),
         };
-        self.commit(Change::AuthorityPrepare(Box::new(authority.clone()))).await?;
+        self.commit(Change::AuthorityPrepare(Box::new(authority.clone())))
+            .await?;
         info!(authority_id = id, not_after = %authority.not_after, "authority prepared");
         Ok(Arc::new(authority))
     }
@@ -183,7 +210,12 @@ impl Authorities {
 
     /// Hands the authority to those who sign, unless they have it already.
     async fn publish(&self, authority: &Authority) -> Result<(), RotateError> {
-        if self.active.load().as_ref().is_some_and(|active| active.authority_id == authority.id) {
+        if self
+            .active
+            .load()
+            .as_ref()
+            .is_some_and(|active| active.authority_id == authority.id)
+        {
             return Ok(());
         }
         let signer: Arc<dyn Signer> = self
@@ -193,9 +225,15 @@ impl Authorities {
             .map_err(RotateError::Key)?
             .ok_or(RotateError::Stopped)?;
         let trust_domain = self.committer.snapshot().trust_domain().clone();
-        let issuer = Issuer::new(trust_domain, authority.cert_der.clone(), signer)
-            .map_err(|source| RotateError::Unusable { id: authority.id.clone(), source })?;
-        self.active.store(Some(Arc::new(ActiveIssuer { authority_id: authority.id.clone(), issuer })));
+        let issuer =
+            Issuer::new(trust_domain, authority.cert_der.clone(), signer).map_err(|source| RotateError::Unusable {
+                id: authority.id.clone(),
+                source,
+            })?;
+        self.active.store(Some(Arc::new(ActiveIssuer {
+            authority_id: authority.id.clone(),
+            issuer,
+        })));
         Ok(())
     }
 
@@ -213,8 +251,16 @@ impl Authorities {
     }
 
     async fn commit(&self, change: Change) -> Result<(), RotateError> {
-        let step = Step { actor: Actor::server(), time: self.now(), change };
-        self.committer.commit(step).await.map(|_| ()).map_err(RotateError::Commit)
+        let step = Step {
+            actor: Actor::server(),
+            time: self.now(),
+            change,
+        };
+        self.committer
+            .commit(step)
+            .await
+            .map(|_| ())
+            .map_err(RotateError::Commit)
     }
 
     fn now(&self) -> Timestamp {

@@ -117,7 +117,12 @@ impl Issuance {
         active: Arc<ArcSwapOption<ActiveIssuer>>,
         settings: IssueSettings,
     ) -> Self {
-        Self { committer, clock, active, settings }
+        Self {
+            committer,
+            clock,
+            active,
+            settings,
+        }
     }
 
     /// Issues to workloads of `agent`, by entry, each with a CSR (DER). One answer per request, in order.
@@ -149,8 +154,14 @@ impl Issuance {
         // The state after the commit: a ban or deletion that was faster wins.
         let state = self.committer.snapshot();
         let still = |id: &Option<EntryId>| {
-            let agent = state.agent(&agent.id).filter(|agent| !agent.banned).ok_or(IssueError::AgentNotActive)?;
-            let entry = id.as_ref().and_then(|id| state.entry(id)).filter(|entry| state.is_authorized(agent, entry));
+            let agent = state
+                .agent(&agent.id)
+                .filter(|agent| !agent.banned)
+                .ok_or(IssueError::AgentNotActive)?;
+            let entry = id
+                .as_ref()
+                .and_then(|id| state.entry(id))
+                .filter(|entry| state.is_authorized(agent, entry));
             entry.map(|_| ()).ok_or(IssueError::EntryNotFound)
         };
         let allowed = recorded
@@ -181,9 +192,20 @@ impl Issuance {
         };
         let prepared = one(self.prepare(vec![Ok(request)]).await)?;
         let change = record(prepared.ticket.serial(), prepared.ticket.not_after());
-        let recorded = one(self.record(actor, vec![Ok(prepared)], vec![change]).await.unwrap_or_else(all_failed))?;
-        let banned = self.committer.snapshot().agent(agent_id).is_none_or(|agent| agent.banned);
-        let allowed = if banned { Err(IssueError::AgentNotActive) } else { Ok(()) };
+        let recorded = one(self
+            .record(actor, vec![Ok(prepared)], vec![change])
+            .await
+            .unwrap_or_else(all_failed))?;
+        let banned = self
+            .committer
+            .snapshot()
+            .agent(agent_id)
+            .is_none_or(|agent| agent.banned);
+        let allowed = if banned {
+            Err(IssueError::AgentNotActive)
+        } else {
+            Ok(())
+        };
         one(self.sign(actor, vec![Ok((allowed, recorded))]).await)
     }
 
@@ -228,11 +250,17 @@ impl Issuance {
     /// Checks each CSR and fixes what will be signed. On a blocking thread: a proof of possession costs a signature check.
     async fn prepare(&self, requests: Vec<Result<Request, IssueError>>) -> Vec<Result<Prepared, IssueError>> {
         let Some(active) = self.active.load_full() else {
-            return requests.into_iter().map(|request| request.and(Err(IssueError::NoAuthority))).collect();
+            return requests
+                .into_iter()
+                .map(|request| request.and(Err(IssueError::NoAuthority)))
+                .collect();
         };
         let (count, now) = (requests.len(), self.now());
         blocking(count, move || {
-            requests.into_iter().map(|request| request.and_then(|request| request.prepare(&active, now))).collect()
+            requests
+                .into_iter()
+                .map(|request| request.and_then(|request| request.prepare(&active, now)))
+                .collect()
         })
         .await
     }
@@ -249,18 +277,17 @@ impl Issuance {
         if intents.is_empty() && companions.is_empty() {
             return Ok(prepared);
         }
-        let serials: Vec<Serial> = intents.iter().map(|intent| intent.serial.clone()).collect();
-        let time = self.now();
-        let step = |change| Step { actor: actor.clone(), time, change };
-        let steps = companions.into_iter().chain([Change::SvidIntents(intents)]).map(step).collect();
-        for result in self.committer.commit_all(steps).await {
-            if let Err(refused) = result {
-                // The intents may be durable all the same; the log shall say that nothing came of them.
-                self.committer.commit_later(step(Change::SvidOutcome { signed: vec![], failed: serials }));
-                return Err((prepared.len(), refused));
-            }
+        // Together, so that a stranger's refused attestation leaves no trace in the log.
+        let change = Change::Together(companions.into_iter().chain([Change::SvidIntents(intents)]).collect());
+        let step = Step {
+            actor: actor.clone(),
+            time: self.now(),
+            change,
+        };
+        match self.committer.commit(step).await {
+            Ok(_) => Ok(prepared),
+            Err(refused) => Err((prepared.len(), refused)),
         }
-        Ok(prepared)
     }
 
     /// Signs what is still allowed and records what came of each.
@@ -280,7 +307,11 @@ impl Issuance {
                         let serial = prepared.ticket.serial().clone();
                         let result = allowed
                             .and_then(|()| prepared.active.issuer.sign(prepared.ticket).map_err(IssueError::Sign));
-                        if result.is_ok() { signed.push(serial) } else { failed.push(serial) }
+                        if result.is_ok() {
+                            signed.push(serial)
+                        } else {
+                            failed.push(serial)
+                        }
                         result
                     })
                     .collect::<Vec<_>>();
@@ -291,8 +322,10 @@ impl Issuance {
         .await;
         for result in &results {
             match result {
-                Ok(svid) => info!(spiffe_id = %svid.spiffe_id(), serial = %svid.serial(), not_after = %svid.not_after(),
-                                  actor = actor.who, "X509-SVID issued"),
+                Ok(svid) => {
+                    info!(spiffe_id = %svid.spiffe_id(), serial = %svid.serial(), not_after = %svid.not_after(),
+                                  actor = actor.who, "X509-SVID issued")
+                }
                 Err(failure @ IssueError::Sign(_)) => {
                     error!(error = %mayfly_runtime::Chain(failure), "the key did not sign");
                 }
@@ -301,7 +334,11 @@ impl Issuance {
         }
         if !signed.is_empty() || !failed.is_empty() {
             let change = Change::SvidOutcome { signed, failed };
-            self.committer.commit_later(Step { actor: actor.clone(), time: self.now(), change });
+            self.committer.commit_later(Step {
+                actor: actor.clone(),
+                time: self.now(),
+                change,
+            });
         }
         results
     }
@@ -326,7 +363,11 @@ impl Request {
             validity: self.validity,
         };
         let ticket = active.issuer.prepare(request, now).map_err(IssueError::Profile)?;
-        Ok(Prepared { ticket, entry_id: self.entry_id, active: active.clone() })
+        Ok(Prepared {
+            ticket,
+            entry_id: self.entry_id,
+            active: active.clone(),
+        })
     }
 }
 
@@ -366,10 +407,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Runs `work` where it may block; `stopped` stands in when the runtime is going down.
-async fn blocking_with<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-    stopped: impl FnOnce() -> T,
-) -> T {
+async fn blocking_with<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static, stopped: impl FnOnce() -> T) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(panicked) => {

@@ -42,7 +42,13 @@ pub struct ServerSvid {
 impl ServerSvid {
     /// Publishes to `resolver`; until the first [`Self::pass`] every handshake is refused.
     pub fn new(issuance: Issuance, resolver: Arc<SvidResolver>, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
-        Self { issuance, resolver, clock, ttl, current: Arc::default() }
+        Self {
+            issuance,
+            resolver,
+            clock,
+            ttl,
+            current: Arc::default(),
+        }
     }
 
     /// Where the SVID in use is found.
@@ -72,7 +78,9 @@ impl ServerSvid {
             .await
             .map_err(ServerSvidError::Issue)?;
         let key_der = Zeroizing::new(key.serialize_der());
-        self.resolver.publish(&svid, &PrivatePkcs8KeyDer::from(key_der.as_slice())).map_err(ServerSvidError::Publish)?;
+        self.resolver
+            .publish(&svid, &PrivatePkcs8KeyDer::from(key_der.as_slice()))
+            .map_err(ServerSvidError::Publish)?;
         info!(serial = %svid.serial(), not_after = %svid.not_after(), "the server's own SVID is in use");
         self.current.store(Some(Arc::new(svid)));
         Ok(())

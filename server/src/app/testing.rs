@@ -32,7 +32,11 @@ pub(crate) fn id(path: &str) -> SpiffeId {
 
 pub(crate) fn csr() -> Vec<u8> {
     let key = KeyPair::generate().unwrap();
-    CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()
+    CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap()
+        .der()
+        .to_vec()
 }
 
 impl World {
@@ -53,16 +57,29 @@ impl World {
         let clock = Arc::new(ManualClock::at_unix(now));
         let store = open_sqlite(&dir.path().join("server.db"), &trust_domain).unwrap();
         let committer = Committer::start(store, &trust_domain, |_, _| Box::new(|_| {})).unwrap();
-        let settings = AuthoritySettings { ttl: Duration::from_secs(86_400), key_type: KeyType::EcP256 };
+        let settings = AuthoritySettings {
+            ttl: Duration::from_secs(86_400),
+            key_type: KeyType::EcP256,
+        };
         let authorities = Authorities::new(committer.clone(), keys.clone(), clock.clone(), settings);
         let ttl = Duration::from_secs(3_600);
         let issuance = Issuance::new(
             committer.clone(),
             clock.clone(),
             authorities.active(),
-            IssueSettings { x509_svid_ttl: ttl, agent_ttl: ttl },
+            IssueSettings {
+                x509_svid_ttl: ttl,
+                agent_ttl: ttl,
+            },
         );
-        Self { committer, clock, authorities, issuance, keys, dir }
+        Self {
+            committer,
+            clock,
+            authorities,
+            issuance,
+            keys,
+            dir,
+        }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -70,7 +87,13 @@ impl World {
     }
 
     pub(crate) async fn commit(&self, change: Change) -> StepResult {
-        self.committer.commit(Step { actor: Actor::server(), time: self.now(), change }).await
+        self.committer
+            .commit(Step {
+                actor: Actor::server(),
+                time: self.now(),
+                change,
+            })
+            .await
     }
 
     pub(crate) async fn agent(&self, name: &str) -> Arc<Agent> {
@@ -86,7 +109,12 @@ impl World {
             version: String::new(),
             attested_at: self.now(),
         };
-        self.commit(Change::AgentAttest { agent: Box::new(agent.clone()), token: None }).await.unwrap();
+        self.commit(Change::AgentAttest {
+            agent: Box::new(agent.clone()),
+            token: None,
+        })
+        .await
+        .unwrap();
         Arc::new(agent)
     }
 
@@ -94,7 +122,12 @@ impl World {
         let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
         let mut spec = EntrySpec::new(id(&format!("/{name}")), parent.clone(), selectors);
         with(&mut spec);
-        let entry = Entry { id: EntryId::random(), spec, created_at: self.now(), revision_number: 0 };
+        let entry = Entry {
+            id: EntryId::random(),
+            spec,
+            created_at: self.now(),
+            revision_number: 0,
+        };
         let deltas = self.commit(Change::EntryCreate(Box::new(entry))).await.unwrap();
         match &deltas[..] {
             [Delta::EntryPut(entry)] => entry.id.clone(),

@@ -27,7 +27,14 @@ pub async fn expire_entries(committer: Committer, clock: Arc<dyn Clock>, stop: C
         let pause = match committer.snapshot().next_expiry() {
             Some((end, id)) if end <= now => {
                 let change = Change::EntryDelete(id.clone());
-                match committer.commit(Step { actor: Actor::server(), time: now, change }).await {
+                match committer
+                    .commit(Step {
+                        actor: Actor::server(),
+                        time: now,
+                        change,
+                    })
+                    .await
+                {
                     Ok(_) => {
                         info!(entry_id = %id, "entry expired");
                         continue;
@@ -96,7 +103,11 @@ pub async fn follow_database(
 }
 
 async fn prune(committer: &Committer, clock: &dyn Clock) -> Result<(), CommitError> {
-    let step = Step { actor: Actor::server(), time: clock.now().into(), change: Change::TokenPrune };
+    let step = Step {
+        actor: Actor::server(),
+        time: clock.now().into(),
+        change: Change::TokenPrune,
+    };
     committer.commit(step).await.map(|_| ())
 }
 

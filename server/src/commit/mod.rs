@@ -138,9 +138,24 @@ impl Committer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (health, healthy) = watch::channel(true);
         let (advance, revision) = watch::channel(snapshot.load().revision());
-        let mut writer = Writer { store, jobs, snapshot: snapshot.clone(), observer, health, advance };
-        thread::Builder::new().name("commit".into()).spawn(move || writer.run()).map_err(StartError::Thread)?;
-        Ok(Self { queue, snapshot, healthy, revision })
+        let mut writer = Writer {
+            store,
+            jobs,
+            snapshot: snapshot.clone(),
+            observer,
+            health,
+            advance,
+        };
+        thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || writer.run())
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            queue,
+            snapshot,
+            healthy,
+            revision,
+        })
     }
 
     /// The state as of the newest commit. Cheap; take it once per request so that the request sees one state.
@@ -166,7 +181,10 @@ impl Committer {
     /// # Cancel safety
     /// Dropping the future does not undo the change: it may still be committed.
     pub async fn commit(&self, step: Step) -> StepResult {
-        self.commit_all(vec![step]).await.pop().unwrap_or(Err(CommitError::Stopped))
+        self.commit_all(vec![step])
+            .await
+            .pop()
+            .unwrap_or(Err(CommitError::Stopped))
     }
 
     /// Makes changes durable together; each stands or falls by its own guard. The answers are in the order of the steps.
@@ -187,7 +205,10 @@ impl Committer {
     /// queue is full, which only evidence of an outcome may be: its intent is durable already.
     pub fn commit_later(&self, step: Step) {
         let (reply, _) = oneshot::channel();
-        if let Err(refused) = self.queue.try_send(Job { steps: vec![step], reply }) {
+        if let Err(refused) = self.queue.try_send(Job {
+            steps: vec![step],
+            reply,
+        }) {
             let kind = match refused.into_inner().steps.first().map(|step| &step.change) {
                 Some(Change::SvidOutcome { .. }) => "svid.outcome",
                 _ => "other",
@@ -242,14 +263,20 @@ impl Writer {
         }
         let mut results: std::vec::IntoIter<StepResult> = match self.store.commit(&steps) {
             Ok(committed) => {
-                self.health.send_if_modified(|healthy| !std::mem::replace(healthy, true));
+                self.health
+                    .send_if_modified(|healthy| !std::mem::replace(healthy, true));
                 self.publish(committed.revision, &committed.outcomes);
-                committed.outcomes.into_iter().map(|outcome| outcome.map_err(CommitError::from)).collect::<Vec<_>>()
+                committed
+                    .outcomes
+                    .into_iter()
+                    .map(|outcome| outcome.map_err(CommitError::from))
+                    .collect::<Vec<_>>()
             }
             Err(failure) => {
                 let failure = Arc::new(failure);
                 error!(error = %mayfly_runtime::Chain(&*failure), steps = steps.len(), "nothing was stored");
-                self.health.send_if_modified(|healthy| std::mem::replace(healthy, false));
+                self.health
+                    .send_if_modified(|healthy| std::mem::replace(healthy, false));
                 if failure.needs_reload() {
                     self.reload();
                 }
@@ -268,7 +295,12 @@ impl Writer {
         let before = self.snapshot.load_full();
         let after = Arc::new(before.with(revision, &deltas));
         self.snapshot.store(after.clone());
-        (self.observer)(&Applied { before, after, deltas, reloaded: false });
+        (self.observer)(&Applied {
+            before,
+            after,
+            deltas,
+            reloaded: false,
+        });
         self.advance.send_replace(revision);
     }
 
@@ -290,7 +322,12 @@ impl Writer {
                 info!(revision = %after.revision(), "state loaded anew");
                 self.snapshot.store(after.clone());
                 let revision = after.revision();
-                (self.observer)(&Applied { before, after, deltas: vec![], reloaded: true });
+                (self.observer)(&Applied {
+                    before,
+                    after,
+                    deltas: vec![],
+                    reloaded: true,
+                });
                 self.advance.send_replace(revision);
             }
             Err(failure) => error!(error = %mayfly_runtime::Chain(&failure), "the state cannot be loaded anew"),

@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use mayfly_model::{Agent, Authority, AuthorityState, Delta, Entry, EntryId, KeyClass, Revision, Selector, is_agent_id};
+use mayfly_model::{
+    Agent, Authority, AuthorityState, Delta, Entry, EntryId, KeyClass, Revision, Selector, is_agent_id,
+};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
@@ -147,7 +149,9 @@ impl Snapshot {
     /// All agents in the order of their IDs, from after `after` on.
     pub fn agents_after(&self, after: Option<&SpiffeId>) -> impl Iterator<Item = &Arc<Agent>> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.agents.range::<SpiffeId, _>((start, Bound::Unbounded)).map(|(_, agent)| agent)
+        self.agents
+            .range::<SpiffeId, _>((start, Bound::Unbounded))
+            .map(|(_, agent)| agent)
     }
 
     /// All authorities that are known, in no meaningful order.
@@ -157,7 +161,9 @@ impl Snapshot {
 
     /// The authority of `class` that signs now.
     pub fn active_authority(&self, class: KeyClass) -> Option<&Arc<Authority>> {
-        self.authorities.values().find(|a| a.class == class && a.state == AuthorityState::Active)
+        self.authorities
+            .values()
+            .find(|a| a.class == class && a.state == AuthorityState::Active)
     }
 
     /// The server's own bundle; none before the first authority was prepared.
@@ -270,7 +276,9 @@ impl Snapshot {
         &'a self,
         ids: Option<&'a RedBlackTreeSetSync<EntryId>>,
     ) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
-        ids.into_iter().flat_map(RedBlackTreeSetSync::iter).filter_map(|id| self.entries.get(id))
+        ids.into_iter()
+            .flat_map(RedBlackTreeSetSync::iter)
+            .filter_map(|id| self.entries.get(id))
     }
 
     fn entry_put(&mut self, entry: Arc<Entry>) {
@@ -284,7 +292,9 @@ impl Snapshot {
     }
 
     fn entry_gone(&mut self, id: &EntryId) {
-        let Some(entry) = self.entries.get(id).cloned() else { return };
+        let Some(entry) = self.entries.get(id).cloned() else {
+            return;
+        };
         index_remove(&mut self.entries_by_parent, &entry.spec.parent_id, id);
         index_remove(&mut self.entries_by_spiffe_id, &entry.spec.spiffe_id, id);
         if let Some(end) = entry.spec.expires_at {
@@ -302,7 +312,9 @@ impl Snapshot {
     }
 
     fn agent_gone(&mut self, id: &SpiffeId) {
-        let Some(agent) = self.agents.get(id).cloned() else { return };
+        let Some(agent) = self.agents.get(id).cloned() else {
+            return;
+        };
         for selector in &agent.selectors {
             index_remove(&mut self.agents_by_selector, selector, id);
         }

@@ -44,7 +44,10 @@ impl History {
             // The oldest revision may have lost some of its rows.
             rows.first().map_or(Revision(0), |row| row.revision)
         };
-        Self { rows: rows.into(), complete_after }
+        Self {
+            rows: rows.into(),
+            complete_after,
+        }
     }
 
     /// Adds what a commit changed.
@@ -103,17 +106,34 @@ impl History {
 fn changed(delta: &Delta, before: &Snapshot) -> Vec<Changed> {
     match delta {
         Delta::EntryPut(entry) => {
-            let here = Changed::Entry { id: entry.id.clone(), parent_id: entry.spec.parent_id.clone() };
-            let was = before.entry(&entry.id).filter(|old| old.spec.parent_id != entry.spec.parent_id);
-            let there = was.map(|old| Changed::Entry { id: old.id.clone(), parent_id: old.spec.parent_id.clone() });
+            let here = Changed::Entry {
+                id: entry.id.clone(),
+                parent_id: entry.spec.parent_id.clone(),
+            };
+            let was = before
+                .entry(&entry.id)
+                .filter(|old| old.spec.parent_id != entry.spec.parent_id);
+            let there = was.map(|old| Changed::Entry {
+                id: old.id.clone(),
+                parent_id: old.spec.parent_id.clone(),
+            });
             std::iter::once(here).chain(there).collect()
         }
         Delta::EntryGone(entry) => {
-            vec![Changed::Entry { id: entry.id.clone(), parent_id: entry.spec.parent_id.clone() }]
+            vec![Changed::Entry {
+                id: entry.id.clone(),
+                parent_id: entry.spec.parent_id.clone(),
+            }]
         }
         Delta::AgentPut(agent) => {
-            let same = before.agent(&agent.id).is_some_and(|old| old.selectors == agent.selectors);
-            if same { vec![] } else { vec![Changed::Agent(agent.id.clone())] }
+            let same = before
+                .agent(&agent.id)
+                .is_some_and(|old| old.selectors == agent.selectors);
+            if same {
+                vec![]
+            } else {
+                vec![Changed::Agent(agent.id.clone())]
+            }
         }
         Delta::AgentGone(id) => vec![Changed::Agent(id.clone())],
         Delta::BundlePut(bundle) => vec![Changed::Bundle(bundle.trust_domain.clone())],

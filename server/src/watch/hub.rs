@@ -99,7 +99,11 @@ impl Mailbox {
 impl Hub {
     /// A hub without streams, which resumes from `history`; `loaded` is the revision of the state at start.
     pub fn new(history: History, loaded: Revision) -> Self {
-        Self { streams: Mutex::default(), history: Mutex::new(history), observed: AtomicU64::new(loaded.0) }
+        Self {
+            streams: Mutex::default(),
+            history: Mutex::new(history),
+            observed: AtomicU64::new(loaded.0),
+        }
     }
 
     /// Up to which revision every stream has been told. Read it before a mailbox or a snapshot: what one then finds there
@@ -150,7 +154,9 @@ impl Hub {
             return;
         }
         if applied.reloaded {
-            streams.values().for_each(|mailbox| mailbox.add(|pending| pending.everything = true));
+            streams
+                .values()
+                .for_each(|mailbox| mailbox.add(|pending| pending.everything = true));
         }
         let tell = |id: &SpiffeId, change: &dyn Fn(&mut Pending)| {
             if let Some(mailbox) = streams.get(id) {
@@ -192,9 +198,8 @@ impl Hub {
 fn concern(applied: &Applied, entry: &Entry, old: Option<&Entry>, tell: &dyn Fn(&SpiffeId, &dyn Fn(&mut Pending))) {
     let server = applied.after.trust_domain().server_id();
     // An alias, or an entry with entries below it, decides over more than itself.
-    let has_children = |snapshot: &Snapshot, entry: &Entry| {
-        snapshot.entries_of_parent(&entry.spec.spiffe_id).next().is_some()
-    };
+    let has_children =
+        |snapshot: &Snapshot, entry: &Entry| snapshot.entries_of_parent(&entry.spec.spiffe_id).next().is_some();
     let group = has_children(&applied.after, entry) || old.is_some_and(|old| has_children(&applied.before, old));
     let mut agents = applied.after.agents_below(&entry.spec.parent_id);
     if entry.spec.parent_id == server {

@@ -57,7 +57,11 @@ pub struct Session {
 impl Session {
     /// A session with `agent_id`, which has been sent nothing yet.
     pub fn new(agent_id: SpiffeId) -> Self {
-        Self { agent_id, bundles_sent: BTreeSet::new(), rejected: BTreeSet::new() }
+        Self {
+            agent_id,
+            bundles_sent: BTreeSet::new(),
+            rejected: BTreeSet::new(),
+        }
     }
 
     /// What to send first to an agent that holds `held`. Always a plan, perhaps an empty one: the agent learns by it that
@@ -109,14 +113,22 @@ impl Session {
     }
 
     fn everything(&mut self, agent: &Agent, state: &Arc<Snapshot>, now: Timestamp) -> Plan {
-        let entries: Vec<_> =
-            state.authorized_entries(agent).into_iter().filter(|entry| !entry.is_expired(now)).collect();
+        let entries: Vec<_> = state
+            .authorized_entries(agent)
+            .into_iter()
+            .filter(|entry| !entry.is_expired(now))
+            .collect();
         self.rejected.clear();
         self.bundles_sent = wanted_bundles(&entries, state);
         Plan {
             state: state.clone(),
             snapshot: true,
-            bundles: self.bundles_sent.iter().filter_map(|name| state.bundle(name)).cloned().collect(),
+            bundles: self
+                .bundles_sent
+                .iter()
+                .filter_map(|name| state.bundle(name))
+                .cloned()
+                .collect(),
             entries: entries.into_iter().map(|entry| entry.id.clone()).collect(),
             removed_entries: vec![],
             removed_bundles: vec![],
@@ -144,7 +156,11 @@ impl Session {
             self.rejected.remove(&id);
             match state.entry(&id) {
                 Some(entry) if !entry.is_expired(now) && state.is_authorized(agent, entry) => {
-                    let new = entry.spec.federates_with.iter().filter(|name| !self.bundles_sent.contains(name));
+                    let new = entry
+                        .spec
+                        .federates_with
+                        .iter()
+                        .filter(|name| !self.bundles_sent.contains(name));
                     bundles.extend(new.cloned());
                     plan.entries.push_back(id);
                 }
@@ -157,7 +173,10 @@ impl Session {
         // A bundle that is created after the entry that wants it.
         for name in changed_bundles {
             if !bundles.contains(&name)
-                && state.authorized_entries(agent).iter().any(|entry| entry.spec.federates_with.contains(&name))
+                && state
+                    .authorized_entries(agent)
+                    .iter()
+                    .any(|entry| entry.spec.federates_with.contains(&name))
             {
                 bundles.insert(name);
             }
@@ -182,7 +201,11 @@ impl Session {
 /// The own bundle and those of the trust domains that `entries` federate with, as far as they exist.
 fn wanted_bundles(entries: &[Arc<Entry>], state: &Snapshot) -> BTreeSet<TrustDomain> {
     let foreign = entries.iter().flat_map(|entry| &entry.spec.federates_with);
-    std::iter::once(state.trust_domain()).chain(foreign).filter(|name| state.bundle(name).is_some()).cloned().collect()
+    std::iter::once(state.trust_domain())
+        .chain(foreign)
+        .filter(|name| state.bundle(name).is_some())
+        .cloned()
+        .collect()
 }
 
 impl Plan {
@@ -207,8 +230,17 @@ impl Plan {
         while weight < size
             && let Some(bundle) = self.bundles.pop_front()
         {
-            weight += 64 + bundle.x509_authorities.iter().map(|a| a.cert_der.len() + 8).sum::<usize>();
-            weight += bundle.jwt_authorities.iter().map(|a| a.public_key_der.len() + 64).sum::<usize>();
+            weight += 64
+                + bundle
+                    .x509_authorities
+                    .iter()
+                    .map(|a| a.cert_der.len() + 8)
+                    .sum::<usize>();
+            weight += bundle
+                .jwt_authorities
+                .iter()
+                .map(|a| a.public_key_der.len() + 64)
+                .sum::<usize>();
             chunk.bundles.push(bundle);
         }
         while weight < size

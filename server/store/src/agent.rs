@@ -37,7 +37,7 @@ pub(crate) fn agent_attest(
     match entry_create(database, &alias, true, effect) {
         // An operator's entry says the same already.
         Err(Refusal::Conflict(Conflict::EntryExists(_))) => Ok(()),
-        made => made.map(|_| ()),
+        made => made,
     }
 }
 

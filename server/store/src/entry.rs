@@ -17,14 +17,13 @@ pub(crate) fn entry_list(database: &mut impl Database) -> Result<Vec<Entry>, Sto
     rows.iter().map(|row| row.json(0)).collect()
 }
 
-/// The entry as it was stored: its `created_at` is later than asked if an entry of this ID was there in the same second
-/// before. SPIRE's agents take an entry with an ID, revision and creation time that they know for one that they know.
+/// Stores it with a later `created_at` than asked if an entry of this ID was there in the same second before. SPIRE's agents take an entry with an ID, revision and creation time that they know for one that they know.
 pub(crate) fn entry_create(
     database: &mut impl Database,
     entry: &Entry,
     made_by_token: bool,
     effect: &mut Effect,
-) -> Result<Entry, Refusal> {
+) -> Result<(), Refusal> {
     if let Some(taken) = entry_find(database, &entry.id)? {
         return Err(Conflict::EntryExists(taken.into()).into());
     }
@@ -56,8 +55,8 @@ pub(crate) fn entry_create(
     )?;
     federations_insert(database, &entry)?;
     effect.changed.push(changed(&entry));
-    effect.deltas.push(Delta::EntryPut(entry.clone().into()));
-    Ok(entry)
+    effect.deltas.push(Delta::EntryPut(entry.into()));
+    Ok(())
 }
 
 pub(crate) fn entry_update(

@@ -22,9 +22,9 @@ struct Pending<'a> {
 impl<'a> PendingLog<'a> {
     /// Notes that `step` happened and what it did.
     pub(crate) fn push(&mut self, step: &'a Step, effect: &Effect) {
-        let done = effect.done.as_ref().unwrap_or(&step.change);
         self.0.extend(
-            done.records(&effect.deltas)
+            step.change
+                .records(&effect.deltas)
                 .into_iter()
                 .map(|(kind, subject, body)| Pending {
                     actor: &step.actor,

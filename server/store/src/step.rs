@@ -1,7 +1,7 @@
 //! One step of a commit: which record's function does it.
 
 use mayfly_model::{Change, Conflict, Delta, Step};
-use mayfly_svid::TrustDomain;
+use mayfly_svid::{Timestamp, TrustDomain};
 
 use crate::agent::{agent_attest, agent_ban, agent_confirm, agent_delete, agent_renew, agent_report};
 use crate::authority::{authority_activate, authority_prepare, authority_prune};
@@ -18,8 +18,6 @@ pub(crate) struct Effect {
     pub(crate) deltas: Vec<Delta>,
     /// For the change history.
     pub(crate) changed: Vec<Changed>,
-    /// What happened, where that differs from what was asked; the log has this one.
-    pub(crate) done: Option<Change>,
 }
 
 /// Why a step did not happen.
@@ -46,31 +44,41 @@ impl From<StoreError> for Refusal {
 /// Does `step` in the present transaction. After a refusal the caller undoes what was done of it.
 pub(crate) fn step_do(database: &mut impl Database, own: &TrustDomain, step: &Step) -> Result<Effect, Refusal> {
     let mut effect = Effect::default();
-    let out = &mut effect;
-    match &step.change {
-        Change::EntryCreate(entry) => {
-            let stored = entry_create(database, entry, false, out)?;
-            if stored != **entry {
-                out.done = Some(Change::EntryCreate(stored.into()));
+    change_do(database, own, &step.change, step.time, &mut effect)?;
+    Ok(effect)
+}
+
+fn change_do(
+    database: &mut impl Database,
+    own: &TrustDomain,
+    change: &Change,
+    time: Timestamp,
+    out: &mut Effect,
+) -> Result<(), Refusal> {
+    match change {
+        Change::Together(changes) => {
+            for change in changes {
+                change_do(database, own, change, time, out)?;
             }
         }
+        Change::EntryCreate(entry) => entry_create(database, entry, false, out)?,
         Change::EntryUpdate { id, patch } => entry_update(database, own, id, patch, out)?,
-        Change::EntryDelete(id) => entry_delete(database, id, step.time, out)?,
-        Change::AgentAttest { agent, token } => agent_attest(database, agent, token.as_ref(), step.time, out)?,
+        Change::EntryDelete(id) => entry_delete(database, id, time, out)?,
+        Change::AgentAttest { agent, token } => agent_attest(database, agent, token.as_ref(), time, out)?,
         Change::AgentRenew { id, serial, expires_at } => agent_renew(database, id, serial, *expires_at, out)?,
         Change::AgentConfirm { id, serial } => agent_confirm(database, id, serial, out)?,
         Change::AgentReport { id, version } => agent_report(database, id, version, out)?,
         Change::AgentBan(id) => agent_ban(database, id, out)?,
-        Change::AgentDelete(id) => agent_delete(database, id, step.time, out)?,
+        Change::AgentDelete(id) => agent_delete(database, id, time, out)?,
         Change::TokenCreate {
             hash,
             expires_at,
             alias,
         } => token_create(database, hash, *expires_at, alias.as_ref())?,
-        Change::TokenPrune => token_prune(database, step.time)?,
+        Change::TokenPrune => token_prune(database, time)?,
         Change::AuthorityPrepare(authority) => authority_prepare(database, own, authority, out)?,
         Change::AuthorityActivate(id) => authority_activate(database, id, out)?,
-        Change::AuthorityPrune(id) => authority_prune(database, own, id, step.time, out)?,
+        Change::AuthorityPrune(id) => authority_prune(database, own, id, time, out)?,
         Change::BundleAppend {
             x509_authorities,
             jwt_authorities,
@@ -81,7 +89,7 @@ pub(crate) fn step_do(database: &mut impl Database, own: &TrustDomain, step: &St
         Change::BundleUpdate { trust_domain, patch } => bundle_update(database, own, trust_domain, patch, out)?,
         Change::BundleSet(bundle) => bundle_set(database, own, bundle, out)?,
         Change::BundleDelete { trust_domain, mode } => {
-            bundle_delete(database, own, trust_domain, *mode, step.time, out)?;
+            bundle_delete(database, own, trust_domain, *mode, time, out)?;
         }
         // Their log records are all there is to them.
         Change::SvidIntents(_) | Change::SvidOutcome { .. } | Change::Note { .. } => {}
@@ -94,5 +102,5 @@ pub(crate) fn step_do(database: &mut impl Database, own: &TrustDomain, step: &St
             .into());
         }
     }
-    Ok(effect)
+    Ok(())
 }

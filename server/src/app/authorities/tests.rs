@@ -10,11 +10,17 @@ fn states(world: &World) -> Vec<AuthorityState> {
 }
 
 fn bundle_len(world: &World) -> usize {
-    world.committer.snapshot().own_bundle().map_or(0, |bundle| bundle.x509_authorities.len())
+    world
+        .committer
+        .snapshot()
+        .own_bundle()
+        .map_or(0, |bundle| bundle.x509_authorities.len())
 }
 
 async fn at(world: &World, hours: u64) {
-    world.clock.set(std::time::UNIX_EPOCH + Duration::from_secs(START) + HOUR * u32::try_from(hours).unwrap());
+    world
+        .clock
+        .set(std::time::UNIX_EPOCH + Duration::from_secs(START) + HOUR * u32::try_from(hours).unwrap());
     world.authorities.pass().await.unwrap();
 }
 
@@ -42,7 +48,11 @@ async fn the_next_authority_is_in_the_bundle_at_half_and_signs_at_two_thirds() {
     assert_eq!(states(&world), [Old, Active]);
     assert_ne!(world.authorities.active().load_full().unwrap().authority_id, first);
     at(&world, 24).await;
-    assert_eq!(bundle_len(&world), 3, "the first is valid through its last second; the third is prepared");
+    assert_eq!(
+        bundle_len(&world),
+        3,
+        "the first is valid through its last second; the third is prepared"
+    );
     at(&world, 25).await;
     assert_eq!(bundle_len(&world), 2, "what has expired is pruned");
     assert_eq!(world.keys.list().await.unwrap().len(), 2, "and its key destroyed");
@@ -69,7 +79,12 @@ async fn a_server_that_was_stopped_past_its_authoritys_end_starts_with_a_new_one
 #[tokio::test]
 async fn a_lost_key_is_replaced_at_once() {
     let world = World::new().await;
-    let lost = world.committer.snapshot().active_authority(KeyClass::Base).unwrap().clone();
+    let lost = world
+        .committer
+        .snapshot()
+        .active_authority(KeyClass::Base)
+        .unwrap()
+        .clone();
     world.keys.delete(&lost.key_id).await.unwrap();
     world.authorities.pass().await.unwrap();
     assert_ne!(world.authorities.active().load_full().unwrap().authority_id, lost.id);

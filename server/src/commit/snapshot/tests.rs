@@ -71,7 +71,10 @@ fn an_agent_may_serve_what_descends_from_it_or_from_its_aliases_and_nothing_else
 fn entries_that_are_each_others_parents_end_the_walk() {
     let a = agent("a", &[]);
     let state = snapshot(
-        vec![entry("x", "/x", "/y", &["unix:uid:1"]), entry("y", "/y", "/x", &["unix:uid:1"])],
+        vec![
+            entry("x", "/x", "/y", &["unix:uid:1"]),
+            entry("y", "/y", "/x", &["unix:uid:1"]),
+        ],
         vec![a.clone()],
     );
     assert!(state.authorized_entries(&a).is_empty());
@@ -85,9 +88,15 @@ fn the_next_expiry_follows_the_entries() {
     let mut late = entry("late", "/c", "/b", &["unix:uid:1"]);
     late.spec.expires_at = Some(Timestamp::from_unix(50));
     let state = snapshot(vec![early.clone(), late], vec![]);
-    assert_eq!(state.next_expiry(), Some((Timestamp::from_unix(5), "early".parse().unwrap())));
+    assert_eq!(
+        state.next_expiry(),
+        Some((Timestamp::from_unix(5), "early".parse().unwrap()))
+    );
     let gone = state.with(Revision(2), &[Delta::EntryGone(Arc::new(early))]);
-    assert_eq!(gone.next_expiry(), Some((Timestamp::from_unix(50), "late".parse().unwrap())));
+    assert_eq!(
+        gone.next_expiry(),
+        Some((Timestamp::from_unix(50), "late".parse().unwrap()))
+    );
     assert_eq!(state.entry_count(), 2, "the old snapshot is untouched");
 }
 

@@ -13,7 +13,11 @@ fn id(path: &str) -> SpiffeId {
 fn entry(name: &str, parent: &str, with: &str) -> Entry {
     Entry {
         id: name.parse().unwrap(),
-        spec: EntrySpec::new(id(&format!("/{name}")), id(parent), [with.parse().unwrap()].into_iter().collect()),
+        spec: EntrySpec::new(
+            id(&format!("/{name}")),
+            id(parent),
+            [with.parse().unwrap()].into_iter().collect(),
+        ),
         created_at: Timestamp::from_unix(1),
         revision_number: 0,
     }
@@ -43,25 +47,45 @@ struct World {
 impl World {
     fn new(entries: Vec<Entry>, agents: Vec<Agent>) -> Self {
         let own = Bundle::empty("td".parse().unwrap());
-        let state =
-            Snapshot::load("td".parse().unwrap(), "h1", Revision(1), entries, agents, vec![], vec![own]);
-        Self { hub: Hub::new(History::new(vec![]), Revision(1)), state: Arc::new(state) }
+        let state = Snapshot::load(
+            "td".parse().unwrap(),
+            "h1",
+            Revision(1),
+            entries,
+            agents,
+            vec![],
+            vec![own],
+        );
+        Self {
+            hub: Hub::new(History::new(vec![]), Revision(1)),
+            state: Arc::new(state),
+        }
     }
 
     fn commit(&mut self, deltas: Vec<Delta>) {
         let before = self.state.clone();
         let after = Arc::new(before.with(Revision(before.revision().0 + 1), &deltas));
         self.state = after.clone();
-        self.hub.observe(&Applied { before, after, deltas, reloaded: false });
+        self.hub.observe(&Applied {
+            before,
+            after,
+            deltas,
+            reloaded: false,
+        });
     }
 
     fn agent(&self, name: &str) -> Arc<Agent> {
-        self.state.agent(&id(&format!("/spire/agent/t/{name}"))).unwrap().clone()
+        self.state
+            .agent(&id(&format!("/spire/agent/t/{name}")))
+            .unwrap()
+            .clone()
     }
 
     /// What a stream of agent `a` would be sent for `pending`: (held, dropped), by name.
     fn sent(&self, session: &mut Session, pending: Pending) -> (Vec<String>, Vec<String>) {
-        let Some(mut plan) = session.next(pending, &self.agent("a"), &self.state, NOW) else { return (vec![], vec![]) };
+        let Some(mut plan) = session.next(pending, &self.agent("a"), &self.state, NOW) else {
+            return (vec![], vec![]);
+        };
         let chunk = plan.chunk(usize::MAX, |_| 1);
         let put = chunk.entries.iter().map(|entry| entry.id.to_string()).collect();
         (put, chunk.removed_entries.iter().map(ToString::to_string).collect())
@@ -85,7 +109,10 @@ fn a_commit_wakes_only_the_agents_that_it_concerns() {
 
 #[test]
 fn an_entry_that_moves_to_another_agent_is_dropped_by_the_first() {
-    let mut world = World::new(vec![entry("web", A, "unix:uid:1")], vec![agent("a", &[]), agent("b", &[])]);
+    let mut world = World::new(
+        vec![entry("web", A, "unix:uid:1")],
+        vec![agent("a", &[]), agent("b", &[])],
+    );
     let (a, b) = (world.hub.open(&id(A)), world.hub.open(&id("/spire/agent/t/b")));
     world.commit(vec![put(entry("web", "/spire/agent/t/b", "unix:uid:1"))]);
     let mut session = Session::new(id(A));
@@ -127,7 +154,10 @@ fn a_slow_agent_costs_a_bounded_set_and_then_gets_the_latest_state() {
 fn ban_and_evict_end_the_stream() {
     let mut world = World::new(vec![], vec![agent("a", &[]), agent("b", &[])]);
     let (a, b) = (world.hub.open(&id(A)), world.hub.open(&id("/spire/agent/t/b")));
-    world.commit(vec![Delta::AgentPut(Arc::new(Agent { banned: true, ..agent("a", &[]) }))]);
+    world.commit(vec![Delta::AgentPut(Arc::new(Agent {
+        banned: true,
+        ..agent("a", &[])
+    }))]);
     world.commit(vec![Delta::AgentGone(id("/spire/agent/t/b"))]);
     assert_eq!((a.take().end, b.take().end), (Some(End::Banned), Some(End::Evicted)));
 }
@@ -146,8 +176,14 @@ fn a_newer_stream_ends_the_older_and_survives_its_closing() {
 
 #[test]
 fn an_agent_that_was_away_is_told_what_changed_since() {
-    let mut world = World::new(vec![entry("old", A, "unix:uid:1")], vec![agent("a", &[]), agent("b", &[])]);
-    let held = Held { history: "h1".into(), revision: world.state.revision() };
+    let mut world = World::new(
+        vec![entry("old", A, "unix:uid:1")],
+        vec![agent("a", &[]), agent("b", &[])],
+    );
+    let held = Held {
+        history: "h1".into(),
+        revision: world.state.revision(),
+    };
     let old = world.state.entry(&"old".parse().unwrap()).unwrap().clone();
     world.commit(vec![put(entry("new", A, "unix:uid:1"))]);
     world.commit(vec![put(entry("foreign", "/spire/agent/t/b", "unix:uid:1"))]);
@@ -162,7 +198,10 @@ fn an_agent_that_was_away_is_told_what_changed_since() {
 #[test]
 fn an_agent_in_step_is_sent_an_empty_delta_after_a_reconnect() {
     let world = World::new(vec![entry("web", A, "unix:uid:1")], vec![agent("a", &[])]);
-    let held = Held { history: "h1".into(), revision: world.state.revision() };
+    let held = Held {
+        history: "h1".into(),
+        revision: world.state.revision(),
+    };
     let plan = Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW);
     assert!(plan.is_empty());
 }
@@ -172,8 +211,13 @@ fn another_history_or_a_revision_from_the_future_or_a_changed_alias_is_answered_
     let mut world = World::new(vec![entry("web", A, "unix:uid:1")], vec![agent("a", &[])]);
     let first = world.state.revision();
     let snapshot = |world: &World, history: &str, revision: u64| {
-        let held = Held { history: history.into(), revision: Revision(revision) };
-        Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW).snapshot
+        let held = Held {
+            history: history.into(),
+            revision: Revision(revision),
+        };
+        Session::new(id(A))
+            .first(&world.hub, &held, &world.agent("a"), &world.state, NOW)
+            .snapshot
     };
     assert!(snapshot(&world, "", 0));
     assert!(snapshot(&world, "h2", first.0));
@@ -188,7 +232,10 @@ fn expired_entries_are_not_handed_out() {
     let mut expired = entry("old", A, "unix:uid:1");
     expired.spec.expires_at = Some(NOW);
     let world = World::new(vec![expired], vec![agent("a", &[])]);
-    let held = Held { history: String::new(), revision: Revision(0) };
+    let held = Held {
+        history: String::new(),
+        revision: Revision(0),
+    };
     let mut plan = Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW);
     assert!(plan.chunk(usize::MAX, |_| 1).entries.is_empty());
 }
@@ -201,20 +248,36 @@ fn bundles_follow_the_entries_that_want_them() {
     let mut world = World::new(vec![web], vec![agent("a", &[])]);
     let mailbox = world.hub.open(&id(A));
     let mut session = Session::new(id(A));
-    let held = Held { history: String::new(), revision: Revision(0) };
+    let held = Held {
+        history: String::new(),
+        revision: Revision(0),
+    };
     let names = |bundles: &[Arc<Bundle>]| bundles.iter().map(|b| b.trust_domain.to_string()).collect::<Vec<_>>();
     let mut plan = session.first(&world.hub, &held, &world.agent("a"), &world.state, NOW);
     assert_eq!(names(&plan.chunk(usize::MAX, |_| 1).bundles), ["td"]);
     for round in 1..3 {
-        let bundle = Bundle { sequence_number: round, ..Bundle::empty(other.clone()) };
+        let bundle = Bundle {
+            sequence_number: round,
+            ..Bundle::empty(other.clone())
+        };
         world.commit(vec![Delta::BundlePut(Arc::new(bundle))]);
-        let mut plan = session.next(mailbox.take(), &world.agent("a"), &world.state, NOW).unwrap();
+        let mut plan = session
+            .next(mailbox.take(), &world.agent("a"), &world.state, NOW)
+            .unwrap();
         assert_eq!(names(&plan.chunk(usize::MAX, |_| 1).bundles), ["other"]);
     }
-    world.commit(vec![Delta::BundlePut(Arc::new(Bundle::empty("unwanted".parse().unwrap())))]);
-    assert!(session.next(mailbox.take(), &world.agent("a"), &world.state, NOW).is_none());
+    world.commit(vec![Delta::BundlePut(Arc::new(Bundle::empty(
+        "unwanted".parse().unwrap(),
+    )))]);
+    assert!(
+        session
+            .next(mailbox.take(), &world.agent("a"), &world.state, NOW)
+            .is_none()
+    );
     world.commit(vec![Delta::BundleGone(other.clone())]);
-    let mut plan = session.next(mailbox.take(), &world.agent("a"), &world.state, NOW).unwrap();
+    let mut plan = session
+        .next(mailbox.take(), &world.agent("a"), &world.state, NOW)
+        .unwrap();
     assert_eq!(plan.chunk(usize::MAX, |_| 1).removed_bundles, [other]);
 }
 
@@ -222,7 +285,10 @@ fn bundles_follow_the_entries_that_want_them() {
 fn chunks_are_bounded_and_together_hold_everything() {
     let entries: Vec<Entry> = (0..100).map(|n| entry(&format!("e{n}"), A, "unix:uid:1")).collect();
     let world = World::new(entries, vec![agent("a", &[])]);
-    let held = Held { history: String::new(), revision: Revision(0) };
+    let held = Held {
+        history: String::new(),
+        revision: Revision(0),
+    };
     let mut plan = Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW);
     let (mut total, mut chunks) = (0, 0);
     loop {

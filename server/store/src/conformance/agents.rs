@@ -155,7 +155,10 @@ pub(crate) fn a_token_brings_its_alias_when_it_is_used_and_eviction_takes_it(fix
     let [Delta::AgentPut(_), Delta::EntryPut(alias)] = &deltas[..] else {
         panic!("{deltas:?}")
     };
-    assert_eq!((&alias.spec.spiffe_id, &alias.spec.parent_id), (&id("/node/one"), &id(JOINED)));
+    assert_eq!(
+        (&alias.spec.spiffe_id, &alias.spec.parent_id),
+        (&id("/node/one"), &id(JOINED))
+    );
     world.does(create(entry("kept", JOINED)));
     // The mark stays through an update.
     let patch = mayfly_model::EntryPatch {
@@ -174,7 +177,6 @@ pub(crate) fn a_token_brings_its_alias_when_it_is_used_and_eviction_takes_it(fix
     let changed = Changed::Entry {
         id: alias.id.clone(),
         parent_id: id(JOINED),
-        spiffe_id: alias.spec.spiffe_id.clone(),
     };
     assert_eq!(world.changed_since(revision), [changed, Changed::Agent(id(JOINED))]);
     world.finish();
@@ -185,7 +187,12 @@ pub(crate) fn a_token_of_the_same_text_brings_its_own_alias(fixture: &dyn Fn() -
     for name in ["/node/one", "/node/two"] {
         world.does(token("t", world.now + 10, Some(name)));
         world.does(attest(agent(JOINED, 1), Some("t")));
-        let names: Vec<_> = world.memory.entries.values().map(|entry| entry.spec.spiffe_id.clone()).collect();
+        let names: Vec<_> = world
+            .memory
+            .entries
+            .values()
+            .map(|entry| entry.spec.spiffe_id.clone())
+            .collect();
         assert_eq!(names, [id(name)]);
     }
     world.finish();

@@ -178,11 +178,7 @@ fn guard_holds(memory: &Memory, secret: &Secret, change: &Change, now: i64) -> b
 /// Follows a change that happened; `before` is memory in front of it.
 fn follow(secret: &mut Secret, before: &Memory, after: &Memory, change: &Change, now: i64) {
     match change {
-        Change::TokenCreate {
-            hash,
-            expires_at,
-            ..
-        } => drop(secret.tokens.insert(*hash.as_bytes(), expires_at.unix())),
+        Change::TokenCreate { hash, expires_at, .. } => drop(secret.tokens.insert(*hash.as_bytes(), expires_at.unix())),
         Change::AgentAttest { token: Some(hash), .. } => {
             secret.tokens.remove(hash.as_bytes());
             let new = after.entries.keys().filter(|name| !before.entries.contains_key(*name));
