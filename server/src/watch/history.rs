@@ -1,10 +1,10 @@
 //! What changed after which revision, so that an agent that was away gets a delta instead of everything.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use mayfly_model::{Agent, Delta, EntryId, Revision};
 use mayfly_store::{ChangeRow, Changed};
-use mayfly_svid::TrustDomain;
+use mayfly_svid::{SpiffeId, TrustDomain};
 
 use crate::commit::{Applied, Snapshot};
 
@@ -53,6 +53,11 @@ impl History {
     /// Adds what a commit changed.
     pub fn record(&mut self, applied: &Applied) {
         let revision = applied.after.revision();
+        if applied.reloaded {
+            // What the database was ahead of memory is in no delta.
+            self.rows.clear();
+            self.complete_after = revision;
+        }
         for delta in &applied.deltas {
             for what in changed(delta, &applied.before) {
                 self.rows.push_back(ChangeRow { revision, what });
@@ -75,6 +80,11 @@ impl History {
             return Resume::Snapshot;
         }
         let server = now.trust_domain().server_id();
+        let parents: HashSet<&SpiffeId> = self
+            .rows
+            .range(missed..)
+            .filter_map(|row| row.what.parent_id())
+            .collect();
         let (mut entries, mut bundles) = (BTreeSet::new(), BTreeSet::new());
         for row in self.rows.range(missed..) {
             match &row.what {
@@ -82,13 +92,16 @@ impl History {
                 Changed::Entry { parent_id, .. } if *parent_id == server => return Resume::Snapshot,
                 Changed::Agent(id) if *id == agent.id => return Resume::Snapshot,
                 Changed::Agent(_) => {}
-                Changed::Entry { id, parent_id } => {
-                    let below = |parent| now.agents_below(parent).contains(&agent.id);
-                    let present = now.entry(id);
-                    if !below(parent_id) && !present.is_some_and(|entry| below(&entry.spec.parent_id)) {
+                Changed::Entry {
+                    id,
+                    parent_id,
+                    spiffe_id,
+                } => {
+                    if !now.agents_below(parent_id).contains(&agent.id) {
                         continue;
                     }
-                    if present.is_some_and(|entry| now.entries_of_parent(&entry.spec.spiffe_id).next().is_some()) {
+                    // What stands below it, or stood there, came or went with it.
+                    if parents.contains(spiffe_id) || now.entries_of_parent(spiffe_id).next().is_some() {
                         return Resume::Snapshot;
                     }
                     entries.insert(id.clone());
@@ -106,25 +119,14 @@ impl History {
 fn changed(delta: &Delta, before: &Snapshot) -> Vec<Changed> {
     match delta {
         Delta::EntryPut(entry) => {
-            let here = Changed::Entry {
-                id: entry.id.clone(),
-                parent_id: entry.spec.parent_id.clone(),
-            };
-            let was = before
+            let here = Changed::entry(entry);
+            let there = before
                 .entry(&entry.id)
-                .filter(|old| old.spec.parent_id != entry.spec.parent_id);
-            let there = was.map(|old| Changed::Entry {
-                id: old.id.clone(),
-                parent_id: old.spec.parent_id.clone(),
-            });
-            std::iter::once(here).chain(there).collect()
+                .map(|old| Changed::entry(old))
+                .filter(|there| *there != here);
+            there.into_iter().chain([here]).collect()
         }
-        Delta::EntryGone(entry) => {
-            vec![Changed::Entry {
-                id: entry.id.clone(),
-                parent_id: entry.spec.parent_id.clone(),
-            }]
-        }
+        Delta::EntryGone(entry) => vec![Changed::entry(entry)],
         Delta::AgentPut(agent) => {
             let same = before
                 .agent(&agent.id)

@@ -75,8 +75,11 @@ impl Session {
         match resume {
             Resume::Snapshot => self.everything(agent, state, now),
             Resume::Delta { entries, bundles } => {
-                // What it was sent on an earlier stream is not known here, but follows from what it may see.
-                self.bundles_sent = wanted_bundles(&state.authorized_entries(agent), state);
+                // What it was sent on an earlier stream is not known here, but follows from the entries that it holds:
+                // those that it may see, apart from what changed since.
+                let mut held = state.authorized_entries(agent);
+                held.retain(|entry| !entries.contains(&entry.id));
+                self.bundles_sent = wanted_bundles(&held, state);
                 self.delta(agent, state, now, entries, bundles)
             }
         }

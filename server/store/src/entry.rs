@@ -54,7 +54,7 @@ pub(crate) fn entry_create(
         ],
     )?;
     federations_insert(database, &entry)?;
-    effect.changed.push(changed(&entry));
+    effect.changed.push(Changed::entry(&entry));
     effect.deltas.push(Delta::EntryPut(entry.into()));
     Ok(())
 }
@@ -141,7 +141,7 @@ pub(crate) fn entry_remove(
         "DELETE FROM entry_tombstones WHERE created_at < ?1",
         &[time.unix().saturating_sub(TOMBSTONE_SECONDS).into()],
     )?;
-    effect.changed.push(changed(&entry));
+    effect.changed.push(Changed::entry(&entry));
     effect.deltas.push(Delta::EntryGone(entry.into()));
     Ok(())
 }
@@ -204,10 +204,9 @@ fn entry_replace(
         )?;
         federations_insert(database, &entry)?;
     }
-    if entry.spec.parent_id != present.spec.parent_id {
-        effect.changed.push(changed(present));
-    }
-    effect.changed.push(changed(&entry));
+    let (there, here) = (Changed::entry(present), Changed::entry(&entry));
+    effect.changed.extend((there != here).then_some(there));
+    effect.changed.push(here);
     effect.deltas.push(Delta::EntryPut(entry.into()));
     Ok(())
 }
@@ -222,13 +221,6 @@ fn federations_insert(database: &mut impl Database, entry: &Entry) -> Result<(),
     // The list comes as the operator wrote it, perhaps with one name twice.
     let sql = "INSERT INTO entry_federations (trust_domain, entry_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     database.execute_each(sql, &rows)
-}
-
-fn changed(entry: &Entry) -> Changed {
-    Changed::Entry {
-        id: entry.id.clone(),
-        parent_id: entry.spec.parent_id.clone(),
-    }
 }
 
 /// Hex SHA-256 of the sorted selectors, each behind its length in eight octets: values may hold any character, so that no

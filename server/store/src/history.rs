@@ -31,10 +31,14 @@ pub(crate) fn changes_append(
         .iter()
         .map(|what| {
             position += 1;
-            let (kind, subject, parent_id) = match what {
-                Changed::Entry { id, parent_id } => ("entry", id.as_str(), parent_id.as_str()),
-                Changed::Agent(id) => ("agent", id.as_str(), ""),
-                Changed::Bundle(trust_domain) => ("bundle", trust_domain.as_str(), ""),
+            let (kind, subject, parent_id, spiffe_id) = match what {
+                Changed::Entry {
+                    id,
+                    parent_id,
+                    spiffe_id,
+                } => ("entry", id.as_str(), parent_id.as_str(), spiffe_id.as_str()),
+                Changed::Agent(id) => ("agent", id.as_str(), "", ""),
+                Changed::Bundle(trust_domain) => ("bundle", trust_domain.as_str(), "", ""),
             };
             vec![
                 position.into(),
@@ -42,11 +46,12 @@ pub(crate) fn changes_append(
                 kind.into(),
                 subject.into(),
                 parent_id.into(),
+                spiffe_id.into(),
             ]
         })
         .collect();
     database.execute_each(
-        "INSERT INTO changes (position, revision, kind, subject, parent_id) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO changes (position, revision, kind, subject, parent_id, spiffe_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         &rows,
     )?;
     if position - oldest >= KEPT + SLACK {
@@ -59,7 +64,7 @@ pub(crate) fn changes_append(
 pub(crate) fn changes_list(database: &mut impl Database) -> Result<Vec<ChangeRow>, StoreError> {
     let rows = database.query(
         "changes",
-        "SELECT revision, kind, subject, parent_id FROM changes
+        "SELECT revision, kind, subject, parent_id, spiffe_id FROM changes
          WHERE position > (SELECT MAX(position) FROM changes) - ?1 ORDER BY position",
         &[KEPT.into()],
     )?;
@@ -71,6 +76,7 @@ fn read(row: &Row) -> Result<ChangeRow, StoreError> {
         "entry" => Changed::Entry {
             id: row.parse(2)?,
             parent_id: row.parse(3)?,
+            spiffe_id: row.parse(4)?,
         },
         "agent" => Changed::Agent(row.parse(2)?),
         "bundle" => Changed::Bundle(row.parse(2)?),

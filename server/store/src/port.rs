@@ -1,6 +1,6 @@
 //! What the rest of the server knows of the store: the port and the values that cross it.
 
-use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, LogEntry, Revision, Step};
+use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, EntrySpec, LogEntry, Revision, Step};
 use mayfly_svid::{Bundle, SpiffeId, TrustDomain};
 
 use crate::StoreError;
@@ -39,17 +39,41 @@ pub struct ChangeRow {
 /// whose selectors changed) is the watcher's matter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Changed {
-    /// An entry below this parent. A change that moves it to another parent gives two rows, the old parent first.
+    /// An entry at this place. A change of its parent or of the ID that it gives moves it: two rows, the old place first.
     Entry {
         /// Which entry.
         id: EntryId,
-        /// Where it is, or was.
+        /// Below what it is, or was.
         parent_id: SpiffeId,
+        /// What it gives, or gave: other entries may stand below that.
+        spiffe_id: SpiffeId,
     },
     /// An agent: attested, banned or evicted. Renewals and reported versions change nothing that is watched: no row.
     Agent(SpiffeId),
     /// The own bundle or a foreign one.
     Bundle(TrustDomain),
+}
+
+impl Changed {
+    /// `entry` at its place.
+    pub fn entry(entry: &Entry) -> Self {
+        let EntrySpec {
+            parent_id, spiffe_id, ..
+        } = &entry.spec;
+        Self::Entry {
+            id: entry.id.clone(),
+            parent_id: parent_id.clone(),
+            spiffe_id: spiffe_id.clone(),
+        }
+    }
+
+    /// The parent, if it is an entry.
+    pub fn parent_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Entry { parent_id, .. } => Some(parent_id),
+            Self::Agent(_) | Self::Bundle(_) => None,
+        }
+    }
 }
 
 /// What a commit did.

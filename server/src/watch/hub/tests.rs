@@ -303,3 +303,91 @@ fn chunks_are_bounded_and_together_hold_everything() {
     assert_eq!(total, 100);
     assert!(chunks >= 10);
 }
+
+#[test]
+fn an_entry_that_came_while_the_agent_was_away_brings_the_bundle_that_it_wants() {
+    let other: TrustDomain = "other".parse().unwrap();
+    let mut world = World::new(vec![], vec![agent("a", &[])]);
+    world.commit(vec![Delta::BundlePut(Arc::new(Bundle::empty(other.clone())))]);
+    let held = Held {
+        history: "h1".into(),
+        revision: world.state.revision(),
+    };
+    let mut web = entry("web", A, "unix:uid:1");
+    web.spec.federates_with = vec![other.clone()];
+    world.commit(vec![put(web)]);
+    let mut plan = Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW);
+    let sent = plan.chunk(usize::MAX, |_| 1).bundles;
+    assert_eq!(
+        sent.iter().map(|bundle| &bundle.trust_domain).collect::<Vec<_>>(),
+        [&other]
+    );
+}
+
+#[test]
+fn what_stood_below_an_entry_goes_with_it_while_the_agent_is_away() {
+    let gone = |world: &World, name: &str| Delta::EntryGone(world.state.entry(&name.parse().unwrap()).unwrap().clone());
+    let renamed = |_: &World| {
+        let mut group = entry("group", A, "unix:uid:1");
+        group.spec.spiffe_id = id("/renamed");
+        put(group)
+    };
+    let moved = |_: &World| put(entry("group", "/spire/agent/t/b", "unix:uid:1"));
+    type Made<'a> = &'a dyn Fn(&World) -> Delta;
+    let cases: [(&str, &[Made<'_>]); 5] = [
+        ("gone", &[&|world| gone(world, "group")]),
+        (
+            "both gone, the lower one first",
+            &[&|world| gone(world, "below"), &|world| gone(world, "group")],
+        ),
+        (
+            "both gone, the upper one first",
+            &[&|world| gone(world, "group"), &|world| gone(world, "below")],
+        ),
+        ("renamed", &[&renamed]),
+        (
+            "moved, and the lower one gone",
+            &[&moved, &|world| gone(world, "below")],
+        ),
+    ];
+    for (case, commits) in cases {
+        let entries = vec![entry("group", A, "unix:uid:1"), entry("below", "/group", "unix:uid:2")];
+        let mut world = World::new(entries, vec![agent("a", &[]), agent("b", &[])]);
+        let held = Held {
+            history: "h1".into(),
+            revision: world.state.revision(),
+        };
+        for commit in commits {
+            let delta = commit(&world);
+            world.commit(vec![delta]);
+        }
+        let mut plan = Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW);
+        let chunk = plan.chunk(usize::MAX, |_| 1);
+        let dropped = plan.snapshot || chunk.removed_entries.contains(&"below".parse().unwrap());
+        assert!(dropped, "{case}: the agent still holds what it may not serve");
+        assert!(chunk.entries.iter().all(|entry| entry.id.as_str() != "below"), "{case}");
+    }
+}
+
+#[test]
+fn after_the_state_was_loaded_anew_nobody_resumes_from_before() {
+    let mut world = World::new(vec![], vec![agent("a", &[])]);
+    let before = world.state.clone();
+    let after = Arc::new(before.with(Revision(2), &[put(entry("web", A, "unix:uid:1"))]));
+    world.state = after.clone();
+    world.hub.observe(&Applied {
+        before: before.clone(),
+        after,
+        deltas: vec![],
+        reloaded: true,
+    });
+    let resumed = |revision| {
+        let held = Held {
+            history: "h1".into(),
+            revision,
+        };
+        Session::new(id(A)).first(&world.hub, &held, &world.agent("a"), &world.state, NOW)
+    };
+    assert!(resumed(before.revision()).snapshot);
+    assert!(resumed(Revision(2)).is_empty());
+}

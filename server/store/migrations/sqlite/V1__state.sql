@@ -68,7 +68,8 @@ CREATE TABLE changes (
     revision  INTEGER NOT NULL,
     kind      TEXT    NOT NULL CHECK (kind IN ('entry', 'agent', 'bundle')),
     subject   TEXT    NOT NULL,
-    parent_id TEXT    NOT NULL -- of entries; empty otherwise
+    parent_id TEXT    NOT NULL, -- of entries; empty otherwise
+    spiffe_id TEXT    NOT NULL  -- as well
 ) STRICT;
 
 -- The evidence. Only ever appended to.

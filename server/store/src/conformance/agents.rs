@@ -177,6 +177,7 @@ pub(crate) fn a_token_brings_its_alias_when_it_is_used_and_eviction_takes_it(fix
     let changed = Changed::Entry {
         id: alias.id.clone(),
         parent_id: id(JOINED),
+        spiffe_id: alias.spec.spiffe_id.clone(),
     };
     assert_eq!(world.changed_since(revision), [changed, Changed::Agent(id(JOINED))]);
     world.finish();

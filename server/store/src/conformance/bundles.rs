@@ -93,6 +93,7 @@ pub(crate) fn a_bundle_in_use_is_deleted_by_the_mode_that_was_chosen(fixture: &d
     let changed = |name: &str| Changed::Entry {
         id: name.parse().unwrap(),
         parent_id: id("/group"),
+        spiffe_id: id(&format!("/{name}")),
     };
     for trust_domain in ["x", "y"] {
         world.does(Change::BundleCreate(Box::new(bundle(trust_domain, &["a"]))));

@@ -111,7 +111,7 @@ pub(crate) fn an_entry_update_is_checked_and_refused_whole(fixture: &dyn Fn() ->
     world.finish();
 }
 
-pub(crate) fn an_entry_that_moves_is_seen_at_both_parents(fixture: &dyn Fn() -> Fixture) {
+pub(crate) fn an_entry_that_moves_is_seen_at_both_places(fixture: &dyn Fn() -> Fixture) {
     let mut world = World::new(fixture);
     world.does(create(entry("a", "/old")));
     let revision = world.memory.revision;
@@ -122,15 +122,27 @@ pub(crate) fn an_entry_that_moves_is_seen_at_both_parents(fixture: &dyn Fn() -> 
             ..EntryPatch::default()
         },
     ));
-    let at = |parent| Changed::Entry {
+    let at = |parent, gives| Changed::Entry {
         id: "a".parse().unwrap(),
         parent_id: id(parent),
+        spiffe_id: id(gives),
     };
-    assert_eq!(world.changed_since(revision), [at("/old"), at("/new")]);
+    assert_eq!(world.changed_since(revision), [at("/old", "/a"), at("/new", "/a")]);
+
+    let revision = world.memory.revision;
+    let spiffe_id = Some(id("/b"));
+    world.does(update(
+        "a",
+        EntryPatch {
+            spiffe_id,
+            ..EntryPatch::default()
+        },
+    ));
+    assert_eq!(world.changed_since(revision), [at("/new", "/a"), at("/new", "/b")]);
 
     let revision = world.memory.revision;
     world.does(Change::EntryDelete("a".parse().unwrap()));
-    assert_eq!(world.changed_since(revision), [at("/new")]);
+    assert_eq!(world.changed_since(revision), [at("/new", "/b")]);
     world.finish();
 }
 

@@ -21,7 +21,7 @@ macro_rules! suite {
             an_entry_id_and_a_similar_entry_are_taken_once
             an_entry_update_changes_what_it_states_and_counts_up
             an_entry_update_is_checked_and_refused_whole
-            an_entry_that_moves_is_seen_at_both_parents
+            an_entry_that_moves_is_seen_at_both_places
             an_entry_that_is_created_again_has_another_creation_time
             similar_is_told_by_the_set_of_selectors
             attesting_again_keeps_nothing_but_a_ban

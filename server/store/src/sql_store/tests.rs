@@ -65,7 +65,7 @@ fn the_change_history_is_pruned_now_and_then() {
         .database
         .execute(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-             INSERT INTO changes SELECT i, 0, 'bundle', 'x', '' FROM n",
+             INSERT INTO changes SELECT i, 0, 'bundle', 'x', '', '' FROM n",
             &[(KEPT + SLACK - 1).into()],
         )
         .unwrap();
