@@ -96,12 +96,12 @@ pub(crate) async fn probe(who: &'static str, path: &Path, start: &str) -> Result
     };
     Err(match error.kind() {
         io::ErrorKind::NotFound => fail(
-            "there is no such socket: it is not running, or elsewhere".into(),
-            vec![start.into()],
+            "no such socket; it is not running, or listens elsewhere".into(),
+            vec![start.into(), dev_hint()],
         ),
         io::ErrorKind::ConnectionRefused => fail(
             "nobody listens; it was stopped and left its socket behind".into(),
-            vec![start.into()],
+            vec![start.into(), dev_hint()],
         ),
         io::ErrorKind::PermissionDenied => fail(
             format!("{} may not open it", me()),
@@ -116,6 +116,14 @@ pub(crate) async fn probe(who: &'static str, path: &Path, start: &str) -> Result
         ),
         _ => fail(error.to_string(), vec![start.into()]),
     })
+}
+
+fn dev_hint() -> String {
+    if Path::new(DEV_DIR).is_dir() {
+        format!("or start `mayfly dev` again: its state is in {DEV_DIR}")
+    } else {
+        "or try things with `mayfly dev`, which starts both here".to_owned()
+    }
 }
 
 // === impl Server ===
@@ -137,8 +145,7 @@ impl Server {
     /// # Errors
     /// Nobody listens there.
     pub(crate) async fn connect_local(socket: &Path, timeout: Duration) -> Result<Self, CliError> {
-        let start = "start it with `mayfly-server run`, or name its socket with --server-socket; \
-                     `mayfly dev` starts one here to try things";
+        let start = "start it with `mayfly-server run`, or name its socket with --server-socket";
         probe("the server", socket, start).await?;
         Ok(Self {
             channel: unix_channel(socket),
@@ -178,7 +185,7 @@ impl Server {
         };
         Ok(Self {
             channel: tls_channel(address, Arc::new(config), &settings),
-            endpoint: format!("{address} as {}", own.svid.spiffe_id()),
+            endpoint: format!("{address}, asked as {}", own.svid.spiffe_id()),
             timeout: globals.timeout,
             reason: None,
         })

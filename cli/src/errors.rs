@@ -11,6 +11,8 @@ use mayfly_runtime::{Chain, env};
 use serde_json::json;
 use tonic::{Code, Status};
 
+use crate::output::visible_line;
+
 /// How the process ends. The numbers are a promise to scripts and listed in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -82,7 +84,7 @@ pub(crate) enum CliError {
         source: io::Error,
     },
     /// What a peer sent is not what the interface promises.
-    #[error("{who} sent something unusable: {what}")]
+    #[error("{who} sent something unusable: {}", visible_line(what))]
     BadAnswer {
         /// `the server` or `the agent`.
         who: &'static str,
@@ -267,7 +269,7 @@ pub(crate) fn sentence(status: &Status) -> String {
     };
     match status.message() {
         "" => meaning.to_owned(),
-        said => format!("{meaning} ({said})"),
+        said => format!("{meaning} ({})", visible_line(said)),
     }
 }
 
@@ -293,7 +295,7 @@ fn status_hints(status: &Status, endpoint: &str) -> Vec<String> {
         Code::Unavailable => {
             let again = match mayfly_proto::status::retry_after(status) {
                 Some(delay) => format!("it asks to be called again after {} s", delay.as_secs_f32().ceil()),
-                None => "`mayfly doctor` looks at sockets, server and agent".to_owned(),
+                None => format!("is {endpoint} right? `mayfly doctor` looks at sockets, server and agent"),
             };
             vec![again]
         }

@@ -23,7 +23,7 @@ mod certs;
 mod cmd;
 mod connect;
 mod errors;
-mod input;
+mod files;
 mod output;
 #[cfg(test)]
 mod testing;
@@ -34,7 +34,7 @@ mod workload;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Globals {
-    /// Form of the results: text or json
+    /// text or json
     #[arg(
         long,
         global = true,
@@ -44,19 +44,19 @@ pub(crate) struct Globals {
         hide_possible_values = true
     )]
     output: Format,
-    /// The server's Unix socket [env: MAYFLY_SERVER_SOCKET; else .mayfly/server.sock, else /run/mayfly/server.sock]
+    /// Unix socket of the server on this machine
     #[arg(long, global = true, value_name = "PATH", alias = "socketPath")]
     server_socket: Option<PathBuf>,
-    /// The agent's socket, path or URI [env: SPIFFE_ENDPOINT_SOCKET; else .mayfly/agent.sock, else /run/mayfly/agent.sock]
+    /// Socket of the agent, a path or a URI
     #[arg(long, global = true, value_name = "ADDRESS")]
     agent_socket: Option<String>,
-    /// A remote server, asked over mutual TLS with an admin SVID from the Workload API
+    /// A server elsewhere, over mutual TLS
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = connect::host_port)]
     server: Option<HostPort>,
-    /// The Workload API that gives the SVID for --server [default: as --agent-socket]
+    /// Where the SVID for --server comes from
     #[arg(long, global = true, value_name = "ADDRESS")]
     identity_socket: Option<String>,
-    /// How long to wait for each answer
+    /// How long each answer may take
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = connect::timeout)]
     timeout: Duration,
 }

@@ -1,7 +1,11 @@
 //! What the operator sees: tables that fit the terminal, `key value` blocks, or JSON with stable keys.
 //!
 //! Results go to stdout; notes, progress and errors go to stderr, so that a pipe carries results only.
+//!
+//! Text that others wrote (hints, versions, messages of a server) passes through here on its way to a terminal, so this is
+//! where characters are spelt out that would steer the terminal instead of being seen ([`visible`]).
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -34,6 +38,9 @@ pub(crate) struct Output {
     offset: UtcOffset,
     progress_shown: bool,
 }
+
+/// A narrower terminal gets lines that it breaks itself.
+const WIDTH_MIN: u16 = 40;
 
 /// Label and value of one line of a block.
 pub(crate) type Field = (&'static str, String);
@@ -80,11 +87,10 @@ impl Output {
 
     /// One line of text on stdout.
     pub(crate) fn line(&mut self, text: impl AsRef<str>) -> Result<(), CliError> {
-        writeln!(self.out, "{}", text.as_ref())?;
-        Ok(self.out.flush()?)
+        self.text(&format!("{}\n", text.as_ref()))
     }
 
-    /// Text on stdout as it is, for documents that end their own lines.
+    /// A document of our own making on stdout, as it is.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         self.out.write_all(bytes)?;
         Ok(self.out.flush()?)
@@ -93,13 +99,13 @@ impl Output {
     /// One JSON document on stdout.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(value).expect("our own values have string keys only");
-        self.line(text)
+        self.line(json_visible(text))
     }
 
     /// One JSON document on one line of stdout.
     pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string(value).expect("our own values have string keys only");
-        self.line(text)
+        self.line(json_visible(text))
     }
 
     /// A table on stdout; `empty` stands for one without rows.
@@ -116,12 +122,13 @@ impl Output {
             None => table.set_content_arrangement(ContentArrangement::Disabled),
         };
         table.set_header(header.iter().map(|name| name.to_uppercase()));
-        table.add_rows(rows);
+        // Before the widths are measured.
+        table.add_rows(rows.iter().map(|row| row.iter().map(|cell| visible(cell))));
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
         let text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-        self.raw(text.as_bytes())
+        self.text(&text)
     }
 
     /// Labels and values on stdout, aligned; a value of several lines is indented under its label.
@@ -136,14 +143,14 @@ impl Output {
                 text.push_str(&format!("{:width$}{line}\n", ""));
             }
         }
-        self.raw(text.as_bytes())
+        self.text(&text)
     }
 
     /// A remark on stderr.
     pub(crate) fn note(&mut self, text: impl AsRef<str>) {
         self.end_progress();
         // Whoever closed stderr does not want to know.
-        let _ = writeln!(self.err, "{}", text.as_ref());
+        let _ = writeln!(self.err, "{}", visible(text.as_ref()));
     }
 
     /// Progress of long work on stderr, redrawn in place; nothing where stderr is no terminal.
@@ -159,10 +166,10 @@ impl Output {
     pub(crate) fn error(&mut self, error: &CliError) {
         self.end_progress();
         let text = if self.is_json() {
-            format!("{}\n", error.to_json())
+            format!("{}\n", json_visible(error.to_json().to_string()))
         } else {
             let hints: String = error.hints().iter().map(|hint| format!("  hint: {hint}\n")).collect();
-            format!("error: {error}\n{hints}")
+            visible(&format!("error: {error}\n{hints}")).into_owned()
         };
         let _ = self.err.write_all(text.as_bytes());
     }
@@ -176,6 +183,10 @@ impl Output {
         )
     }
 
+    fn text(&mut self, text: &str) -> Result<(), CliError> {
+        self.raw(visible(text).as_bytes())
+    }
+
     fn end_progress(&mut self) {
         if std::mem::take(&mut self.progress_shown) {
             let _ = write!(self.err, "\r\x1b[K");
@@ -187,7 +198,48 @@ fn terminal_width() -> Option<u16> {
     if !io::stdout().is_terminal() {
         return None;
     }
-    Table::new().width()
+    // Some terminals have no size, or none that a table could use.
+    Table::new().width().filter(|width| *width >= WIDTH_MIN)
+}
+
+/// `text` with every character spelt out that would not be seen as itself: what steers a terminal (C0, C1, DEL), and what
+/// reorders or hides other characters. Line ends stay.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(|c| c != '\n' && is_unseen(c)) {
+        return Cow::Borrowed(text);
+    }
+    let spell = |c: char| match c {
+        '\n' => "\n".to_owned(),
+        c if is_unseen(c) => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    Cow::Owned(text.chars().map(spell).collect())
+}
+
+/// As [`visible`], and on one line: nobody can make a line of ours out of a part of theirs.
+pub(crate) fn visible_line(text: &str) -> String {
+    visible(text).replace('\n', "\\n")
+}
+
+/// JSON whose strings are as [`visible`] makes them, by JSON's own escapes: its value is the same. serde_json escapes C0.
+fn json_visible(json: String) -> String {
+    if !json.contains(|c| c != '\n' && is_unseen(c)) {
+        return json;
+    }
+    let spell = |c: char| match c {
+        c if c != '\n' && is_unseen(c) => c
+            .encode_utf16(&mut [0; 2])
+            .iter()
+            .map(|u| format!("\\u{u:04x}"))
+            .collect(),
+        c => c.to_string(),
+    };
+    json.chars().map(spell).collect()
+}
+
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -208,6 +260,33 @@ mod tests {
             assert!(text.lines().all(|line| line.len() <= most), "{text}");
             assert_eq!(text.contains(&long), width.is_none());
         }
+    }
+
+    #[test]
+    fn what_would_steer_the_terminal_is_spelt_out() {
+        let evil = "a\x1b]0;title\x07\u{9b}2J\r\u{202e}z\nü";
+        let captured = Captured::default();
+        let mut output = Output::into_writers(Format::Text, Some(80), captured.out(), captured.err());
+        output.line(evil).unwrap();
+        output.block(&[("Hint", evil.into())]).unwrap();
+        output.table(&["hint"], vec![vec![evil.into()]], "none").unwrap();
+        output.json(&evil).unwrap();
+        output.note(evil);
+        output.error(&CliError::failed(evil, evil));
+        let text = captured.stdout() + &captured.stderr();
+        assert!(!text.contains(|c| c != '\n' && is_unseen(c)), "{text:?}");
+        assert!(
+            text.contains("a\\u{1b}]0;title\\u{7}\\u{9b}2J\\r\\u{202e}z\nü"),
+            "{text}"
+        );
+        let json = captured
+            .stdout()
+            .lines()
+            .find(|line| line.starts_with('"'))
+            .unwrap()
+            .to_owned();
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), evil);
+        assert_eq!(visible_line("x\nok"), "x\\nok");
     }
 
     #[test]

@@ -92,8 +92,17 @@ pub(crate) fn when(text: &str) -> Result<When, String> {
 pub(crate) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
     SpiffeId::parse_folded(text).map_err(|error| match text.strip_prefix('/') {
         Some(path) => format!("a SPIFFE ID starts with its trust domain: spiffe://example.org/{path}"),
+        None if !text.contains("://") => format!("{error}; write it as spiffe://example.org/web"),
         None => error.to_string(),
     })
+}
+
+/// How often, at least once.
+pub(crate) fn count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err("it has to be a number, 1 or more".to_owned()),
+    }
 }
 
 /// A trust domain, with or without `spiffe://`.

@@ -96,6 +96,12 @@ impl Address {
     }
 
     fn parse_explicit(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() {
+            return Err(AddressError {
+                text: String::new(),
+                rule: "it is empty",
+            });
+        }
         // On the command line a path is a path; the rule that it be a URI is for the variable.
         let is_uri = text.starts_with("unix:") || text.contains("://");
         if is_uri {
@@ -194,8 +200,8 @@ impl Workload {
         let Address::Unix(path) = &self.address else {
             return Ok(()); // the first call tells
         };
-        let start = "start it with `mayfly-agent run`, or name its socket with --agent-socket or SPIFFE_ENDPOINT_SOCKET; \
-                     `mayfly dev` starts one here to try things";
+        let start =
+            "start it with `mayfly-agent run`, or name its socket with --agent-socket or SPIFFE_ENDPOINT_SOCKET";
         probe("the agent", path, start).await
     }
 
@@ -245,7 +251,7 @@ impl Workload {
                 endpoint: self.address.to_string(),
                 status: Box::new(Status::new(Code::PermissionDenied, status.message())),
                 hints: vec![format!(
-                    "no entry matches this process ({}): mayfly entry list --selector unix:uid:{}",
+                    "no entry matches this process, which is {}: mayfly entry list --selector unix:uid:{}",
                     me(),
                     nix::unistd::Uid::effective()
                 )],
@@ -391,6 +397,8 @@ mod tests {
             Address::resolve(Some("unix:///a.sock")).unwrap(),
             Address::Unix("/a.sock".into())
         );
-        assert!(Address::resolve(Some("http://a/b")).is_err());
+        for text in ["http://a/b", ""] {
+            assert!(Address::resolve(Some(text)).is_err(), "{text}");
+        }
     }
 }

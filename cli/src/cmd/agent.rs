@@ -58,8 +58,8 @@ Examples:
 
 const PURGE_EXAMPLES: &str = "\
 Examples:
-  mayfly agent purge --dry-run                 shows what would go
-  mayfly agent purge --expired-for 720h        goes through with it";
+  mayfly agent purge --dry-run               shows which would go
+  mayfly agent purge --expired-for 720h      forgets them";
 
 #[derive(Debug, clap::Args)]
 struct IdArgs {

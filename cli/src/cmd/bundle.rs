@@ -16,7 +16,7 @@ use crate::Context;
 use crate::certs::{AuthorityView, bundle_from_wire, bundle_to_wire};
 use crate::connect::{ReasonArg, Server};
 use crate::errors::{CliError, Exit};
-use crate::{input, values};
+use crate::{files, values};
 
 /// The row of [`super::COMMANDS`].
 pub(crate) const NOUN: Noun = Noun {
@@ -44,14 +44,15 @@ enum Verb {
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
-  mayfly bundle show > bundle.pem                 what an agent needs to trust this server
+  mayfly bundle show > bundle.pem          what an agent needs to trust a server
   mayfly bundle show --format summary
-  mayfly bundle show --format spiffe              as other trust domains fetch it";
+  mayfly bundle show --format spiffe       as other trust domains fetch it";
 
 const SET_EXAMPLES: &str = "\
 Examples:
   mayfly bundle set --id partner.example --path partner.pem
-  curl -s https://partner.example/bundle | mayfly bundle set --id partner.example --format spiffe --path -";
+  curl -s https://partner.example/bundle |
+      mayfly bundle set --id partner.example --format spiffe";
 
 /// The form of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -182,7 +183,7 @@ async fn list(args: &ListArgs, context: &mut Context) -> Result<Exit, CliError> 
 }
 
 async fn set(args: SetArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let bytes = input::read(&args.path, FILE_MAX)?;
+    let bytes = files::read(&args.path, FILE_MAX)?;
     let bundle = match args.format {
         FileFormat::Pem => Bundle::from_pem(args.id.clone(), &bytes),
         FileFormat::Spiffe => Bundle::from_spiffe_json(args.id.clone(), &bytes),
@@ -253,7 +254,7 @@ async fn delete(args: DeleteArgs, context: &mut Context) -> Result<Exit, CliErro
         CliError::Call { status, .. } if status.code() == Code::FailedPrecondition => {
             error.hint("entries still federate with it; --mode dissociate or --mode delete says what becomes of them")
         }
-        _ => error,
+        _ => not_found_hint(error),
     })?;
     done(&args.id, "deleted", context)
 }
@@ -280,15 +281,16 @@ async fn get_federated(server: &Server, id: &TrustDomain) -> Result<Bundle, CliE
         output_mask: None,
     };
     let answer = server.bundles().get_federated_bundle(server.request(request)).await;
-    let failed = |status| {
-        let error = server.failed(format!("show the bundle of {id}"), status);
-        if error.exit() == Exit::NotFound {
-            error.hint("`mayfly bundle list` shows which there are")
-        } else {
-            error
-        }
-    };
+    let failed = |status| not_found_hint(server.failed(format!("show the bundle of {id}"), status));
     bundle_from_wire(answer.map_err(failed)?.get_ref())
+}
+
+fn not_found_hint(error: CliError) -> CliError {
+    if error.exit() == Exit::NotFound {
+        error.hint("`mayfly bundle list` shows which there are")
+    } else {
+        error
+    }
 }
 
 async fn list_federated(server: &Server) -> Result<Vec<Bundle>, CliError> {

@@ -49,11 +49,16 @@ pub(crate) const COMMANDS: &[Noun] = &[
 
 const EXAMPLES: &str = "\
 First steps:
-  mayfly dev                      a server, an agent and an identity for you, here and now
-  mayfly svid fetch               who am I, until when
-  mayfly doctor                   what is wrong, and what to do
+  mayfly dev             a server, an agent and an identity for you, here
+  mayfly svid fetch      who am I, until when
+  mayfly doctor          what is wrong, and what to do
 
-Exit codes: 0 done, 1 failed, 2 wrong input, 3 not reachable, 4 not permitted, 5 not found.";
+Where the sockets are, unless an option says so; the first that is there:
+  server  $MAYFLY_SERVER_SOCKET, .mayfly/server.sock, /run/mayfly/server.sock
+  agent   $SPIFFE_ENDPOINT_SOCKET, .mayfly/agent.sock, /run/mayfly/agent.sock
+
+Exit codes: 0 done, 1 failed, 2 wrong input, 3 not reachable, 4 not permitted,
+5 not found.";
 
 /// The whole grammar.
 pub(crate) fn command() -> Command {

@@ -25,6 +25,20 @@ fn help_of_the_whole() {
 }
 
 #[test]
+fn examples_can_be_copied_from_a_terminal_of_80_columns() {
+    fn check(command: &Command) {
+        let texts = [command.get_after_help(), command.get_after_long_help()];
+        for text in texts.into_iter().flatten() {
+            for line in text.to_string().lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&command());
+}
+
+#[test]
 fn help_of_each_noun() {
     for noun in COMMANDS {
         // The common options are in the help of the whole; here they would hide what differs.

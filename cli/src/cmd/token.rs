@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Command};
 use mayfly_proto::spire::server::agent::CreateJoinTokenRequest;
-use mayfly_runtime::files;
 use mayfly_svid::{SpiffeId, Timestamp};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -14,7 +13,7 @@ use super::{Noun, Running, noun_with_verbs, parsed};
 use crate::Context;
 use crate::connect::{ReasonArg, Server};
 use crate::errors::{CliError, Exit};
-use crate::values;
+use crate::{files, values};
 
 /// The row of [`super::COMMANDS`].
 pub(crate) const NOUN: Noun = Noun {
@@ -31,10 +30,11 @@ enum Verb {
 }
 
 const EXAMPLES: &str = "\
-The token is a secret until it is used. It is shown once, or written to a file that only you can read.
+The token is a secret until it is used. It is shown once, or written to a file
+that only you can read.
 
 Examples:
-  mayfly token create --token-file ./join-token          hand this file to the agent
+  mayfly token create --token-file ./join-token     hand this file to the agent
   mayfly token create --ttl 1h --spiffe-id spiffe://example.org/rack-7";
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ struct CreateArgs {
     /// How long it can be used
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = values::ttl)]
     ttl: i32,
-    /// An alias for the agent: entries may name it as their parent
+    /// An alias for the agent, from when it has attested: entries may name it as their parent
     #[arg(long, value_name = "ID", alias = "spiffeID", value_parser = values::spiffe_id)]
     spiffe_id: Option<SpiffeId>,
     /// Write the token to this file (mode 0600) instead of showing it
@@ -65,10 +65,13 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
 }
 
 async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliError> {
+    if let Some(path) = &args.token_file {
+        files::check_file(path)?;
+    }
     let server = Server::connect(&context.globals).await?.because(&args.reason);
     let (token, expires) = new_token(&server, args.ttl, args.spiffe_id.as_ref()).await?;
     if let Some(path) = &args.token_file {
-        files::write_atomic(path, token.as_bytes(), files::PRIVATE)?;
+        files::write_private(path, token.as_bytes())?;
     }
     let now = context.now();
     if context.out.is_json() {
@@ -138,5 +141,12 @@ mod tests {
         assert!(!written.text().contains("secret-token"), "{}", written.text());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "secret-token");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        // No token is made that could not be kept.
+        let made = fake.state().calls.len();
+        for bad in ["/dev/null", "/nowhere/token"] {
+            let refused = fake.mayfly(&["token", "create", "--token-file", bad]).await;
+            assert_eq!((refused.code, fake.state().calls.len()), (2, made), "{refused:?}");
+        }
     }
 }

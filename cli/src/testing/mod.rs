@@ -247,7 +247,7 @@ impl Captured {
         String::from_utf8(self.out.lock().unwrap().clone()).unwrap()
     }
 
-    fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8(self.err.lock().unwrap().clone()).unwrap()
     }
 }

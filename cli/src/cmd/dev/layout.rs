@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use mayfly_runtime::env;
 use mayfly_runtime::files::{self, DirLock, FileError};
+use mayfly_runtime::{Chain, env};
+use mayfly_svid::TrustDomain;
 
 use crate::connect::DEV_DIR;
 use crate::errors::CliError;
 
+/// The trust domain, unless told otherwise.
+const TRUST_DOMAIN: &str = "dev.mayfly.local";
 /// The longest path of a socket that every kernel takes, in bytes, without the end mark.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -52,7 +55,10 @@ impl Layout {
                     "use it: mayfly svid fetch; or stop it with ctrl-C; or choose another folder with --dir",
                 )
             }
-            error => error.into(),
+            error => CliError::failed(
+                Chain(&error).to_string(),
+                "start it in a folder that you may write to, or name one with --dir",
+            ),
         })?;
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
@@ -80,6 +86,33 @@ impl Layout {
             sockets,
             _lock: lock,
         })
+    }
+
+    /// The trust domain of what is here already, else `wanted`, else the usual one.
+    ///
+    /// # Errors
+    /// What is here has another than `wanted`.
+    pub(super) fn trust_domain(&self, wanted: Option<&TrustDomain>) -> Result<TrustDomain, CliError> {
+        let own = self.recorded_trust_domain();
+        match (own, wanted) {
+            (Some(own), Some(wanted)) if own != *wanted => Err(CliError::failed(
+                format!("{} belongs to the trust domain {own}", self.given.display()),
+                format!("leave out --trust-domain, or start {wanted} in another folder with --dir"),
+            )),
+            (Some(own), _) => Ok(own),
+            (None, Some(wanted)) => Ok(wanted.clone()),
+            (None, None) => Ok(TRUST_DOMAIN.parse().expect("the default is a trust domain")),
+        }
+    }
+
+    /// As the file of the last start says; only if a server has kept something since.
+    fn recorded_trust_domain(&self) -> Option<TrustDomain> {
+        if !has_state(&self.server_data()) {
+            return None;
+        }
+        let text = fs::read_to_string(self.server_toml()).ok()?;
+        let table: toml::Table = text.parse().ok()?;
+        table.get("trust_domain")?.as_str()?.parse().ok()
     }
 
     pub(super) fn server_toml(&self) -> PathBuf {
@@ -121,8 +154,7 @@ impl Layout {
 
     /// Whether an agent kept something here.
     pub(super) fn agent_has_state(&self) -> bool {
-        let is_state = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() != ".lock");
-        fs::read_dir(self.agent_data()).is_ok_and(|mut entries| entries.any(is_state))
+        has_state(&self.agent_data())
     }
 
     /// What other commands need to find the sockets, with a leading space; empty where they find them by themselves.
@@ -136,6 +168,12 @@ impl Layout {
             self.agent_socket().display()
         )
     }
+}
+
+/// Whether a daemon kept something in its folder.
+fn has_state(data_dir: &Path) -> bool {
+    let is_state = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() != ".lock");
+    fs::read_dir(data_dir).is_ok_and(|mut entries| entries.any(is_state))
 }
 
 /// A folder of ours with a short path that stands for `dir`: the same each time.

@@ -54,11 +54,12 @@ const MARGIN: Duration = Duration::from_secs(60);
 const TOKEN_TTL: i32 = 600;
 
 const EXAMPLES: &str = "\
-Everything is kept in the folder .mayfly: configuration, state, logs, sockets. Delete the folder to start afresh.
+Everything is kept in the folder .mayfly: configuration, state, logs, sockets.
+Delete the folder to start afresh.
 
 Examples:
   mayfly dev                 stays up until ctrl-C
-  mayfly dev --once          ends after showing the SVID; exit code 0 only if there was one";
+  mayfly dev --once          ends after showing the SVID";
 
 #[derive(Debug, clap::Args)]
 struct DevArgs {
@@ -68,9 +69,9 @@ struct DevArgs {
     /// Folder for everything
     #[arg(long, value_name = "DIR", default_value = DEV_DIR)]
     dir: PathBuf,
-    /// Trust domain, when the folder is new
-    #[arg(long, value_name = "NAME", default_value = "dev.mayfly.local", value_parser = values::trust_domain)]
-    trust_domain: TrustDomain,
+    /// Trust domain of a new folder [default: dev.mayfly.local]
+    #[arg(long, value_name = "NAME", value_parser = values::trust_domain)]
+    trust_domain: Option<TrustDomain>,
 }
 
 fn command() -> Command {
@@ -85,11 +86,12 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
 async fn dev(args: DevArgs, context: &mut Context) -> Result<Exit, CliError> {
     let binaries = child::Binaries::find()?;
     let layout = Layout::prepare(&args.dir)?;
+    let trust_domain = layout.trust_domain(args.trust_domain.as_ref())?;
     let interrupted = interruption()?;
     tokio::pin!(interrupted);
     let mut children = Vec::new();
     let shown = tokio::select! {
-        shown = start(&args, &binaries, &layout, &mut children, context) => shown,
+        shown = start(&args, &trust_domain, &binaries, &layout, &mut children, context) => shown,
         () = &mut interrupted => {
             stop(children, context).await;
             return Err(CliError::Failed { what: "interrupted while starting".into(), hints: vec![] });
@@ -105,6 +107,11 @@ async fn dev(args: DevArgs, context: &mut Context) -> Result<Exit, CliError> {
         }
         Err(error) => Err(error),
     };
+    if exit.is_ok() && !args.once {
+        context
+            .out
+            .note(format!("\nstopping; the state stays in {}", args.dir.display()));
+    }
     tokio::select! {
         () = stop(children, context) => {}
         // Whoever asks twice does not want to wait: what still runs is killed when dropped.
@@ -116,6 +123,7 @@ async fn dev(args: DevArgs, context: &mut Context) -> Result<Exit, CliError> {
 /// Brings everything up and shows the SVID. What it starts is in `children`, also when it fails.
 async fn start(
     args: &DevArgs,
+    trust_domain: &TrustDomain,
     binaries: &child::Binaries,
     layout: &Layout,
     children: &mut Vec<Child>,
@@ -125,20 +133,20 @@ async fn start(
     child::stop_left_behind("server", &layout.server_data(), &mut context.out).await?;
     let port = layout::free_port()?;
     let timeout = context.globals.timeout;
-    let server_toml = config::server(layout, &args.trust_domain, port);
+    let server_toml = config::server(layout, trust_domain, port);
     files::write_atomic(&layout.server_toml(), server_toml.as_bytes(), files::PRIVATE)?;
     children.push(Child::start("server", &binaries.server, &layout.server_toml(), layout)?);
     let server = server_ready(layout, children, timeout).await?;
     context.out.note(format!(
         "server  {}, log in {}",
-        args.trust_domain,
+        trust_domain,
         layout.log("server").display()
     ));
 
     let bundle = bundle::get(&server).await?;
     files::write_atomic(&layout.bundle(), bundle.x509_to_pem().as_bytes(), files::PUBLIC)?;
     let token_file = offer_token(&server, layout, context).await?;
-    let agent_toml = config::agent(layout, &args.trust_domain, port);
+    let agent_toml = config::agent(layout, trust_domain, port);
     files::write_atomic(&layout.agent_toml(), agent_toml.as_bytes(), files::PRIVATE)?;
     children.push(Child::start("agent", &binaries.agent, &layout.agent_toml(), layout)?);
     let workload = Workload::at(Address::Unix(layout.agent_socket()));

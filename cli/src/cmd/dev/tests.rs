@@ -52,6 +52,30 @@ fn sockets_of_a_deep_folder_are_put_where_their_paths_are_short() {
 }
 
 #[test]
+fn a_later_start_keeps_the_trust_domain_of_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::prepare(dir.path()).unwrap();
+    let (usual, acme) = ("dev.mayfly.local".parse().unwrap(), "acme.example".parse().unwrap());
+    assert_eq!(layout.trust_domain(None).unwrap(), usual);
+    assert_eq!(layout.trust_domain(Some(&acme)).unwrap(), acme);
+    std::fs::write(layout.server_toml(), config::server(&layout, &acme, 4711)).unwrap();
+    assert_eq!(
+        layout.trust_domain(Some(&usual)).unwrap(),
+        usual,
+        "a start that failed binds to nothing"
+    );
+
+    std::fs::create_dir(layout.server_data()).unwrap();
+    std::fs::write(layout.server_data().join("mayfly.db"), "").unwrap();
+    assert_eq!(layout.trust_domain(None).unwrap(), acme);
+    let error = layout.trust_domain(Some(&usual)).unwrap_err();
+    assert!(
+        error.to_string().ends_with("belongs to the trust domain acme.example"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_files_for_the_daemons_are_as_they_read_them() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::prepare(dir.path()).unwrap();

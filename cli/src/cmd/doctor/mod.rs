@@ -43,7 +43,7 @@ struct DoctorArgs {
     /// Look at the agent only
     #[arg(long)]
     agent_only: bool,
-    /// The data folder, for the disk space [default: .mayfly/server, else /var/lib/mayfly, if they are there]
+    /// Data folder of the server, for the disk space
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -139,6 +139,11 @@ fn counted(count: usize, noun: &str) -> String {
     }
 }
 
+/// `1 agent is`, `3 agents are`.
+fn counted_are(count: usize, noun: &str) -> String {
+    format!("{} {}", counted(count, noun), if count == 1 { "is" } else { "are" })
+}
+
 // === impl Findings ===
 
 impl Findings {
@@ -182,7 +187,8 @@ impl Findings {
             severity: Severity::Error,
             code,
             what: error.to_string(),
-            todo: error.hints().into_iter().next(),
+            // Not "ask the doctor".
+            todo: error.hints().into_iter().find(|hint| !hint.contains("mayfly doctor")),
         });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mayfly_svid::Timestamp;
 
-use super::{Findings, counted};
+use super::{Findings, counted, counted_are};
 use crate::cmd::agent::{self, AgentView};
 use crate::cmd::entry::{self, EntryView};
 use crate::connect::Server;
@@ -50,7 +50,7 @@ fn look_at_agents(agents: &[AgentView], now: Timestamp, findings: &mut Findings)
         findings.warning(
             "AGENT_EXPIRED",
             format!(
-                "the SVID of {} is expired: {}",
+                "{} without a valid SVID: {}",
                 counted(expired.len(), "agent"),
                 names(&expired)
             ),
@@ -61,7 +61,7 @@ fn look_at_agents(agents: &[AgentView], now: Timestamp, findings: &mut Findings)
     if !banned.is_empty() {
         findings.info(
             "AGENT_BANNED",
-            format!("{} banned: {}", counted(banned.len(), "agent"), names(&banned)),
+            format!("{} banned: {}", counted_are(banned.len(), "agent"), names(&banned)),
             "`mayfly agent evict` lets one attest again",
         );
     }
@@ -90,8 +90,12 @@ fn look_at_entries(entries: &[EntryView], agents: &[AgentView], now: Timestamp, 
         }
     }
     if unknown.is_empty() && unserved.is_empty() {
-        let in_force = counted(entries.len() - expired, "entry");
-        findings.ok("ENTRIES", format!("{in_force} in force, and an agent for each"));
+        let said = match entries.len() - expired {
+            0 => "no entry is in force: nobody gets an identity".to_owned(),
+            1 => "1 entry is in force, and an agent serves it".to_owned(),
+            count => format!("{count} entries are in force, and each has an agent that serves it"),
+        };
+        findings.ok("ENTRIES", said);
     }
     for (parent, entries) in unknown {
         let parent = without_token(parent);
@@ -169,7 +173,8 @@ fn served_ids<'v>(entries: &'v [EntryView], agents: &'v [AgentView], now: Timest
     served
 }
 
-/// The last segment of an agent that is to come by join token is the token, and good until it is used: not for reports.
+/// Entries can be made for an agent that is yet to come by join token. The last segment of its ID is the token, which is
+/// good until it is used: not for reports.
 fn without_token(parent: &str) -> String {
     match parent.split_once("/spire/agent/join_token/") {
         Some((trust_domain, _)) => format!("{trust_domain}/spire/agent/join_token/…"),

@@ -28,7 +28,10 @@ pub(super) async fn examine(
     now: Timestamp,
     findings: &mut Findings,
 ) -> Option<Bundle> {
-    disk(data_dir, findings);
+    // The disk of this machine says nothing of a server elsewhere.
+    if globals.server.is_none() || data_dir.is_some() {
+        disk(data_dir, findings);
+    }
     let server = match Server::connect(globals).await {
         Ok(server) => server,
         Err(error) => {
@@ -36,11 +39,12 @@ pub(super) async fn examine(
             return None;
         }
     };
-    findings.ok(
-        "SERVER_REACHABLE",
-        format!("the server listens at {}", server.endpoint()),
-    );
-    if !health(&server, findings).await {
+    // Over TCP it connects with the first call, which is the one for its health.
+    if globals.server.is_none() {
+        let what = format!("the server listens at {}", server.endpoint());
+        findings.ok("SERVER_REACHABLE", what);
+    }
+    if !health(&server, globals.server.is_none(), findings).await {
         return None;
     }
     if !role(&server, findings).await {
@@ -60,14 +64,19 @@ pub(super) async fn examine(
 }
 
 /// Whether anything more can be asked.
-async fn health(server: &Server, findings: &mut Findings) -> bool {
+async fn health(server: &Server, local: bool, findings: &mut Findings) -> bool {
     match server
         .health()
         .check(server.request(HealthCheckRequest { service: String::new() }))
         .await
     {
         Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
-            findings.ok("SERVER_READY", "the server is ready");
+            let which = if local {
+                String::new()
+            } else {
+                format!(" at {},", server.endpoint())
+            };
+            findings.ok("SERVER_READY", format!("the server{which} is ready"));
             true
         }
         Ok(_) => {
@@ -122,13 +131,19 @@ async fn own_svid(server: &Server, now: Timestamp, findings: &mut Findings) {
 fn authorities(bundle: &Bundle, now: Timestamp, findings: &mut Findings) {
     let views: Vec<AuthorityView> = bundle.x509_authorities.iter().filter_map(AuthorityView::of).collect();
     let valid = |view: &&AuthorityView| view.not_before <= now && now <= view.not_after && !view.tainted;
+    let in_force = views.iter().filter(valid).count();
     match views.iter().filter(valid).map(|view| view.not_after).max() {
         Some(last) => findings.ok(
             "BUNDLE",
             format!(
-                "the bundle of {} has {} in force, the last ends {}",
+                "the bundle of {} has {} in force, {} {}",
                 bundle.trust_domain,
-                counted(views.iter().filter(valid).count(), "X.509 authority"),
+                counted(in_force, "X.509 authority"),
+                if in_force == 1 {
+                    "which ends"
+                } else {
+                    "the last of which ends"
+                },
                 values::relative(last, now)
             ),
         ),
@@ -179,7 +194,7 @@ fn disk(given: Option<&Path>, findings: &mut Findings) {
     match rustix::fs::statvfs(&dir) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let what = format!("{} MiB are free under {}", free >> 20, dir.display());
+            let what = format!("{} MiB free under {}", free >> 20, dir.display());
             let todo = "make room: the server acknowledges nothing that it cannot write";
             match free {
                 0..SPACE_OUT => findings.error("DISK_FULL", what, todo),

@@ -55,9 +55,20 @@ const LOOK_THROUGH: i32 = 500;
 /// Refuses selectors that no known attestor makes.
 ///
 /// # Errors
-/// The first one, with its nearest neighbour.
+/// The first one, with its nearest neighbour, and with the number of its entry where there are several.
 pub(super) fn selectors(entries: &[Entry]) -> Result<(), CliError> {
-    entries.iter().flat_map(|entry| &entry.selectors).try_for_each(selector)
+    for (index, entry) in entries.iter().enumerate() {
+        for wrong in &entry.selectors {
+            selector(wrong).map_err(|error| match error {
+                CliError::Input { what, hints } if entries.len() > 1 => CliError::Input {
+                    what: format!("entry {}: {what}; nothing was sent", index + 1),
+                    hints,
+                },
+                error => error,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn selector(selector: &Selector) -> Result<(), CliError> {
@@ -189,7 +200,7 @@ async fn unknown_parent(server: &Server, id: &Spiffeid) -> CliError {
         hints: vec![],
     };
     let error = if known.is_empty() {
-        error.hint("no agent has attested yet; `mayfly token create` starts that, `mayfly agent list` shows it")
+        error.hint("no agent has attested yet: `mayfly token create` starts that, `mayfly agent list` shows it")
     } else {
         let mut ranked: Vec<(f64, &String)> = known
             .iter()

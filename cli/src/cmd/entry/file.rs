@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fields::{id_to_wire, selector_text_to_wire, trust_domain_text};
 use crate::errors::CliError;
-use crate::input::{self, shown};
+use crate::files::{self, shown};
 use crate::values;
 
 /// The largest file that is read, in bytes.
@@ -123,7 +123,7 @@ pub(super) fn read_ids(name: &str) -> Result<Vec<String>, CliError> {
 }
 
 fn read(name: &str) -> Result<Value, CliError> {
-    let bytes = input::read(name, FILE_MAX)?;
+    let bytes = files::read(name, FILE_MAX)?;
     serde_json::from_slice(&bytes).map_err(|error| CliError::input(format!("{}: {error}", shown(name)), FORM))
 }
 

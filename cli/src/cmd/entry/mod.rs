@@ -60,19 +60,22 @@ enum Verb {
 const CREATE_EXAMPLES: &str = "\
 Examples:
   mayfly entry create --spiffe-id spiffe://example.org/web \\
-      --parent-id spiffe://example.org/spire/agent/x509pop/4f1e… --selector unix:user:www-data
-  mayfly entry create --file entries.json          many at once; `-` reads stdin
+      --parent-id spiffe://example.org/spire/agent/x509pop/4f1e… \\
+      --selector unix:user:www-data
+  mayfly entry create --file entries.json        many at once; `-` reads stdin
   mayfly entry create … --x509-svid-ttl 15m --expires 8h --reason \"INC-1042\"
 
 Selectors of the unix attestor:
-  unix:uid:N  unix:gid:N  unix:user:NAME  unix:group:NAME  unix:path:/abs/path  unix:sha256:HEX
+  unix:uid:N  unix:gid:N  unix:user:NAME  unix:group:NAME
+  unix:path:/abs/path  unix:sha256:HEX
   unix:supplementary_gid:N  unix:supplementary_group:NAME";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
   mayfly entry update 8f6c… --x509-svid-ttl 15m
-  mayfly entry update 8f6c… --dns '' --expires never --admin=false      take away again
-  mayfly entry list --output json > e.json; edit; mayfly entry update --file e.json";
+  mayfly entry update 8f6c… --dns '' --expires never --admin=false
+  mayfly entry list --output json > e.json       edit it, then:
+  mayfly entry update --file e.json";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -151,7 +154,7 @@ struct DeleteArgs {
     /// Entry to delete, as SPIRE writes it
     #[arg(long, value_name = "ID", alias = "entryID", hide = true)]
     entry_id: Vec<String>,
-    /// JSON with IDs (`[\"…\"]`, `{\"ids\": […]}`) or entries; `-` is stdin
+    /// JSON with entries or their IDs; `-` is stdin
     #[arg(long, value_name = "FILE")]
     file: Option<String>,
     #[command(flatten)]
@@ -170,7 +173,7 @@ struct FilterArgs {
     /// With these selectors (repeat)
     #[arg(long, value_name = "TYPE:VALUE")]
     selector: Vec<String>,
-    /// How the entry's selectors compare with those given: exact, any, superset (these and maybe more), subset
+    /// How the entry's selectors compare with those given: exact, any, superset, subset
     #[arg(
         long,
         value_enum,
@@ -307,11 +310,18 @@ async fn update(args: UpdateArgs, context: &mut Context) -> Result<Exit, CliErro
 }
 
 async fn show(args: ShowArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let server = Server::connect(&context.globals).await?;
     let ids: Vec<String> = args.ids.into_iter().chain(args.entry_id).collect();
+    let filter = args.filter.to_list_filter()?;
+    if !ids.is_empty() && filter.is_some() {
+        return Err(CliError::input(
+            "entries are named by ID and by filter",
+            "leave out one of them",
+        ));
+    }
+    let server = Server::connect(&context.globals).await?;
     let mut entries = Vec::new();
     if ids.is_empty() {
-        entries = list_all(&server, args.filter.to_list_filter()?).await?;
+        entries = list_all(&server, filter).await?;
     }
     for id in &ids {
         entries.push(get(&server, id).await?);
@@ -336,8 +346,9 @@ async fn show(args: ShowArgs, context: &mut Context) -> Result<Exit, CliError> {
 }
 
 async fn list(filter: &FilterArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let filter = filter.to_list_filter()?;
     let server = Server::connect(&context.globals).await?;
-    let entries = list_all(&server, filter.to_list_filter()?).await?;
+    let entries = list_all(&server, filter).await?;
     let views: Vec<EntryView> = entries.iter().map(EntryView::of).collect();
     if context.out.is_json() {
         context.out.json(&json!({"entries": views}))?;

@@ -5,7 +5,7 @@ use mayfly_svid::Timestamp;
 use serde::Serialize;
 
 use super::fields::id_text;
-use crate::output::{Field, Output};
+use crate::output::{Field, Output, visible_line};
 use crate::values;
 
 /// Columns of the table.
@@ -95,7 +95,7 @@ impl EntryView {
             None => {}
         }
         if !self.hint.is_empty() {
-            notes.push(format!("hint {}", self.hint));
+            notes.push(format!("hint {}", visible_line(&self.hint)));
         }
         vec![
             self.id.clone(),
@@ -124,7 +124,7 @@ impl EntryView {
         };
         add("Federates with", self.federates_with.join("\n"));
         add("DNS names", self.dns_names.join("\n"));
-        add("Hint", self.hint.clone());
+        add("Hint", visible_line(&self.hint));
         let rights = [
             (self.admin, "admin"),
             (self.downstream, "downstream server"),

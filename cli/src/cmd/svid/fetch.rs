@@ -1,23 +1,21 @@
 //! `mayfly svid fetch`: who this process is.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use mayfly_runtime::files;
 use serde_json::json;
 
 use super::IdentityView;
 use crate::Context;
 use crate::certs::{chain_pem, pem};
 use crate::errors::{CliError, Exit};
+use crate::files::{self, put};
 use crate::workload::{Identity, Workload};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   mayfly svid fetch
-  mayfly svid fetch --write ./id           svid.0.pem, svid.0.key, bundle.0.pem, as SPIRE names them
-  sudo -u www-data mayfly svid fetch       who is the web server?";
+  mayfly svid fetch --write ./id         svid.0.pem, svid.0.key, bundle.0.pem
+  sudo -u www-data mayfly svid fetch     who is the web server?";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct FetchArgs {
@@ -72,7 +70,7 @@ pub(crate) fn show(identities: &[Identity], written: &[PathBuf], context: &mut C
 }
 
 fn write(dir: &Path, identities: &[Identity]) -> Result<Vec<PathBuf>, CliError> {
-    make_private_dir(dir)?;
+    files::make_private_dir(dir)?;
     let mut written = Vec::new();
     for (index, identity) in identities.iter().enumerate() {
         let key = zeroize::Zeroizing::new(pem("PRIVATE KEY", &identity.key));
@@ -95,31 +93,4 @@ fn write(dir: &Path, identities: &[Identity]) -> Result<Vec<PathBuf>, CliError> 
         }
     }
     Ok(written)
-}
-
-/// Makes a folder for its owner only, if it is not there.
-///
-/// # Errors
-/// It cannot be made.
-pub(super) fn make_private_dir(dir: &Path) -> Result<(), CliError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| CliError::System {
-            doing: "create folder",
-            path: dir.to_owned(),
-            source,
-        })
-}
-
-/// Writes one file for its owner only and remembers it.
-///
-/// # Errors
-/// It cannot be written.
-pub(super) fn put(dir: &Path, name: &str, bytes: &[u8], written: &mut Vec<PathBuf>) -> Result<(), CliError> {
-    let path = dir.join(name);
-    files::write_atomic(&path, bytes, files::PRIVATE)?;
-    written.push(path);
-    Ok(())
 }

@@ -10,20 +10,23 @@ use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::fetch::{make_private_dir, put};
 use crate::Context;
 use crate::certs::{chain_pem, pem};
 use crate::cmd::bundle;
 use crate::connect::{ReasonArg, Server};
 use crate::errors::{CliError, Exit};
+use crate::files::{check_dir, make_private_dir, put};
 use crate::values;
 
 pub(super) const EXAMPLES: &str = "\
-The key is made here and never leaves this machine; the server signs and records. Files: svid.pem, key.pem, bundle.pem.
+The key is made here and stays on this machine; the server signs and records.
+Files: svid.pem, key.pem, bundle.pem.
 
 Examples:
-  mayfly svid mint --spiffe-id spiffe://example.org/legacy/db --dns db.example.org --write ./db-id
-  mayfly svid mint --spiffe-id spiffe://example.org/ops/alice --ttl 15m --write ./me --reason \"INC-1042\"";
+  mayfly svid mint --spiffe-id spiffe://example.org/legacy/db --write ./db \\
+      --dns db.example.org
+  mayfly svid mint --spiffe-id spiffe://example.org/ops/alice --write ./me \\
+      --ttl 15m --reason \"INC-1042\"";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MintArgs {
@@ -33,7 +36,7 @@ pub(super) struct MintArgs {
     /// DNS name in it (repeat)
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// How long it is valid, at most
+    /// How long it is valid at most
     #[arg(long, value_name = "DURATION", default_value = "default", value_parser = values::ttl)]
     ttl: i32,
     /// Folder for chain, key and bundle (files of mode 0600)
@@ -53,6 +56,7 @@ pub(super) async fn run(args: MintArgs, context: &mut Context) -> Result<Exit, C
         hints: vec![],
     })?;
     let csr = request(&pair, &args.spiffe_id, &args.dns)?;
+    check_dir(&args.write)?;
     let server = Server::connect(&context.globals).await?.because(&args.reason);
     let answer = server
         .svids()

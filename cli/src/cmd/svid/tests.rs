@@ -90,15 +90,14 @@ async fn watching_goes_on_after_every_code_but_the_final_ones() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
-    // Each answer of the fake is followed by the end of its stream, which is "lost" as well.
+    // Each answer of the fake is followed by the end of its stream, which is "lost" as well. The same again is no news.
     let expected = [
         "update",
-        "lost",
-        "lost",
-        "lost",
+        "lost", // and the unavailable agent
+        "lost", // cancelled
         "update",
         "lost",
-        "lost",
+        "lost", // internal
         "no_identity",
         "update",
         "lost",

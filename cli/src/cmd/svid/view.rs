@@ -5,7 +5,7 @@ use mayfly_svid::{Timestamp, TrustAnchors};
 use serde::Serialize;
 
 use crate::certs::{AuthorityView, chain_pem};
-use crate::output::{Field, Output};
+use crate::output::{Field, Output, visible_line};
 use crate::workload::Identity;
 
 /// An X.509-SVID for display. The field names are the keys of the JSON form; times are RFC 3339 in UTC.
@@ -75,9 +75,9 @@ impl IdentityView {
             None => "verified against the bundle".to_owned(),
             Some(problem) => format!("NOT verified: {problem}"),
         };
-        let authorities = match self.authorities.len() {
-            1 => "1 authority".to_owned(),
-            count => format!("{count} authorities"),
+        let (authorities, ends) = match self.authorities.len() {
+            1 => ("1 authority".to_owned(), "ends"),
+            count => (format!("{count} authorities"), "the last ends"),
         };
         let last = self.authorities.iter().map(|authority| authority.not_after).max();
         let mut fields = vec![
@@ -89,12 +89,12 @@ impl IdentityView {
             (
                 "Bundle",
                 last.map_or(authorities.clone(), |last| {
-                    format!("{authorities}, the last ends {}", output.time(last, now))
+                    format!("{authorities}, {ends} {}", output.time(last, now))
                 }),
             ),
         ];
         if !self.hint.is_empty() {
-            fields.push(("Hint", self.hint.clone()));
+            fields.push(("Hint", visible_line(&self.hint)));
         }
         if !self.federated.is_empty() {
             fields.push(("Also trusts", self.federated.join("\n")));

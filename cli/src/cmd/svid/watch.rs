@@ -10,10 +10,12 @@ use tonic::{Code, Status};
 use super::IdentityView;
 use crate::Context;
 use crate::errors::{CliError, Exit, code_name, sentence};
+use crate::values;
 use crate::workload::{Workload, identities};
 
 pub(super) const EXAMPLES: &str = "\
-It goes on when the agent restarts or takes the identity away, and says so. Interrupt it with ctrl-C.
+It goes on when the agent restarts or takes the identity away, and says so.
+Interrupt it with ctrl-C.
 
 Examples:
   mayfly svid watch
@@ -25,7 +27,7 @@ const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(100), 
 #[derive(Debug, clap::Args)]
 pub(super) struct WatchArgs {
     /// End after so many updates
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = values::count)]
     updates: Option<u64>,
 }
 
@@ -37,12 +39,15 @@ pub(super) async fn run(args: &WatchArgs, context: &mut Context) -> Result<Exit,
     let workload = Workload::connect(context.globals.agent_socket.as_deref()).await?;
     let mut backoff = RECONNECT.start();
     let mut left = args.updates;
+    // What was said last of being without an identity: each attempt that ends the same way is no news.
+    let mut told = None;
     loop {
         let status = match workload.stream().await {
             Ok(mut stream) => loop {
                 match stream.message().await {
                     Ok(Some(answer)) => {
                         backoff.reset();
+                        told = None;
                         show(answer, context)?;
                         left = left.map(|left| left - 1);
                         if left == Some(0) {
@@ -59,9 +64,10 @@ pub(super) async fn run(args: &WatchArgs, context: &mut Context) -> Result<Exit,
         if matches!(status.code(), Code::InvalidArgument | Code::Unimplemented) {
             return Err(workload.failed(status));
         }
-        let pause = backoff.next_delay();
-        lost(&status, pause, context)?;
-        tokio::time::sleep(pause).await;
+        if told.replace(status.code()) != Some(status.code()) {
+            lost(&status, context)?;
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -83,7 +89,7 @@ fn show(answer: X509svidResponse, context: &mut Context) -> Result<(), CliError>
     Ok(())
 }
 
-fn lost(status: &Status, pause: Duration, context: &mut Context) -> Result<(), CliError> {
+fn lost(status: &Status, context: &mut Context) -> Result<(), CliError> {
     let now = context.now();
     if context.out.is_json() {
         return context.out.json_line(&json!({
@@ -92,12 +98,9 @@ fn lost(status: &Status, pause: Duration, context: &mut Context) -> Result<(), C
             "error": {"code": code_name(status.code()), "message": status.message()},
         }));
     }
-    let what = match status.code() {
-        Code::PermissionDenied => "no identity now".to_owned(),
-        _ => format!("the agent is away: {}", sentence(status)),
-    };
-    context
-        .out
-        .note(format!("{what}; next try in {:.1} s", pause.as_secs_f32()));
+    context.out.note(match status.code() {
+        Code::PermissionDenied => "no identity now; waiting for one".to_owned(),
+        _ => format!("the agent is away: {}; waiting for it", sentence(status)),
+    });
     Ok(())
 }
