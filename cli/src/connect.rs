@@ -254,6 +254,33 @@ impl Server {
     }
 }
 
+/// Everything that a listing call has, page by page: `call` takes the token of a page and gives its items and the token of
+/// the next one.
+///
+/// # Errors
+/// That of the call; or the pages do not end.
+pub(crate) async fn all_pages<T>(
+    mut call: impl AsyncFnMut(String) -> Result<(Vec<T>, String), CliError>,
+) -> Result<Vec<T>, CliError> {
+    let mut all = Vec::new();
+    let mut token = String::new();
+    loop {
+        let (items, next) = call(token.clone()).await?;
+        // A page that is empty or leads to itself could be asked for for ever.
+        if next == token && !next.is_empty() || items.is_empty() && !next.is_empty() {
+            return Err(CliError::BadAnswer {
+                who: "the server",
+                what: "a list that does not end".into(),
+            });
+        }
+        all.extend(items);
+        if next.is_empty() {
+            return Ok(all);
+        }
+        token = next;
+    }
+}
+
 /// A reason as metadata carries it: what is not printable ASCII, and `%`, is percent-encoded, as in gRPC's own messages.
 fn reason(text: &str) -> Result<AsciiMetadataValue, String> {
     let text = text.trim();
@@ -304,6 +331,16 @@ mod tests {
         assert_eq!(reason("a\nb").unwrap().to_str().unwrap(), "a%0Ab");
         assert!(reason("  ").is_err());
         assert!(reason(&"x".repeat(1025)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_list_that_does_not_end_is_left() {
+        for (items, next) in [(vec![1], "same"), (vec![], "more")] {
+            let error = all_pages(async |_| Ok((items.clone(), next.to_owned())))
+                .await
+                .unwrap_err();
+            assert!(error.to_string().contains("does not end"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use mayfly_svid::Timestamp;
 use serde::Serialize;
+use serde_json::json;
 use time::UtcOffset;
 
 use crate::errors::CliError;
@@ -106,6 +107,15 @@ impl Output {
     pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string(value).expect("our own values have string keys only");
         self.line(json_visible(text))
+    }
+
+    /// How many there are, on stdout.
+    pub(crate) fn count(&mut self, count: i32) -> Result<(), CliError> {
+        if self.is_json() {
+            self.json(&json!({"count": count}))
+        } else {
+            self.line(count.to_string())
+        }
     }
 
     /// A table on stdout; `empty` stands for one without rows.

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::{Noun, Running, noun_with_verbs, parsed};
 use crate::Context;
 use crate::certs::{AuthorityView, bundle_from_wire, bundle_to_wire};
-use crate::connect::{ReasonArg, Server};
+use crate::connect::{ReasonArg, Server, all_pages};
 use crate::errors::{CliError, Exit};
 use crate::{files, values};
 
@@ -294,9 +294,7 @@ fn not_found_hint(error: CliError) -> CliError {
 }
 
 async fn list_federated(server: &Server) -> Result<Vec<Bundle>, CliError> {
-    let mut all = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    all_pages(async |page_token| {
         let request = ListFederatedBundlesRequest {
             output_mask: None,
             page_size: PAGE,
@@ -306,14 +304,10 @@ async fn list_federated(server: &Server) -> Result<Vec<Bundle>, CliError> {
         let page = answer
             .map_err(|status| server.failed("list bundles", status))?
             .into_inner();
-        for bundle in &page.bundles {
-            all.push(bundle_from_wire(bundle)?);
-        }
-        if page.next_page_token.is_empty() {
-            return Ok(all);
-        }
-        page_token = page.next_page_token;
-    }
+        let bundles = page.bundles.iter().map(bundle_from_wire).collect::<Result<_, _>>()?;
+        Ok((bundles, page.next_page_token))
+    })
+    .await
 }
 
 /// The status of the only item of a batch, as the error of the call.

@@ -241,17 +241,16 @@ async fn own_entry(server: &Server, parent: &SpiffeId) -> Result<String, CliErro
     };
     let found = entry::list_all(server, Some(filter)).await?;
     let own = found.into_iter().find(|entry| entry.selectors == [selector.clone()]);
-    let (status, entry) = match own {
+    let answer = match own {
         Some(entry) if id_text(entry.parent_id.as_ref()) == parent.as_str() => return Ok(entry.id),
         // The agent attested anew and has another name now.
         Some(entry) => {
-            let entry = Entry {
-                id: entry.id,
-                parent_id: Some(id_to_wire(parent)),
-                ..Default::default()
-            };
             let request = BatchUpdateEntryRequest {
-                entries: vec![entry],
+                entries: vec![Entry {
+                    id: entry.id,
+                    parent_id: Some(id_to_wire(parent)),
+                    ..Default::default()
+                }],
                 input_mask: Some(EntryMask {
                     parent_id: true,
                     ..Default::default()
@@ -259,43 +258,40 @@ async fn own_entry(server: &Server, parent: &SpiffeId) -> Result<String, CliErro
                 output_mask: None,
             };
             let answer = server.entries().batch_update_entry(server.request(request)).await;
-            let results = answer
-                .map_err(|status| server.failed("update your entry", status))?
-                .into_inner()
-                .results;
-            results
-                .into_iter()
-                .next()
-                .map(|result| (result.status, result.entry))
-                .unwrap_or_default()
+            answer.map(|answer| {
+                answer
+                    .into_inner()
+                    .results
+                    .pop()
+                    .map(|result| (result.status, result.entry))
+            })
         }
         None => {
-            let entry = Entry {
-                spiffe_id: Some(id_to_wire(&id)),
-                parent_id: Some(id_to_wire(parent)),
-                selectors: vec![selector],
-                ..Default::default()
-            };
             let request = BatchCreateEntryRequest {
-                entries: vec![entry],
+                entries: vec![Entry {
+                    spiffe_id: Some(id_to_wire(&id)),
+                    parent_id: Some(id_to_wire(parent)),
+                    selectors: vec![selector],
+                    ..Default::default()
+                }],
                 output_mask: None,
             };
             let answer = server.entries().batch_create_entry(server.request(request)).await;
-            let results = answer
-                .map_err(|status| server.failed("create your entry", status))?
-                .into_inner()
-                .results;
-            results
-                .into_iter()
-                .next()
-                .map(|result| (result.status, result.entry))
-                .unwrap_or_default()
+            answer.map(|answer| {
+                answer
+                    .into_inner()
+                    .results
+                    .pop()
+                    .map(|result| (result.status, result.entry))
+            })
         }
     };
+    let failed = |status| server.failed(format!("register {id}"), status);
+    let (status, entry) = answer.map_err(failed)?.unwrap_or_default();
     let status = status.unwrap_or_default();
     match (Code::from_i32(status.code), entry) {
         (Code::Ok, Some(entry)) => Ok(entry.id),
-        (code, _) => Err(server.failed(format!("register {id}"), Status::new(code, status.message))),
+        (code, _) => Err(failed(Status::new(code, status.message))),
     }
 }
 

@@ -42,45 +42,38 @@ struct Words {
     past: &'static str,
 }
 
+/// The answer for one item, as each of the three calls gives it.
+type Answer = (Option<ItemStatus>, Option<Entry>);
+
+const CREATE: Words = Words {
+    infinitive: "create",
+    past: "created",
+};
+const UPDATE: Words = Words {
+    infinitive: "update",
+    past: "updated",
+};
+const DELETE: Words = Words {
+    infinitive: "delete",
+    past: "deleted",
+};
+
 /// Creates `entries`.
 ///
 /// # Errors
 /// The only item failed, or a call as a whole did.
 pub(super) async fn create(server: &Server, entries: Vec<Entry>, context: &mut Context) -> Result<Exit, CliError> {
-    let total = entries.len();
-    let mut done = Done::default();
-    for chunk in entries.chunks(CHUNK) {
-        context.out.progress(done.items.len(), total);
+    let send = async |chunk: &[Entry]| {
         let request = BatchCreateEntryRequest {
             entries: chunk.to_vec(),
             output_mask: None,
         };
-        match server.entries().batch_create_entry(server.request(request)).await {
-            Ok(answer) => {
-                let results = answer
-                    .into_inner()
-                    .results
-                    .into_iter()
-                    .map(|result| (result.status, result.entry));
-                let labels = chunk.iter().map(|entry| id_text(entry.spiffe_id.as_ref()));
-                done.take(labels, results);
-            }
-            Err(status) => done.stopped = Some(server.failed("create entries", status)),
-        }
-        if done.stopped.is_some() {
-            break;
-        }
-    }
-    report(
-        &Words {
-            infinitive: "create",
-            past: "created",
-        },
-        done,
-        total,
-        server,
-        context,
-    )
+        let answer = server.entries().batch_create_entry(server.request(request)).await?;
+        let results = answer.into_inner().results.into_iter();
+        Ok(results.map(|result| (result.status, result.entry)).collect())
+    };
+    let label = |entry: &Entry| id_text(entry.spiffe_id.as_ref());
+    in_chunks(&CREATE, &entries, |rest| rest.len(), label, send, server, context).await
 }
 
 /// Changes entries, each in the fields of its mask.
@@ -92,45 +85,20 @@ pub(super) async fn update(
     changes: Vec<(Entry, EntryMask)>,
     context: &mut Context,
 ) -> Result<Exit, CliError> {
-    let total = changes.len();
-    let mut done = Done::default();
     // A call has one mask for all its entries.
-    let mut rest = changes.as_slice();
-    while let Some((_, mask)) = rest.first() {
-        let same = rest.iter().take(CHUNK).take_while(|(_, other)| other == mask).count();
-        let (chunk, after) = rest.split_at(same);
-        rest = after;
-        context.out.progress(done.items.len(), total);
+    let same_mask = |rest: &[(Entry, EntryMask)]| rest.iter().take_while(|(_, mask)| *mask == rest[0].1).count();
+    let send = async |chunk: &[(Entry, EntryMask)]| {
         let request = BatchUpdateEntryRequest {
             entries: chunk.iter().map(|(entry, _)| entry.clone()).collect(),
-            input_mask: Some(*mask),
+            input_mask: chunk.first().map(|(_, mask)| *mask),
             output_mask: None,
         };
-        match server.entries().batch_update_entry(server.request(request)).await {
-            Ok(answer) => {
-                let results = answer
-                    .into_inner()
-                    .results
-                    .into_iter()
-                    .map(|result| (result.status, result.entry));
-                done.take(chunk.iter().map(|(entry, _)| entry.id.clone()), results);
-            }
-            Err(status) => done.stopped = Some(server.failed("update entries", status)),
-        }
-        if done.stopped.is_some() {
-            break;
-        }
-    }
-    report(
-        &Words {
-            infinitive: "update",
-            past: "updated",
-        },
-        done,
-        total,
-        server,
-        context,
-    )
+        let answer = server.entries().batch_update_entry(server.request(request)).await?;
+        let results = answer.into_inner().results.into_iter();
+        Ok(results.map(|result| (result.status, result.entry)).collect())
+    };
+    let label = |(entry, _): &(Entry, EntryMask)| entry.id.clone();
+    in_chunks(&UPDATE, &changes, same_mask, label, send, server, context).await
 }
 
 /// Deletes entries by ID.
@@ -138,47 +106,45 @@ pub(super) async fn update(
 /// # Errors
 /// As [`create`].
 pub(super) async fn delete(server: &Server, ids: Vec<String>, context: &mut Context) -> Result<Exit, CliError> {
-    let total = ids.len();
-    let mut done = Done::default();
-    for chunk in ids.chunks(CHUNK) {
-        context.out.progress(done.items.len(), total);
+    let send = async |chunk: &[String]| {
         let request = BatchDeleteEntryRequest { ids: chunk.to_vec() };
-        match server.entries().batch_delete_entry(server.request(request)).await {
-            Ok(answer) => {
-                let results = answer
-                    .into_inner()
-                    .results
-                    .into_iter()
-                    .map(|result| (result.status, None));
-                done.take(chunk.iter().cloned(), results);
-            }
-            Err(status) => done.stopped = Some(server.failed("delete entries", status)),
-        }
-        if done.stopped.is_some() {
-            break;
+        let answer = server.entries().batch_delete_entry(server.request(request)).await?;
+        let results = answer.into_inner().results.into_iter();
+        Ok(results.map(|result| (result.status, None)).collect())
+    };
+    in_chunks(&DELETE, &ids, |rest| rest.len(), String::clone, send, server, context).await
+}
+
+/// Sends `items` in calls of at most [`CHUNK`] and of no more than `together` says of the rest (which is not empty), up
+/// to the first call that fails as a whole; reports what became of each.
+async fn in_chunks<T>(
+    words: &Words,
+    items: &[T],
+    together: impl Fn(&[T]) -> usize,
+    label: impl Fn(&T) -> String,
+    send: impl AsyncFn(&[T]) -> Result<Vec<Answer>, Status>,
+    server: &Server,
+    context: &mut Context,
+) -> Result<Exit, CliError> {
+    let mut done = Done::default();
+    let mut rest = items;
+    while !rest.is_empty() && done.stopped.is_none() {
+        let (chunk, after) = rest.split_at(together(rest).min(CHUNK));
+        rest = after;
+        context.out.progress(done.items.len(), items.len());
+        match send(chunk).await {
+            Ok(answers) => done.take(chunk.iter().map(&label), answers),
+            Err(status) => done.stopped = Some(server.failed(format!("{} entries", words.infinitive), status)),
         }
     }
-    report(
-        &Words {
-            infinitive: "delete",
-            past: "deleted",
-        },
-        done,
-        total,
-        server,
-        context,
-    )
+    report(words, done, items.len(), server, context)
 }
 
 // === impl Done ===
 
 impl Done {
     /// Takes the answer of one call; fewer or more results than items mean that nothing is known of any.
-    fn take(
-        &mut self,
-        labels: impl ExactSizeIterator<Item = String>,
-        results: impl ExactSizeIterator<Item = (Option<ItemStatus>, Option<Entry>)>,
-    ) {
+    fn take(&mut self, labels: impl ExactSizeIterator<Item = String>, results: Vec<Answer>) {
         if labels.len() != results.len() {
             self.stopped = Some(CliError::BadAnswer {
                 who: "the server",

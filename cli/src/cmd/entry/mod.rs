@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Noun, Running, noun_with_verbs, parsed};
 use crate::Context;
-use crate::connect::{ReasonArg, Server};
+use crate::connect::{ReasonArg, Server, all_pages};
 use crate::errors::{CliError, Exit};
 use crate::values;
 
@@ -376,11 +376,7 @@ async fn count(filter: &FilterArgs, context: &mut Context) -> Result<Exit, CliEr
         .map_err(|status| server.failed("count entries", status))?
         .into_inner()
         .count;
-    if context.out.is_json() {
-        context.out.json(&json!({"count": count}))?;
-    } else {
-        context.out.line(count.to_string())?;
-    }
+    context.out.count(count)?;
     Ok(Exit::Ok)
 }
 
@@ -401,9 +397,7 @@ pub(crate) async fn list_all(
     server: &Server,
     filter: Option<list_entries_request::Filter>,
 ) -> Result<Vec<Entry>, CliError> {
-    let mut all = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    all_pages(async |page_token| {
         let request = ListEntriesRequest {
             filter: filter.clone(),
             output_mask: None,
@@ -414,12 +408,9 @@ pub(crate) async fn list_all(
         let page = answer
             .map_err(|status| server.failed("list entries", status))?
             .into_inner();
-        all.extend(page.entries);
-        if page.next_page_token.is_empty() {
-            return Ok(all);
-        }
-        page_token = page.next_page_token;
-    }
+        Ok((page.entries, page.next_page_token))
+    })
+    .await
 }
 
 /// One entry by its ID.
