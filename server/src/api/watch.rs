@@ -16,7 +16,7 @@ use mayfly_proto::mayfly::agent::watch_response::Body as Outbound;
 use mayfly_proto::status::{self, Reason};
 use mayfly_runtime::listen::ConnInfo;
 use mayfly_runtime::{CancellationToken, Clock};
-use mayfly_svid::{Timestamp, X509Svid};
+use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
 use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -29,8 +29,10 @@ use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
 
 /// One message carries about this much, so that an agent with very many entries needs no large buffer (goals C7).
 const CHUNK: usize = 512 * 1024;
-/// More rejected entries in one acknowledgement are a misbehaving agent.
+/// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
+/// Of those that one acknowledgement rejects, so many are in the server's logs; the agent's have all.
+const REJECTED_LOGGED: usize = 10;
 
 /// How streams behave.
 #[derive(Clone, Copy, Debug)]
@@ -106,24 +108,28 @@ impl wire::watch_server::Watch for WatchService {
             return Err(Status::unauthenticated("the connection has no X.509-SVID"));
         };
         let closing = connection.map_or_else(CancellationToken::new, |info| info.closing());
+        let mut inbound = request.into_inner();
+        let hello = tokio::select! {
+            () = self.stop.cancelled() => return Err(stopping()),
+            () = closing.cancelled() => return Err(connection_closing()),
+            hello = timeout(self.settings.ack_timeout, inbound.message()) => hello,
+        };
+        let hello = hello
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??
+            .and_then(|message| message.body);
+        let Some(Inbound::Hello(hello)) = hello else {
+            return Err(Status::invalid_argument("the first message is a hello"));
+        };
+        // After the hello, so that whoever is silent takes no place from others.
         let admitted = timeout(self.settings.admission_wait, self.admission.clone().acquire_owned()).await;
-        let Ok(Ok(permit)) = admitted else {
+        let Ok(Ok(place)) = admitted else {
             let pause = rand::rng().random_range(Duration::from_millis(100)..self.settings.admission_wait * 2);
             return Err(status::unavailable_retry(
                 "many agents are catching up; come back",
                 pause,
             ));
         };
-        let mut inbound = request.into_inner();
-        let hello = timeout(self.settings.ack_timeout, inbound.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no hello came"))??
-            .and_then(|message| message.body);
-        let Some(Inbound::Hello(hello)) = hello else {
-            return Err(Status::invalid_argument("the first message is a hello"));
-        };
-        self.report_version(&agent, &hello.agent_version);
-        let live = self.open(&agent, svid.not_after(), &hello, inbound, permit, closing);
+        let live = self.open(&agent.id, &svid, &hello, inbound, place, closing)?;
         info!(agent_id = %agent.id, held = hello.revision, "agent watches");
         let stream = stream::unfold(Some(live), |live| async move {
             let mut live = live?;
@@ -143,52 +149,59 @@ impl wire::watch_server::Watch for WatchService {
 impl WatchService {
     fn open(
         &self,
-        agent: &Agent,
-        not_after: Timestamp,
+        agent_id: &SpiffeId,
+        svid: &X509Svid,
         hello: &wire::Hello,
         inbound: Streaming<wire::WatchRequest>,
-        permit: OwnedSemaphorePermit,
+        place: OwnedSemaphorePermit,
         closing: CancellationToken,
-    ) -> Live {
+    ) -> Result<Live, Status> {
+        // The call was admitted before the hello came, and much may have happened since. Asked here so that an older
+        // stream does not end for one that has lost its standing, and below for what commits meanwhile.
+        let agent = standing(&self.committer.snapshot(), agent_id, svid.serial())?;
+        self.report_version(&agent, &hello.agent_version);
         // The order matters: see `Hub::open` and `Hub::observed`.
-        let mailbox = self.hub.open(&agent.id);
+        let mailbox = self.hub.open(agent_id);
+        mailbox.catch_up(place);
         let revision = self.hub.observed();
         let state = self.committer.snapshot();
         let now: Timestamp = self.clock.now().into();
-        let held = Held {
-            history: hello.history.clone(),
-            revision: Revision(hello.revision),
-        };
-        let mut session = Session::new(agent.id.clone());
-        let plan = session.first(&self.hub, &held, agent, &state, now);
         let start = Instant::now();
         let mut beacon = interval_at(start + self.settings.beacon_interval, self.settings.beacon_interval);
         beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Live {
+        let mut live = Live {
             committer: self.committer.clone(),
             hub: self.hub.clone(),
             clock: self.clock.clone(),
             settings: self.settings,
             stop: self.stop.clone(),
             closing,
-            session,
+            session: Session::new(agent_id.clone()),
+            serial: svid.serial().clone(),
             mailbox,
             inbound,
-            sending: Some((revision, plan)),
+            sending: None,
             unacknowledged: None,
             beacon,
             digest_due: start,
             // Monotonic, so that a step of the wall clock never lengthens it (design §9.8).
-            expires: start + not_after.since(now),
-            permit: Some(permit),
-        }
+            expires: start + svid.not_after().since(now),
+        };
+        let agent = live.agent(&state)?;
+        let held = Held {
+            history: hello.history.clone(),
+            revision: Revision(hello.revision),
+        };
+        let plan = live.session.first(&self.hub, &held, &agent, &state, now);
+        live.sending = Some((revision, plan));
+        Ok(live)
     }
 
     fn report_version(&self, agent: &Agent, version: &str) {
+        let version: String = version.chars().filter(|c| !c.is_control()).take(255).collect();
         if agent.version == version || version.is_empty() {
             return;
         }
-        let version = version.chars().filter(|c| !c.is_control()).take(255).collect();
         let actor = Actor {
             who: agent.id.to_string(),
             origin: String::new(),
@@ -216,6 +229,8 @@ struct Live {
     /// The connection is about to be closed, for its age or because the server stops.
     closing: CancellationToken,
     session: Session,
+    /// Of the SVID that the stream was opened with.
+    serial: Serial,
     mailbox: Arc<Mailbox>,
     inbound: Streaming<wire::WatchRequest>,
     /// The update that is being sent, and the revision that the agent holds after it.
@@ -225,12 +240,11 @@ struct Live {
     beacon: Interval,
     digest_due: Instant,
     expires: Instant,
-    /// Held while the agent catches up.
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
+        self.mailbox.caught_up();
         self.hub.close(self.session.agent_id(), &self.mailbox);
     }
 }
@@ -248,8 +262,8 @@ impl Live {
             let ack_deadline = self.unacknowledged.map(|(_, deadline)| deadline);
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(Status::unavailable("the server is stopping")),
-                () = self.closing.cancelled() => return Err(Status::unavailable("the connection is closing; come back")),
+                () = self.stop.cancelled() => return Err(stopping()),
+                () = self.closing.cancelled() => return Err(connection_closing()),
                 () = sleep_until(self.expires) => {
                     return Err(status::permission_denied(Reason::AgentExpired, "the agent's SVID has expired"));
                 }
@@ -320,11 +334,12 @@ impl Live {
         if expected != Some(Revision(ack.revision)) {
             return Err(Status::invalid_argument("acknowledges a revision that was not sent"));
         }
-        if ack.rejected.len() > REJECTED_MAX {
+        if self.session.rejected() + ack.rejected.len() > REJECTED_MAX {
             return Err(Status::resource_exhausted("rejects too many entries"));
         }
-        for rejected in &ack.rejected {
-            warn!(agent_id = %self.session.agent_id(), entry_id = rejected.entry_id, reason = rejected.reason,
+        for rejected in ack.rejected.iter().take(REJECTED_LOGGED) {
+            let reason: String = rejected.reason.chars().take(256).collect();
+            warn!(agent_id = %self.session.agent_id(), entry_id = rejected.entry_id, reason, rejected = ack.rejected.len(),
                   "agent rejected an entry");
         }
         let ids = ack
@@ -333,7 +348,7 @@ impl Live {
             .filter_map(|rejected| rejected.entry_id.parse::<EntryId>().ok());
         self.session.acknowledged(ids.collect::<Vec<_>>());
         self.unacknowledged = None;
-        self.permit = None;
+        self.mailbox.caught_up();
         Ok(())
     }
 
@@ -362,14 +377,30 @@ impl Live {
         Ok(beacon)
     }
 
-    /// The agent's record; without one, or banned, the stream ends.
     fn agent(&self, state: &Snapshot) -> Result<Arc<Agent>, Status> {
-        match state.agent(self.session.agent_id()) {
-            None => Err(ended(End::Evicted)),
-            Some(agent) if agent.banned => Err(ended(End::Banned)),
-            Some(agent) => Ok(agent.clone()),
-        }
+        standing(state, self.session.agent_id(), &self.serial)
     }
+}
+
+/// The agent's record, while it may watch; otherwise the end of its stream.
+fn standing(state: &Snapshot, id: &SpiffeId, serial: &Serial) -> Result<Arc<Agent>, Status> {
+    match state.agent(id) {
+        None => Err(ended(End::Evicted)),
+        Some(agent) if agent.banned => Err(ended(End::Banned)),
+        // Whether it has to attest anew is for the next call to find out: a renewal may have overtaken this stream.
+        Some(agent) if !agent.uses(serial) => Err(Status::unavailable(
+            "another SVID of this agent is in force; come back with that",
+        )),
+        Some(agent) => Ok(agent.clone()),
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the server is stopping")
+}
+
+fn connection_closing() -> Status {
+    Status::unavailable("the connection is closing; come back")
 }
 
 fn ended(end: End) -> Status {
@@ -403,3 +434,6 @@ fn entry_weight(entry: &Entry) -> usize {
         + texts
         + 64
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::authorities::{Authorities, AuthoritySettings};
 use super::issue::{Issuance, IssueSettings};
-use crate::commit::{Committer, StepResult};
+use crate::commit::{Applied, Committer, Observer, StepResult};
 
 pub(crate) const START: u64 = 1_800_000_000;
 
@@ -42,21 +42,31 @@ pub(crate) fn csr() -> Vec<u8> {
 impl World {
     /// A new server with an active authority of 24 h.
     pub(crate) async fn new() -> Self {
-        let world = Self::open(Arc::new(TempDir::new().unwrap()), Arc::new(MemoryKeys::new()), START);
+        Self::observed(|_| {}).await
+    }
+
+    /// As [`Self::new`], with somebody who follows along from the first commit.
+    pub(crate) async fn observed(observer: impl Fn(&Applied) + Send + 'static) -> Self {
+        let world = Self::open(
+            Arc::new(TempDir::new().unwrap()),
+            Arc::new(MemoryKeys::new()),
+            START,
+            Box::new(observer),
+        );
         world.authorities.pass().await.unwrap();
         world
     }
 
     /// The same server started again at `now`.
     pub(crate) fn restarted(&self, now: u64) -> Self {
-        Self::open(self.dir.clone(), self.keys.clone(), now)
+        Self::open(self.dir.clone(), self.keys.clone(), now, Box::new(|_| {}))
     }
 
-    fn open(dir: Arc<TempDir>, keys: Arc<MemoryKeys>, now: u64) -> Self {
+    fn open(dir: Arc<TempDir>, keys: Arc<MemoryKeys>, now: u64, observer: Observer) -> Self {
         let trust_domain = "td".parse().unwrap();
         let clock = Arc::new(ManualClock::at_unix(now));
         let store = open_sqlite(&dir.path().join("server.db"), &trust_domain).unwrap();
-        let committer = Committer::start(store, &trust_domain, |_, _| Box::new(|_| {})).unwrap();
+        let committer = Committer::start(store, &trust_domain, |_, _| observer).unwrap();
         let settings = AuthoritySettings {
             ttl: Duration::from_secs(86_400),
             key_type: KeyType::EcP256,

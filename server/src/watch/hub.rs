@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mayfly_model::{Agent, Delta, Entry, EntryId, Revision};
 use mayfly_svid::{SpiffeId, TrustDomain};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{History, Resume};
 use crate::commit::{Applied, Snapshot};
@@ -27,6 +27,8 @@ pub struct Hub {
 pub struct Mailbox {
     pending: Mutex<Pending>,
     wake: Notify,
+    /// Here and not with the stream: one that its agent does not read is not run, and would never let go of it.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// What a stream has to look at again.
@@ -84,6 +86,24 @@ impl Mailbox {
         self.wake.notified().await;
     }
 
+    /// Keeps `place`, one of those that there are for agents that catch up, until [`Self::caught_up`] or the end.
+    pub fn catch_up(&self, place: OwnedSemaphorePermit) {
+        *lock(&self.place) = Some(place);
+    }
+
+    /// Makes room for another agent.
+    pub fn caught_up(&self) {
+        *lock(&self.place) = None;
+    }
+
+    /// The first reason stands: a ban is not hidden by what comes after it.
+    fn finish(&self, end: End) {
+        self.add(|pending| {
+            pending.end.get_or_insert(end);
+        });
+        self.caught_up();
+    }
+
     fn add(&self, change: impl FnOnce(&mut Pending)) {
         let mut pending = lock(&self.pending);
         change(&mut pending);
@@ -118,7 +138,7 @@ impl Hub {
     pub fn open(&self, agent: &SpiffeId) -> Arc<Mailbox> {
         let mailbox = Arc::new(Mailbox::default());
         if let Some(older) = lock(&self.streams).insert(agent.clone(), mailbox.clone()) {
-            older.add(|pending| pending.end = Some(End::Superseded));
+            older.finish(End::Superseded);
         }
         mailbox
     }
@@ -163,6 +183,18 @@ impl Hub {
                 mailbox.add(change);
             }
         };
+        let finish = |id: &SpiffeId, end| {
+            if let Some(mailbox) = streams.get(id) {
+                mailbox.finish(end);
+            }
+        };
+        let tell_all_of_bundle = |name: &TrustDomain| {
+            for mailbox in streams.values() {
+                mailbox.add(|pending| {
+                    pending.bundles.insert(name.clone());
+                });
+            }
+        };
         for delta in &applied.deltas {
             match delta {
                 Delta::EntryPut(entry) => {
@@ -170,24 +202,16 @@ impl Hub {
                     concern(applied, entry, old.map(AsRef::as_ref), &tell);
                 }
                 Delta::EntryGone(entry) => concern(applied, entry, Some(entry.as_ref()), &tell),
-                Delta::AgentPut(agent) if agent.banned => tell(&agent.id, &|p| p.end = Some(End::Banned)),
+                Delta::AgentPut(agent) if agent.banned => finish(&agent.id, End::Banned),
                 Delta::AgentPut(agent) => {
                     let old = applied.before.agent(&agent.id);
                     if old.is_some_and(|old| old.selectors != agent.selectors) {
                         tell(&agent.id, &|pending| pending.everything = true);
                     }
                 }
-                Delta::AgentGone(id) => tell(id, &|pending| pending.end = Some(End::Evicted)),
-                Delta::BundlePut(bundle) => streams.values().for_each(|mailbox| {
-                    mailbox.add(|pending| {
-                        pending.bundles.insert(bundle.trust_domain.clone());
-                    });
-                }),
-                Delta::BundleGone(name) => streams.values().for_each(|mailbox| {
-                    mailbox.add(|pending| {
-                        pending.bundles.insert(name.clone());
-                    });
-                }),
+                Delta::AgentGone(id) => finish(id, End::Evicted),
+                Delta::BundlePut(bundle) => tell_all_of_bundle(&bundle.trust_domain),
+                Delta::BundleGone(name) => tell_all_of_bundle(name),
                 Delta::AuthorityPut(_) | Delta::AuthorityGone(_) => {}
             }
         }

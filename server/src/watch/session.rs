@@ -100,6 +100,11 @@ impl Session {
         self.rejected.extend(rejected);
     }
 
+    /// How many entries it has not taken over.
+    pub fn rejected(&self) -> usize {
+        self.rejected.len()
+    }
+
     /// How many entries the agent should hold, and the digest of them.
     pub fn expected(&self, agent: &Agent, state: &Snapshot, now: Timestamp) -> (u64, u64) {
         let entries: Vec<_> = state
