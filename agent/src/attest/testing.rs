@@ -58,16 +58,26 @@ impl Stage {
     pub(crate) fn child_of(&self, program: &Path, part: &str) -> Actor {
         // The name of `play` as the test harness knows it: its path without the crate.
         let (_, module) = module_path!().split_once("::").unwrap();
-        let child = Command::new(program)
-            .args(["--exact", "--nocapture", "--test-threads=1", &format!("{module}::play")])
-            .env(PART, part)
-            .env(SOCKET, self.folder().join("agent.sock"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Actor { child }
+        let spawn = || {
+            Command::new(program)
+                .args(["--exact", "--nocapture", "--test-threads=1", &format!("{module}::play")])
+                .env(PART, part)
+                .env(SOCKET, self.folder().join("agent.sock"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+        };
+        loop {
+            match spawn() {
+                Ok(child) => return Actor { child },
+                // A child that another test forks holds a copy's writing end until it executes.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                Err(error) => panic!("{}: {error}", program.display()),
+            }
+        }
     }
 }
 
