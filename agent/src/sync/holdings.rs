@@ -128,14 +128,15 @@ impl Holdings {
         });
     }
 
-    /// Drops all entries and foreign bundles: this agent may serve nothing any more. `synced` as in [`ViewUpdate`].
-    pub(super) fn withdraw(&mut self, synced: bool) {
+    /// Drops all entries and foreign bundles: the server said that this agent may serve nothing any more.
+    pub(super) fn withdraw(&mut self) {
         self.position = None;
         self.rejected.clear();
         self.digest = 0;
         self.views.apply(ViewUpdate {
             snapshot: true,
-            synced,
+            synced: true,
+            shut_out: true,
             ..ViewUpdate::default()
         });
     }
@@ -224,15 +225,20 @@ impl Holdings {
 
     fn take_entries(&mut self, entries: &[types::Entry], next: &mut ViewUpdate) -> Vec<RejectedEntry> {
         let mut rejected = Vec::new();
+        // If an entry is named twice, the last word counts.
+        let mut puts: BTreeMap<EntryId, Entry> = BTreeMap::new();
         for wire in entries {
             match usable(wire, &self.trust_domain) {
                 Ok(entry) => {
                     self.rejected.remove(&wire.id);
-                    next.puts.push(entry);
+                    puts.insert(entry.id.clone(), entry);
                 }
                 Err(reason) => {
                     warn!(entry_id = wire.id, reason, "entry cannot be used and is rejected");
-                    next.removes.extend(wire.id.parse::<EntryId>());
+                    if let Ok(id) = wire.id.parse::<EntryId>() {
+                        puts.remove(&id);
+                        next.removes.push(id);
+                    }
                     let version = Version {
                         revision_number: wire.revision_number,
                         created_at: wire.created_at,
@@ -246,6 +252,7 @@ impl Holdings {
                 }
             }
         }
+        next.puts.extend(puts.into_values());
         rejected
     }
 

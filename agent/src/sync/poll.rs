@@ -34,6 +34,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const MIN_GAP: Duration = Duration::from_millis(500);
 /// Entries asked for by ID at a time.
 const BATCH: usize = 500;
+/// Entries in one answer, in full or by ID. Whoever sends more has lost its way.
+const MAX_ENTRIES: usize = 1_000_000;
 /// Federated bundles fetched at a time.
 const PARALLEL_BUNDLES: usize = 8;
 
@@ -171,6 +173,9 @@ async fn read_pages(
             .ok_or_else(|| CallError::new(SYNC, Status::unavailable("the answer broke off")))?;
         all.entries.extend(page.entries);
         all.entry_revisions.extend(page.entry_revisions);
+        if all.entries.len() + all.entry_revisions.len() > MAX_ENTRIES {
+            return Err(CallError::malformed(SYNC, format!("more than {MAX_ENTRIES} entries")));
+        }
         if !page.more {
             return Ok(all);
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
 use mayfly_proto::mayfly::agent::{Ack, Beacon, Hello, Update as Chunk, WatchRequest, WatchResponse};
 use mayfly_proto::mayfly::agent::{watch_request, watch_response};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +34,9 @@ const FIRST_SILENCE: Duration = Duration::from_secs(30);
 const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
+
+/// The chunks of one revision together: some hundred thousand entries. Whoever sends more has lost its way.
+const MAX_UPDATE: usize = 256 << 20;
 
 /// An open watch stream.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(super) enum WatchEvent {
 struct Gathering {
     position: Position,
     update: Update,
+    /// Encoded size of the chunks.
+    size: usize,
 }
 
 // === impl WatchStream ===
@@ -131,6 +137,7 @@ impl WatchStream {
     }
 
     fn gather(&mut self, chunk: Chunk, holdings: &mut Holdings) -> Result<WatchEvent, CallError> {
+        let size = chunk.encoded_len();
         let position = Position {
             history: chunk.history,
             revision: chunk.revision,
@@ -141,7 +148,13 @@ impl WatchStream {
                 snapshot: chunk.snapshot,
                 ..Default::default()
             },
+            size: 0,
         });
+        gathering.size += size;
+        if gathering.size > MAX_UPDATE {
+            let what = format!("one revision has more than {MAX_UPDATE} bytes");
+            return Err(CallError::malformed(CALL, what));
+        }
         if gathering.position != position || gathering.update.snapshot != chunk.snapshot {
             return Err(CallError::malformed(
                 CALL,

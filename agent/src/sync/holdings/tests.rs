@@ -95,6 +95,23 @@ fn what_cannot_be_used_is_named_and_not_held_in_its_older_form_either() {
 }
 
 #[test]
+fn of_an_entry_that_is_named_twice_the_last_word_counts() {
+    let mut holdings = holdings();
+    holdings.apply(
+        delta(vec![
+            wire_entry("a", "/a", 0),
+            wire_entry("a", "/task/a", 1),
+            wire_entry("b", "/task/b", 0),
+            wire_entry("b", "/b", 1),
+        ]),
+        at(1),
+    );
+    assert_eq!(ids(&holdings), ["b"]);
+    assert!(holdings.is_rejected("a") && !holdings.is_rejected("b"));
+    assert!(holdings.agrees_with(1, digest(&[("b", 1)])));
+}
+
+#[test]
 fn a_round_of_polling_keeps_what_it_names_and_drops_the_rest() {
     let mut holdings = holdings();
     let all = vec![
