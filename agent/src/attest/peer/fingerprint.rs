@@ -1,7 +1,7 @@
 //! What makes a process the same as before.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
 use super::{PeerError, Proc};
 use crate::attest::proc_text::Ids;
@@ -17,9 +17,9 @@ pub struct ExeId {
     /// The file in it.
     pub inode: u64,
     /// Its length in bytes.
-    pub size: i64,
+    pub size: u64,
     /// When it was last written, in seconds and nanoseconds.
-    pub mtime: (i64, i64),
+    pub mtime: (i64, u32),
 }
 
 /// A process at one moment, as far as its identity goes. Equal fingerprints of one process, one behind the other, mean
@@ -80,12 +80,14 @@ impl Proc<'_> {
 
     /// The running program's file. `None` if we may not look.
     fn exe_id(&self) -> Result<Option<ExeId>, PeerError> {
-        match statat(self.dir, "exe", AtFlags::empty()) {
+        // What the kernel knows has to do: a file system of the process's own, or one over the network, could have the
+        // agent wait for its answer.
+        match statx(self.dir, "exe", AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS) {
             Ok(stat) => Ok(Some(ExeId {
-                dev: stat.st_dev,
-                inode: stat.st_ino,
-                size: stat.st_size,
-                mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+                dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+                inode: stat.stx_ino,
+                size: stat.stx_size,
+                mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             })),
             Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => Ok(None),
             Err(errno) => Err(self.unreadable("exe", errno)),
