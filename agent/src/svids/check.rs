@@ -100,6 +100,9 @@ impl Authorities {
 
     /// Checks what the server sent for `entry` and `key`; returns it and the authority that it hangs on.
     ///
+    /// Where this machine's clock is behind the server's, the certificate begins in our future. It is taken all the
+    /// same, as it is peers who judge it, by clocks of their own.
+    ///
     /// # Errors
     /// It is not that SVID, or nothing that peers would accept now.
     pub(super) fn check(
@@ -109,6 +112,8 @@ impl Authorities {
         key: &NewKey,
         now: Timestamp,
     ) -> Result<(X509Svid, CertificateDer<'static>), FaultySvid> {
+        let begins = X509Svid::from_chain(chain.to_vec()).map(|svid| svid.not_before());
+        let now = begins.map_or(now, |begins| begins.max(now));
         let verified = self.each.iter().find_map(|authority| {
             let svid = verify_x509_svid(chain, &authority.anchors, now).ok()?;
             Some((svid, authority.cert_der.clone()))

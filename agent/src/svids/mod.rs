@@ -7,7 +7,8 @@
 //! ```
 //!
 //! One [`Worker`] owns all state, so nothing here is locked. All who want the SVID of one entry share it: each holds a
-//! [`Subscription`], a `watch` receiver of [`SvidState`]. What is wanted by nobody is wiped after a short while.
+//! [`Subscription`], a `watch` receiver of [`SvidState`]. What is wanted by nobody is wiped after a short while, but not
+//! while the server could not replace it: whoever asks next is served as long as it is valid.
 //!
 //! Every entry has its own backoff, and what is due is asked for in the order of [`Priority`]; so an entry that the
 //! server refuses delays no other. A renewal that fails leaves the SVID that is still valid in place.
@@ -42,6 +43,7 @@ use zeroize::Zeroizing;
 pub use issuer::{IssueAnswer, IssueError, IssueRefusal, IssueRequest, Issuer};
 pub use metrics::SvidMetrics;
 pub use queue::Priority;
+use worker::Server;
 pub use worker::Worker;
 
 use crate::view::View;
@@ -114,7 +116,7 @@ pub struct X509Material {
 /// Asks the worker. Clones ask the same one.
 #[derive(Clone, Debug)]
 pub struct Svids {
-    commands: mpsc::Sender<Command>,
+    claims: mpsc::Sender<Claim>,
 }
 
 /// A claim on the SVID of one entry, until dropped.
@@ -130,13 +132,11 @@ pub struct Subscription {
 #[error("SVIDs are not made any more, the agent is stopping")]
 pub struct Stopped;
 
+/// Somebody wants the SVID of an entry.
 #[derive(Debug)]
-enum Command {
-    Subscribe {
-        entry_id: EntryId,
-        reply: oneshot::Sender<Subscription>,
-    },
-    RetryNow,
+struct Claim {
+    entry_id: EntryId,
+    reply: oneshot::Sender<Subscription>,
 }
 
 /// Subscriptions that were dropped and not yet counted. As many as there were subscriptions at most.
@@ -147,19 +147,25 @@ struct Released {
 }
 
 /// Makes the worker and the handle to it. The worker is to be run ([`Worker::run`]) by the supervisor; its end is the
-/// end of the process.
+/// end of the process. `connected` says whether the server is there; each time that it comes back, what waits for its
+/// next attempt is asked for at once.
 pub fn start(
     settings: SvidSettings,
     issuer: Arc<dyn Issuer>,
-    view: watch::Receiver<Arc<View>>,
+    views: watch::Receiver<Arc<View>>,
+    connected: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
     metrics: SvidMetrics,
 ) -> (Svids, Worker) {
-    let (sender, commands) = mpsc::channel(INBOX);
-    let released = Arc::new(Released::default());
+    let (sender, claims) = mpsc::channel(INBOX);
+    let server = Server {
+        issuer,
+        connected,
+        views,
+    };
     (
-        Svids { commands: sender },
-        Worker::new(settings, issuer, view, clock, metrics, commands, released),
+        Svids { claims: sender },
+        Worker::new(settings, server, clock, metrics, claims),
     )
 }
 
@@ -175,17 +181,8 @@ impl Svids {
     /// Safe: a claim that is not received is given back.
     pub async fn subscribe(&self, entry_id: EntryId) -> Result<Subscription, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Subscribe { entry_id, reply })
-            .await
-            .map_err(|_| Stopped)?;
+        self.claims.send(Claim { entry_id, reply }).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
-    }
-
-    /// Says that the server can be reached again: what waits for its next attempt is asked for now.
-    pub fn retry_now(&self) {
-        // A full inbox means that the worker is busy; then the backoffs decide, which is only slower.
-        let _ = self.commands.try_send(Command::RetryNow);
     }
 }
 

@@ -189,13 +189,15 @@ impl Slot {
         pause
     }
 
-    pub(super) fn retry_now(&mut self) {
+    /// The server can be reached again: no reason to wait, and what lingers can be replaced from now on.
+    pub(super) fn server_is_back(&mut self, now: Now) {
         self.retry_at = None;
+        self.idle_since = self.idle_since.map(|_| now.mono);
     }
 
     /// Brings what is published up to date and says what is to be done next and when. All rules are here; it may be
-    /// called at any time and as often as one likes.
-    pub(super) fn settle(&mut self, now: Now, linger: Duration) -> Plan {
+    /// called at any time and as often as one likes. `replaceable`: the server could give another SVID.
+    pub(super) fn settle(&mut self, now: Now, linger: Duration, replaceable: bool) -> Plan {
         let wall = now.timestamp();
         let entry = match &self.entry {
             Some(entry) if !entry.is_expired(wall) && self.entry_end.is_none_or(|end| now.mono < end) => entry,
@@ -218,7 +220,8 @@ impl Slot {
         if !self.held.as_ref().is_some_and(serves) {
             self.held = None;
         }
-        let linger_end = self.idle_since.map(|since| since + linger);
+        let lingers = self.held.is_none() || replaceable;
+        let linger_end = self.idle_since.filter(|_| lingers).map(|since| since + linger);
         if linger_end.is_some_and(|end| end <= now.mono) {
             return Plan::Drop;
         }

@@ -98,6 +98,8 @@ pub(crate) struct FakeServer {
     pub(crate) ca: Mutex<Arc<Ca>>,
     pub(crate) views: watch::Receiver<Arc<View>>,
     pub(crate) clock: Arc<LinkedClock>,
+    /// Seconds that its clock is ahead of the agent's.
+    pub(crate) ahead: AtomicI64,
     pub(crate) ttl: Mutex<Duration>,
     pub(crate) away: Mutex<bool>,
     pub(crate) latency: Mutex<Duration>,
@@ -122,7 +124,7 @@ impl FakeServer {
     }
 
     fn sign(&self, csr_der: &[u8], id: &str) -> Vec<CertificateDer<'static>> {
-        let now = Timestamp::from(self.clock.now()).unix();
+        let now = Timestamp::from(self.clock.now()).unix() + self.ahead.load(Ordering::Relaxed);
         let at = |seconds: i64| time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
         let mut csr = CertificateSigningRequestParams::from_der(&csr_der.into()).unwrap();
         let mut params = CertificateParams::default();
@@ -189,6 +191,7 @@ pub(crate) struct Stage {
     pub(crate) server: Arc<FakeServer>,
     pub(crate) views: Arc<ViewPublisher>,
     pub(crate) clock: Arc<LinkedClock>,
+    pub(crate) connected: watch::Sender<bool>,
     pub(crate) metrics: SvidMetrics,
     pub(crate) supervisor: Supervisor,
 }
@@ -214,6 +217,7 @@ impl Stage {
             ca: Mutex::new(ca),
             views: views.subscribe(),
             clock: Arc::clone(&clock),
+            ahead: AtomicI64::new(0),
             ttl: Mutex::new(Duration::from_secs(3600)),
             away: Mutex::default(),
             latency: Mutex::new(Duration::from_millis(2)),
@@ -225,10 +229,12 @@ impl Stage {
             issued: AtomicUsize::new(0),
         });
         let metrics = SvidMetrics::default();
+        let connected = watch::Sender::new(true);
         let (svids, worker) = super::start(
             settings,
             server.clone(),
             views.subscribe(),
+            connected.subscribe(),
             clock.clone(),
             metrics.clone(),
         );
@@ -239,6 +245,7 @@ impl Stage {
             server,
             views,
             clock,
+            connected,
             metrics,
             supervisor,
         }
@@ -398,6 +405,41 @@ async fn what_only_lingers_is_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_lingers_stays_while_the_server_is_away_and_goes_when_it_is_back_or_at_its_end() {
+    let stage = Stage::start(vec![entry("a", &["s:1"])]);
+    ready(&mut stage.subscribe("a").await).await;
+    stage.connected.send_replace(false);
+    stage.server.set_away(true);
+    sleep(minutes(50)).await;
+    assert_eq!(serial(stage.subscribe("a").await.current()), "1", "served as before");
+    stage.connected.send_replace(true);
+    stage.server.set_away(false);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(stage.metrics.held.get(), 1, "it lingers anew");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.metrics.held.get(), 0);
+
+    ready(&mut stage.subscribe("a").await).await;
+    stage.connected.send_replace(false);
+    sleep(minutes(61)).await;
+    assert_eq!(stage.metrics.held.get(), 0, "and never longer than it is valid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lingers_stays_while_nothing_can_be_issued() {
+    let stage = Stage::start(vec![entry("a", &["s:1"]), entry("b", &["s:1"])]);
+    ready(&mut stage.subscribe("a").await).await;
+    stage.server.set_away(true);
+    let mut b = stage.subscribe("b").await;
+    sleep(minutes(1)).await;
+    assert_eq!(serial(stage.subscribe("a").await.current()), "1");
+    stage.server.set_away(false);
+    ready(&mut b).await;
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(stage.metrics.held.get(), 1, "b's only");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_that_gives_up_leaves_no_claim_behind() {
     let stage = Stage::start(vec![entry("a", &["s:1"])]);
     for _ in 0..100 {
@@ -494,6 +536,21 @@ async fn a_clock_that_jumps_back_extends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_behind_the_servers_neither_stops_the_service_nor_extends_it() {
+    let stage = Stage::start(vec![entry("a", &["s:1"])]);
+    let mut subscription = stage.subscribe("a").await;
+    ready(&mut subscription).await;
+    stage.clock.jump(-600);
+    stage.server.ahead.store(600, Ordering::Relaxed);
+    sleep(minutes(34)).await;
+    assert_eq!(serial(subscription.current()), "2", "renewed in time");
+    assert_eq!(stage.server.issued(), 2, "and once");
+    stage.server.set_away(true);
+    sleep(minutes(61)).await;
+    assert!(matches!(subscription.current(), SvidState::Failed(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_ahead_ends_what_has_expired_by_it() {
     let stage = Stage::start(vec![entry("a", &["s:1"])]);
     let mut subscription = stage.subscribe("a").await;
@@ -549,7 +606,7 @@ async fn an_svid_whose_authority_left_the_bundle_is_not_served() {
     assert!(matches!(subscription.current(), SvidState::Failed(_)));
     *stage.server.ca.lock().unwrap() = new;
     stage.server.set_away(false);
-    stage.svids.retry_now();
+    stage.connected.send_replace(true);
     rest().await;
     assert_eq!(
         serial(subscription.current()),

@@ -21,8 +21,8 @@ use super::check::{Authorities, NewKey, Standing};
 use super::queue::{Place, Queue};
 use super::slot::{Now, Plan, Slot};
 use super::{
-    Command, Failure, IssueAnswer, IssueError, IssueRequest, Issuer, Released, Subscription, SvidMetrics, SvidSettings,
-    X509Material,
+    Claim, Failure, IssueAnswer, IssueError, IssueRefusal, IssueRequest, Issuer, Released, Subscription, SvidMetrics,
+    SvidSettings, X509Material,
 };
 use crate::view::View;
 
@@ -32,19 +32,29 @@ const WALL_TICK: std::time::Duration = std::time::Duration::from_secs(1);
 /// Owns all SVIDs of the agent; see the module's page.
 pub struct Worker {
     settings: SvidSettings,
-    issuer: Arc<dyn Issuer>,
-    views: watch::Receiver<Arc<View>>,
+    server: Server,
+    /// The last call brought nothing, although the server is there.
+    calls_fail: bool,
     view: Arc<View>,
     own: Arc<Bundle>,
     authorities: Authorities,
     clock: Arc<dyn Clock>,
     metrics: SvidMetrics,
-    commands: mpsc::Receiver<Command>,
+    claims: mpsc::Receiver<Claim>,
     released: Arc<Released>,
     slots: HashMap<EntryId, Slot>,
     queue: Queue,
     calls: FuturesUnordered<Pin<Box<dyn Future<Output = Landed> + Send>>>,
     next_flight: u64,
+}
+
+/// The server, as the worker sees it.
+pub(super) struct Server {
+    pub(super) issuer: Arc<dyn Issuer>,
+    /// Whether it is there.
+    pub(super) connected: watch::Receiver<bool>,
+    /// What it allows.
+    pub(super) views: watch::Receiver<Arc<View>>,
 }
 
 /// One certificate that was asked for.
@@ -74,26 +84,24 @@ enum NoAnswer {
 impl Worker {
     pub(super) fn new(
         settings: SvidSettings,
-        issuer: Arc<dyn Issuer>,
-        mut views: watch::Receiver<Arc<View>>,
+        server: Server,
         clock: Arc<dyn Clock>,
         metrics: SvidMetrics,
-        commands: mpsc::Receiver<Command>,
-        released: Arc<Released>,
+        claims: mpsc::Receiver<Claim>,
     ) -> Self {
-        let view = Arc::clone(&views.borrow_and_update());
+        let view = Arc::clone(&server.views.borrow());
         let own = Arc::clone(view.own());
         Self {
             authorities: Authorities::of(&own),
             settings,
-            issuer,
-            views,
+            server,
+            calls_fail: false,
             view,
             own,
             clock,
             metrics,
-            commands,
-            released,
+            claims,
+            released: Arc::default(),
             slots: HashMap::new(),
             queue: Queue::default(),
             calls: FuturesUnordered::new(),
@@ -118,22 +126,17 @@ impl Worker {
                 () = stop.cancelled() => return Ok(()),
                 Some(landed) = self.calls.next(), if !self.calls.is_empty() => self.landed(landed),
                 () = released.wake.notified() => self.count_released(),
-                command = self.commands.recv() => match command {
-                    None => return Ok(()),
-                    Some(command) => {
-                        self.obey(command);
-                        // All that came together goes into one call.
-                        for _ in 0..super::INBOX {
-                            let Ok(command) = self.commands.try_recv() else { break };
-                            self.obey(command);
-                        }
-                    }
-                },
-                changed = self.views.changed() => {
+                changed = self.server.views.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
                     self.view_changed();
+                }
+                changed = self.server.connected.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.connection_changed();
                 }
                 () = async { sleep_until(timer.unwrap_or_else(Instant::now)).await }, if timer.is_some() => {
                     let now = self.now();
@@ -147,6 +150,16 @@ impl Worker {
                         self.settle(&id, now);
                     }
                 }
+                // Last: callers that come without end must not keep the rest from being done.
+                claim = self.claims.recv() => {
+                    let Some(claim) = claim else { return Ok(()) };
+                    self.take_claim(claim);
+                    // All that came together goes into one call.
+                    for _ in 0..super::INBOX {
+                        let Ok(claim) = self.claims.try_recv() else { break };
+                        self.take_claim(claim);
+                    }
+                }
             }
         }
     }
@@ -158,33 +171,46 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn take_claim(&mut self, claim: Claim) {
+        let Claim { entry_id, reply } = claim;
         let now = self.now();
-        match command {
-            Command::Subscribe { entry_id, reply } => {
-                let slot = slot_of(&mut self.slots, &entry_id, &self.view, &self.settings, now);
-                slot.subscribers += 1;
-                slot.count_wanted(now);
-                let states = slot.states.subscribe();
-                // First, so that the caller finds the present state and not that of a slot which was just made.
-                self.settle(&entry_id, now);
-                let subscription = Subscription {
-                    entry_id,
-                    states,
-                    released: Arc::clone(&self.released),
-                };
-                // If the caller is gone, the subscription comes back, is dropped here, and so gives itself back.
-                drop(reply.send(subscription));
-            }
-            Command::RetryNow => {
-                let ids: Vec<EntryId> = self.slots.keys().cloned().collect();
-                for id in ids {
-                    if let Some(slot) = self.slots.get_mut(&id) {
-                        slot.retry_now();
-                    }
-                    self.settle(&id, now);
-                }
-            }
+        let slot = slot_of(&mut self.slots, &entry_id, &self.view, &self.settings, now);
+        slot.subscribers += 1;
+        slot.count_wanted(now);
+        let states = slot.states.subscribe();
+        // First, so that the caller finds the present state and not that of a slot which was just made.
+        self.settle(&entry_id, now);
+        let subscription = Subscription {
+            entry_id,
+            states,
+            released: Arc::clone(&self.released),
+        };
+        // If the caller is gone, the subscription comes back, is dropped here, and so gives itself back.
+        drop(reply.send(subscription));
+    }
+
+    fn connection_changed(&mut self) {
+        if !*self.server.connected.borrow_and_update() {
+            return;
+        }
+        self.calls_fail = false;
+        let now = self.now();
+        for slot in self.slots.values_mut() {
+            slot.server_is_back(now);
+        }
+        self.settle_all(now);
+    }
+
+    fn set_calls_fail(&mut self, calls_fail: bool) {
+        if std::mem::replace(&mut self.calls_fail, calls_fail) && !calls_fail {
+            self.settle_all(self.now());
+        }
+    }
+
+    fn settle_all(&mut self, now: Now) {
+        let ids: Vec<EntryId> = self.slots.keys().cloned().collect();
+        for id in ids {
+            self.settle(&id, now);
         }
     }
 
@@ -200,7 +226,7 @@ impl Worker {
     }
 
     fn view_changed(&mut self) {
-        self.view = Arc::clone(&self.views.borrow_and_update());
+        self.view = Arc::clone(&self.server.views.borrow_and_update());
         let now = self.now();
         let new_bundle = self.view.own() != &self.own;
         if new_bundle {
@@ -239,7 +265,8 @@ impl Worker {
             self.queue.place(id, Place::default());
             return;
         };
-        let plan = slot.settle(now, self.settings.linger);
+        let replaceable = *self.server.connected.borrow() && !self.calls_fail;
+        let plan = slot.settle(now, self.settings.linger, replaceable);
         let holds = slot.holds() && plan != Plan::Drop;
         match (slot.counted, holds) {
             (false, true) => self.metrics.held.inc(),
@@ -299,7 +326,7 @@ impl Worker {
             self.next_flight += 1;
             self.metrics.in_flight.inc_by(boarded.len() as i64);
             debug!(count = boarded.len(), "asking for X509-SVIDs");
-            let (issuer, limit) = (Arc::clone(&self.issuer), self.settings.call_timeout);
+            let (issuer, limit) = (Arc::clone(&self.server.issuer), self.settings.call_timeout);
             self.calls.push(Box::pin(async move {
                 // A panic in the call must not take the keys of everybody with it.
                 let call = AssertUnwindSafe(async { issuer.issue(requests).await }).catch_unwind();
@@ -333,6 +360,8 @@ impl Worker {
         self.metrics.in_flight.dec_by(boarded.len() as i64);
         match result {
             Ok(answers) => {
+                let told = |answer: &IssueAnswer| answer.as_ref().map_or_else(failure_of, |_| Failure::Denied);
+                self.set_calls_fail(answers.iter().all(|answer| told(answer) == Failure::ServerAway));
                 for (boarded, answer) in boarded.into_iter().zip(answers) {
                     let id = boarded.entry.id.clone();
                     if self.slots.get(&id).is_some_and(|slot| slot.flight == Some(flight)) {
@@ -342,6 +371,7 @@ impl Worker {
                 }
             }
             Err(error) => {
+                self.set_calls_fail(true);
                 let (mut waiting, mut soonest_end) = (0, None);
                 for boarded in boarded {
                     let id = boarded.entry.id.clone();
@@ -365,16 +395,7 @@ impl Worker {
             return;
         };
         let failure = match answer {
-            Err(refusal) => {
-                let failure = match refusal.kind {
-                    ErrorKind::PermissionDenied
-                    | ErrorKind::NotFound
-                    | ErrorKind::InvalidArgument
-                    | ErrorKind::FailedPrecondition => Failure::Denied,
-                    _ => Failure::ServerAway,
-                };
-                (failure, Chain(&refusal).to_string())
-            }
+            Err(refusal) => (failure_of(&refusal), Chain(&refusal).to_string()),
             Ok(chain) => match check(&self.authorities, &chain, entry.clone(), key, now) {
                 Ok(material) => {
                     let tainted = self.authorities.standing(material.authority()) == Standing::Tainted;
@@ -397,6 +418,17 @@ impl Worker {
     }
 }
 
+/// What a refusal means: the server's decision, or that it was not able to make one.
+fn failure_of(refusal: &IssueRefusal) -> Failure {
+    match refusal.kind {
+        ErrorKind::PermissionDenied
+        | ErrorKind::NotFound
+        | ErrorKind::InvalidArgument
+        | ErrorKind::FailedPrecondition => Failure::Denied,
+        _ => Failure::ServerAway,
+    }
+}
+
 fn check(
     authorities: &Authorities,
     chain: &[CertificateDer<'static>],
@@ -408,7 +440,8 @@ fn check(
     // `not_after` is the last valid second; an entry's end is the first invalid one.
     let after = svid.not_after().plus(std::time::Duration::from_secs(1));
     let valid_until = entry.spec.expires_at.into_iter().chain([after]).min().unwrap_or(after);
-    let deadline = now.deadline(valid_until);
+    // Where our clock is behind the server's, what is left by it is more than the server gave.
+    let deadline = now.mono + valid_until.since(svid.not_before().max(now.timestamp()));
     Ok(X509Material {
         svid,
         key_der: key.private_key_der,
