@@ -16,6 +16,7 @@ pub mod api;
 pub mod assemble;
 pub mod attest;
 pub mod config;
+mod quiet;
 pub mod svids;
 pub mod sync;
 pub mod view;

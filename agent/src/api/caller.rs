@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A process that is not any more who connected (another program, other users or groups) is over for good: it has to
-//! connect again. Attestation can be costly (it may hash a program), so only so many run at a time, and only so many
-//! wait; beyond that callers are told to come again (WEP-25).
+//! connect again. Attestation can be costly (it may hash a program), so only so many run at a time, a quarter of them
+//! for one user, and only so many of a user wait; beyond that callers are told to come again (WEP-25). Whoever makes its
+//! own attestations slow waits behind itself.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,15 +20,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mayfly_model::Selector;
 use mayfly_runtime::{CancellationToken, Chain, TaskSet};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{ApiMetrics, ApiSettings};
 use crate::attest::{AttestError, Attestors, PeerError, PeerProcess};
+use crate::quiet::Quiet;
 
 /// How long a look at whether a process is the same counts.
 const SEEN: Duration = Duration::from_millis(10);
+/// Selectors shown in one line of the log; a process may have thousands.
+const SHOWN: usize = 40;
 
 /// The selectors of a process.
 pub(super) type SelectorSet = Arc<BTreeSet<Selector>>;
@@ -79,6 +83,7 @@ pub(super) enum CallerError {
 pub(super) struct Caller {
     process: Box<dyn Process>,
     callers: Arc<Callers>,
+    user: Arc<User>,
     standing: watch::Sender<Standing>,
     attested_at: Mutex<Option<Instant>>,
     seen_at: Mutex<Option<Instant>>,
@@ -92,9 +97,18 @@ pub(super) struct Callers {
     settings: ApiSettings,
     metrics: ApiMetrics,
     slots: Semaphore,
-    waiting: AtomicUsize,
     all: Mutex<Vec<Weak<Caller>>>,
-    streams_of_uid: Mutex<HashMap<u32, usize>>,
+    users: Mutex<HashMap<u32, Weak<User>>>,
+    without_entry: Quiet,
+    not_attested: Quiet,
+}
+
+/// What the callers of one user share.
+struct User {
+    /// Its part of the attestations at a time.
+    share: Semaphore,
+    waiting: AtomicUsize,
+    streams: AtomicUsize,
 }
 
 /// One open stream of a caller, until dropped.
@@ -102,8 +116,11 @@ pub(super) struct StreamSlot {
     caller: Arc<Caller>,
 }
 
-/// One attestation that waits for a slot, until dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+/// One attestation that waits for its turn, until dropped.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
 
 // === impl LocalProcess ===
 
@@ -185,7 +202,7 @@ impl Caller {
         {
             return Ok(Arc::clone(selectors));
         }
-        let _slot = self.callers.slot().await?;
+        let _slot = self.callers.slot(&self.user).await?;
         let begun = Instant::now();
         let result = self.process.attest().await;
         self.callers
@@ -221,13 +238,31 @@ impl Caller {
             self.standing.send_replace(Standing::Over);
             return CallerError::Over;
         }
-        warn!(peer_pid = pid, error = %Chain(&error), "caller could not be attested");
+        self.callers.not_attested.about(pid, self.uid(), |left_out| {
+            warn!(peer_pid = pid, error = %Chain(&error), left_out, "caller could not be attested");
+        });
         self.standing.send_replace(Standing::Unclear);
         CallerError::Attest(error)
     }
 
     fn attested_at(&self) -> Option<Instant> {
         *lock(&self.attested_at)
+    }
+
+    /// Writes down that no entry matches it, for whoever looks for the reason.
+    pub(super) fn log_without_entry(&self, selectors: &SelectorSet) {
+        let (peer_pid, peer_uid, count) = (self.pid(), self.uid(), selectors.len());
+        self.callers.without_entry.about(peer_pid, peer_uid, |left_out| {
+            let selectors: Vec<String> = selectors.iter().take(SHOWN).map(Selector::to_string).collect();
+            info!(
+                peer_pid,
+                peer_uid,
+                count,
+                ?selectors,
+                left_out,
+                "no entry matches the caller"
+            );
+        });
     }
 }
 
@@ -239,15 +274,17 @@ impl Callers {
             slots: Semaphore::new(settings.attestations_at_a_time.max(1)),
             settings,
             metrics,
-            waiting: AtomicUsize::new(0),
             all: Mutex::default(),
-            streams_of_uid: Mutex::default(),
+            users: Mutex::default(),
+            without_entry: Quiet::default(),
+            not_attested: Quiet::default(),
         })
     }
 
     /// A caller on a new connection.
     pub(super) fn admit(self: &Arc<Self>, process: Box<dyn Process>) -> Arc<Caller> {
         let caller = Arc::new(Caller {
+            user: self.user(process.uid()),
             process,
             callers: Arc::clone(self),
             standing: watch::Sender::new(Standing::Unknown),
@@ -260,30 +297,46 @@ impl Callers {
         caller
     }
 
+    fn user(&self, uid: u32) -> Arc<User> {
+        let mut users = lock(&self.users);
+        if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
+            return user;
+        }
+        let user = Arc::new(User {
+            share: Semaphore::new(self.settings.attestations_at_a_time.div_ceil(4).max(1)),
+            waiting: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+        });
+        users.insert(uid, Arc::downgrade(&user));
+        user
+    }
+
     /// Counts one more stream; `None` if the user has as many as it may.
     pub(super) fn open_stream(&self, caller: &Arc<Caller>) -> Option<StreamSlot> {
-        let mut streams = lock(&self.streams_of_uid);
-        let count = streams.entry(caller.uid()).or_insert(0);
-        if *count >= self.settings.streams_per_uid {
-            return None;
-        }
-        *count += 1;
+        let one_more = |count| (count < self.settings.streams_per_uid).then_some(count + 1);
+        let streams = &caller.user.streams;
+        streams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
         caller.streams.fetch_add(1, Ordering::Relaxed);
         Some(StreamSlot {
             caller: Arc::clone(caller),
         })
     }
 
-    async fn slot(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallerError> {
-        if let Ok(slot) = self.slots.try_acquire() {
-            return Ok(slot);
+    /// Waits for the turn of one of the user's callers.
+    async fn slot<'a>(&'a self, user: &'a User) -> Result<[SemaphorePermit<'a>; 2], CallerError> {
+        if let (Ok(share), Ok(slot)) = (user.share.try_acquire(), self.slots.try_acquire()) {
+            return Ok([share, slot]);
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.settings.attestations_waiting {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let waiting = Waiting::one_more(&user.waiting);
+        if waiting.before >= self.settings.attestations_waiting {
             return Err(CallerError::Busy);
         }
-        let _waiting = Waiting(&self.waiting);
-        self.slots.acquire().await.map_err(|_| CallerError::Busy)
+        // Never closed, so always granted. In this order, so that a user without a share takes no slot.
+        let share = user.share.acquire().await.map_err(|_| CallerError::Busy)?;
+        let slot = self.slots.acquire().await.map_err(|_| CallerError::Busy)?;
+        Ok([share, slot])
     }
 
     /// Looks after all callers that have streams, until `stop`.
@@ -320,6 +373,8 @@ impl Callers {
     }
 
     fn with_streams(&self) -> Vec<Arc<Caller>> {
+        // Users that left must not stay in the map for ever.
+        lock(&self.users).retain(|_, user| user.strong_count() > 0);
         let mut found = vec![];
         lock(&self.all).retain(|caller| match caller.upgrade() {
             Some(caller) => {
@@ -337,20 +392,22 @@ impl Callers {
 impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.caller.streams.fetch_sub(1, Ordering::Relaxed);
-        let mut streams = lock(&self.caller.callers.streams_of_uid);
-        if let Some(count) = streams.get_mut(&self.caller.uid()) {
-            *count -= 1;
-            // Users that left must not stay in the map for ever.
-            if *count == 0 {
-                streams.remove(&self.caller.uid());
-            }
+        self.caller.user.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Self {
+        Self {
+            count,
+            before: count.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

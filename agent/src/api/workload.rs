@@ -73,8 +73,13 @@ impl WorkloadApi {
 
     /// With the check of the security header in front of every RPC, known or not.
     pub(super) fn into_service(self) -> InterceptedService<SpiffeWorkloadApiServer<Self>, HeaderCheck> {
-        let check = HeaderCheck { metrics: self.sources.metrics.clone() };
-        InterceptedService::new(SpiffeWorkloadApiServer::new(self).max_decoding_message_size(MAX_REQUEST), check)
+        let check = HeaderCheck {
+            metrics: self.sources.metrics.clone(),
+        };
+        InterceptedService::new(
+            SpiffeWorkloadApiServer::new(self).max_decoding_message_size(MAX_REQUEST),
+            check,
+        )
     }
 
     fn open<T, C: Content>(&self, request: &Request<T>) -> Result<Stream<C::Response>, Status> {

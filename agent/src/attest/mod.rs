@@ -32,6 +32,8 @@ use mayfly_runtime::{Chain, config::Section};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::quiet::Quiet;
+
 pub use peer::{PeerError, PeerProcess};
 
 /// How long one attestor may take before its selectors are done without.
@@ -78,6 +80,12 @@ pub enum AttestError {
         /// Why.
         source: SelectorError,
     },
+    /// The machine is too busy, or the program too large.
+    #[error("the program could not be hashed within {limit:?}: lower `workload_size_limit` if it is too large")]
+    TooSlow {
+        /// What was allowed.
+        limit: Duration,
+    },
     /// A thread that did the work is gone.
     #[error("the attestor's thread failed")]
     Thread,
@@ -97,7 +105,7 @@ impl AttestError {
             Self::Peer { source } => source.kind(),
             Self::TooManyGroups { .. } => ErrorKind::ResourceExhausted,
             Self::Selector { .. } | Self::Thread => ErrorKind::Internal,
-            Self::AllFailed { .. } => ErrorKind::Unavailable,
+            Self::AllFailed { .. } | Self::TooSlow { .. } => ErrorKind::Unavailable,
         }
     }
 }
@@ -135,6 +143,7 @@ pub const BUILTINS: &[Builtin] = &[Builtin {
 /// The attestors in use.
 pub struct Attestors {
     attestors: Vec<Box<dyn WorkloadAttestor>>,
+    quiet: Quiet,
 }
 
 impl Attestors {
@@ -156,7 +165,10 @@ impl Attestors {
     /// These.
     #[must_use]
     pub fn new(attestors: Vec<Box<dyn WorkloadAttestor>>) -> Self {
-        Self { attestors }
+        Self {
+            attestors,
+            quiet: Quiet::default(),
+        }
     }
 
     /// Their names.
@@ -173,7 +185,7 @@ impl Attestors {
     /// Cancel safe.
     pub async fn attest(&self, peer: &PeerProcess) -> Result<BTreeSet<Selector>, AttestError> {
         let attest = async |attestor: &dyn WorkloadAttestor| {
-            let name = attestor.name();
+            let (name, pid) = (attestor.name(), peer.pid());
             match timeout(TIME_LIMIT, attestor.attest(peer)).await {
                 Ok(Ok(mut selectors)) => {
                     let count = selectors.len();
@@ -190,14 +202,15 @@ impl Attestors {
                 Ok(Err(AttestError::Peer {
                     source: error @ (PeerError::Exited { .. } | PeerError::Changed { .. }),
                 })) => {
-                    debug!(attestor = name, peer_pid = peer.pid(), error = %Chain(&error), "process left attestation");
+                    debug!(attestor = name, peer_pid = pid, error = %Chain(&error), "process left attestation");
                 }
-                Ok(Err(error)) => {
-                    warn!(attestor = name, peer_pid = peer.pid(), error = %Chain(&error), "workload attestor failed");
-                }
-                Err(_) => {
-                    warn!(attestor = name, peer_pid = peer.pid(), limit = ?TIME_LIMIT, "workload attestor timed out")
-                }
+                Ok(Err(error)) => self.quiet.about(pid, peer.uid(), |left_out| {
+                    let error = Chain(&error);
+                    warn!(attestor = name, peer_pid = pid, %error, left_out, "workload attestor failed");
+                }),
+                Err(_) => self.quiet.about(pid, peer.uid(), |left_out| {
+                    warn!(attestor = name, peer_pid = pid, limit = ?TIME_LIMIT, left_out, "workload attestor timed out");
+                }),
             }
             None
         };

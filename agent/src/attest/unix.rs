@@ -18,7 +18,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fs::File, os::fd::AsFd, time::Duration};
+use std::{collections::BTreeSet, fs::File, os::fd::AsFd};
 
 use async_trait::async_trait;
 use mayfly_model::Selector;
@@ -26,7 +26,8 @@ use mayfly_runtime::{Chain, config::Section};
 use rustix::fs::{AtFlags, CWD, fstat, statat};
 use tracing::debug;
 
-use self::{digest::Digests, names::Names};
+use self::digest::{DigestError, Digests};
+use self::names::Names;
 use super::{AttestError, PeerError, PeerProcess, WorkloadAttestor, proc_text::Status};
 
 /// Selector type and section name.
@@ -35,8 +36,6 @@ pub const NAME: &str = "unix";
 /// More supplementary groups than this are not looked at: each costs a look-up of its name, and in a user namespace
 /// anyone may have 65,536.
 const MAX_GROUPS: usize = 1024;
-/// How long hashing may take before it is done without.
-const HASH_TIME: Duration = Duration::from_secs(5);
 const DEFAULT_SIZE_LIMIT: i64 = 512 << 20;
 
 /// What is written in the section, by SPIRE's names.
@@ -96,20 +95,23 @@ impl UnixAttestor {
     }
 
     /// The SHA-256 of the program in hex. `None` if it is not to be hashed or could not be.
-    async fn digest(&self, peer: &PeerProcess, program: File) -> Option<String> {
-        let limit = match self.settings.workload_size_limit {
-            0 => u64::MAX,
-            limit => u64::try_from(limit).ok()?,
+    ///
+    /// # Errors
+    /// There was no time. To leave the selector out would take identities away because the machine is busy.
+    async fn digest(&self, peer: &PeerProcess, program: File) -> Result<Option<String>, AttestError> {
+        let limit = match u64::try_from(self.settings.workload_size_limit) {
+            Ok(0) => u64::MAX,
+            Ok(limit) => limit,
+            Err(_) => return Ok(None),
         };
-        match tokio::time::timeout(HASH_TIME, self.digests.of(program, limit)).await {
-            Ok(Ok(digest)) => Some(hex::encode(digest)),
-            Ok(Err(error)) => {
+        match self.digests.of(program, limit).await {
+            Ok(digest) => Ok(Some(hex::encode(digest))),
+            Err(DigestError::TooSlow) => Err(AttestError::TooSlow {
+                limit: digest::TIME_LIMIT,
+            }),
+            Err(error) => {
                 debug!(peer_pid = peer.pid(), error = %Chain(&error), "program not hashed");
-                None
-            }
-            Err(_) => {
-                debug!(peer_pid = peer.pid(), limit = ?HASH_TIME, "program not hashed in time");
-                None
+                Ok(None)
             }
         }
     }
@@ -148,7 +150,7 @@ impl WorkloadAttestor for UnixAttestor {
             if let Some(path) = path {
                 add("path", &path)?;
             }
-            if let Some(digest) = self.digest(peer, file).await {
+            if let Some(digest) = self.digest(peer, file).await? {
                 add("sha256", &digest)?;
             }
         }

@@ -22,7 +22,7 @@ use mayfly_svid::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use super::content::{Choice, Content, Fingerprint, Item, Nothing};
 use crate::api::caller::{Caller, CallerError, SelectorSet, Standing, StreamSlot};
@@ -231,8 +231,7 @@ impl Feed {
         if !view.synced() {
             return Err(End(Refusal::NotSynced));
         }
-        let (peer_pid, peer_uid) = (self.caller.pid(), self.caller.uid());
-        info!(peer_pid, peer_uid, ?selectors, "no entry matches the caller");
+        self.caller.log_without_entry(selectors);
         Err(End(Refusal::NoIdentity))
     }
 

@@ -31,6 +31,8 @@ struct FakeProcess(Arc<Nature>);
 
 #[derive(Default)]
 struct Nature {
+    /// Added to 1000.
+    user: u32,
     selectors: Mutex<BTreeSet<Selector>>,
     changed: Mutex<bool>,
     ended: CancellationToken,
@@ -45,7 +47,7 @@ impl Process for FakeProcess {
     }
 
     fn uid(&self) -> u32 {
-        1000
+        1000 + self.0.user
     }
 
     fn ensure_unchanged(&self) -> Result<(), PeerError> {
@@ -665,6 +667,29 @@ async fn streams_of_one_user_and_attestations_have_a_bound() {
     let (a, b, c) = tokio::join!(other(), other(), other());
     assert!(a.is_ok() && b.is_ok());
     assert_eq!(c.unwrap_err(), "too many callers are being attested");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_whose_attestations_are_slow_keeps_no_other_user_waiting() {
+    let scene = Scene::with(vec![entry("a", &["s:1"])]);
+    *scene.process.0.attestation_takes.lock().unwrap() = Duration::from_secs(5);
+    let attest = |process: &FakeProcess| {
+        let caller = scene.api.callers.admit(Box::new(process.clone()));
+        async move { caller.attest(Duration::ZERO).await.map(|_| Instant::now()) }
+    };
+    let start = Instant::now();
+    let slow = futures_util::future::join_all((0..256).map(|_| attest(&scene.process)));
+    let other = FakeProcess(Arc::new(Nature {
+        user: 1,
+        ..Nature::default()
+    }));
+    let other = async {
+        sleep(Duration::from_secs(1)).await;
+        attest(&other).await
+    };
+    let (slow, other) = tokio::join!(slow, other);
+    assert!(other.unwrap() - start < Duration::from_millis(1100));
+    assert!(slow.iter().all(Result::is_ok));
 }
 
 // IOP-19

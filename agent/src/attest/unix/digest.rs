@@ -9,12 +9,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
 use mayfly_runtime::{Clock, SystemClock};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
+/// How long hashing may take, not counting the wait for a thread: that is no fault of the program.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// More digests are not kept.
 const CAPACITY: usize = 1024;
 /// Files hashed at a time. One that hangs (a dead network file system) keeps its thread, and no more than these.
@@ -38,6 +41,8 @@ pub(super) enum DigestError {
     Changed,
     #[error("hashing was given up")]
     GivenUp,
+    #[error("hashing took longer than {TIME_LIMIT:?}")]
+    TooSlow,
 }
 
 /// One content of one file.
@@ -125,7 +130,8 @@ impl Digests {
             }
             Ok(digest)
         });
-        let digest = hashing.await.map_err(|_| DigestError::GivenUp)??;
+        let hashed = timeout(TIME_LIMIT, hashing).await.map_err(|_| DigestError::TooSlow)?;
+        let digest = hashed.map_err(|_| DigestError::GivenUp)??;
         if content.is_settled() {
             self.keep(content, digest);
         }

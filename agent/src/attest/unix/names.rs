@@ -18,6 +18,9 @@ use crate::attest::AttestError;
 /// How long a name is believed. A look-up may ask another machine (LDAP), so not each attestation makes one; and a
 /// name that was taken away must not live on.
 const BELIEVED: Duration = Duration::from_secs(60);
+/// How long it is gone on with where nothing can be found out: a directory that is away for a moment must not take
+/// identities away.
+const REMEMBERED: Duration = Duration::from_secs(600);
 /// More are not kept.
 const CAPACITY: usize = 4096;
 /// Look-ups at a time. One that hangs keeps its thread, and so many threads are what that may cost.
@@ -67,13 +70,17 @@ impl Names {
             .collect();
         let now = Instant::now();
         let mut found = Found::default();
-        let mut unknown = Vec::new();
+        let (mut unknown, mut remembered) = (Vec::new(), Vec::new());
         {
             let known = locked(&self.known);
             for id in ids {
                 match known.get(&id) {
                     Some((since, name)) if now.duration_since(*since) < BELIEVED => found.add(id, name.clone()),
-                    _ => unknown.push(id),
+                    known => {
+                        unknown.push(id);
+                        let usable = known.filter(|(since, _)| now.duration_since(*since) < REMEMBERED);
+                        remembered.extend(usable.map(|(_, name)| (id, name.clone())));
+                    }
                 }
             }
         }
@@ -95,10 +102,10 @@ impl Names {
             });
             look_up.await.map_err(|_| AttestError::Thread)
         };
-        if let Ok(names) = timeout(PATIENCE, look_up).await {
-            for (id, name) in names? {
-                found.add(id, name);
-            }
+        let names = timeout(PATIENCE, look_up).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+        // In this order, so that what was found out now replaces what is remembered.
+        for (id, name) in remembered.into_iter().chain(names) {
+            found.add(id, name);
         }
         Ok(found)
     }
@@ -109,7 +116,7 @@ impl Found {
         match (id, name) {
             (Id::User(_), name) => self.user = name,
             (Id::Group(gid), Some(name)) => drop(self.groups.insert(gid, name)),
-            (Id::Group(_), None) => {}
+            (Id::Group(gid), None) => drop(self.groups.remove(&gid)),
         }
     }
 }
@@ -144,6 +151,19 @@ mod tests {
         assert_eq!(names.of(0, vec![]).await.unwrap().user.as_deref(), Some("other"));
         tokio::time::advance(BELIEVED).await;
         assert_eq!(names.of(0, vec![]).await.unwrap().user.as_deref(), Some("root"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_hangs_takes_no_name_away_for_ten_minutes() {
+        let names = Names::default();
+        names.of(0, vec![0]).await.unwrap();
+        let _hanging = names.threads.acquire_many(THREADS as u32).await.unwrap();
+        tokio::time::advance(BELIEVED).await;
+        let found = names.of(0, vec![0, 1]).await.unwrap();
+        assert_eq!(found.user.as_deref(), Some("root"));
+        assert_eq!(found.groups, HashMap::from([(0, "root".to_owned())]));
+        tokio::time::advance(REMEMBERED).await;
+        assert_eq!(names.of(0, vec![]).await.unwrap().user, None);
     }
 
     #[tokio::test]
