@@ -51,13 +51,13 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         settings.svids,
         issuer,
         views.subscribe(),
+        link.connected(),
         Arc::clone(&clock),
         svid_metrics,
     );
 
     let sync_metrics = SyncMetrics::default();
     sync_metrics.register(&mut registry);
-    let waiting = svids.clone();
     let keeper = Keeper::new(KeeperParts {
         trust_domain: settings.trust_domain,
         server: settings.server,
@@ -68,9 +68,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         channel: channel_settings(),
         views: Arc::clone(&views),
         link,
-        attested: readiness.block("attestation"),
-        synced: readiness.block("first sync with the server"),
-        on_connected: Box::new(move || waiting.retry_now()),
+        readiness: readiness.clone(),
         metrics: sync_metrics,
     })?;
 

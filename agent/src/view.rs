@@ -22,6 +22,7 @@ use tokio::sync::watch;
 pub struct View {
     revision: u64,
     synced: bool,
+    shut_out: bool,
     entries: HashTrieMapSync<EntryId, Placed>,
     by_selector: HashTrieMapSync<Selector, HashTrieMapSync<EntryId, Arc<Entry>>>,
     prefetch: HashTrieSetSync<EntryId>,
@@ -46,6 +47,8 @@ pub struct ViewUpdate {
     pub snapshot: bool,
     /// From here on the picture is what the server says. Once true it stays true for the life of the process.
     pub synced: bool,
+    /// The server does not want this agent any more. Holds until the next update.
+    pub shut_out: bool,
     /// New and changed entries.
     pub puts: Vec<Entry>,
     /// Entries that are gone. Removed before `puts` are added.
@@ -72,6 +75,7 @@ impl View {
         Self {
             revision: 0,
             synced: false,
+            shut_out: false,
             entries: HashTrieMapSync::default(),
             by_selector: HashTrieMapSync::default(),
             prefetch: HashTrieSetSync::default(),
@@ -88,6 +92,11 @@ impl View {
     /// Whether the server was heard in full since the process started. Until then "no entry" means nothing.
     pub fn synced(&self) -> bool {
         self.synced
+    }
+
+    /// Whether processes can be served: the server was heard, and has not shut this agent out since.
+    pub fn is_serving(&self) -> bool {
+        self.synced && !self.shut_out
     }
 
     /// The own trust domain's bundle.
@@ -201,15 +210,17 @@ impl View {
             revision,
             snapshot,
             synced,
+            shut_out,
             puts,
             mut removes,
             own,
             federated_puts,
             mut federated_removes,
         } = update;
-        let mut changed = synced && !self.synced;
+        let mut changed = synced && !self.synced || shut_out != self.shut_out;
         self.revision = revision;
         self.synced |= synced;
+        self.shut_out = shut_out;
         if snapshot {
             // Compared with what is there, so that unchanged entries stay the same values and wake nobody.
             let named: std::collections::HashSet<&EntryId> = puts.iter().map(|entry| &entry.id).collect();

@@ -60,9 +60,9 @@ pub struct ApiSettings {
     pub reattest_interval: Duration,
     /// How often it is looked at whether callers with streams are still who connected.
     pub sweep_interval: Duration,
-    /// Attestations at a time, of all callers.
+    /// Attestations at a time, of all callers; a quarter of them, rounded up, for one user.
     pub attestations_at_a_time: usize,
-    /// Attestations that may wait for their turn.
+    /// Attestations of one user that may wait for their turn.
     pub attestations_waiting: usize,
     /// Streams of one user at a time, root included.
     pub streams_per_uid: usize,
@@ -204,21 +204,31 @@ fn add_reflection(routes: Routes) -> Routes {
     }
 }
 
-/// Serving as soon as the server was heard, not serving any more from `stop` on.
+/// Serving as long as processes can be served, not serving any more from `stop` on.
 async fn report_health(reporter: HealthReporter, mut views: watch::Receiver<Arc<View>>, stop: CancellationToken) {
     let report = async |status| {
         for service in ["", pb::SERVICE_NAME] {
             reporter.set_service_status(service, status).await;
         }
     };
-    report(ServingStatus::NotServing).await;
+    let follow = async {
+        loop {
+            let serving = views.borrow_and_update().is_serving();
+            report(if serving {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            })
+            .await;
+            if views.wait_for(|view| view.is_serving() != serving).await.is_err() {
+                return;
+            }
+        }
+    };
     tokio::select! {
-        () = stop.cancelled() => return,
-        synced = views.wait_for(|view| view.synced()) => if synced.is_err() { return },
+        () = stop.cancelled() => report(ServingStatus::NotServing).await,
+        () = follow => {}
     }
-    report(ServingStatus::Serving).await;
-    stop.cancelled().await;
-    report(ServingStatus::NotServing).await;
 }
 
 // === impl Gate ===

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mayfly_proto::status::Reason;
 use mayfly_runtime::client::{ChannelSettings, HostPort};
-use mayfly_runtime::{Backoff, BackoffPolicy, BlockReady, CancellationToken, Chain, Clock};
+use mayfly_runtime::{Backoff, BackoffPolicy, BlockReady, CancellationToken, Chain, Clock, Readiness};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -46,6 +46,10 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// How long the way to the server may take while the old connection still works.
 const HANDOVER: Duration = Duration::from_secs(10);
 
+/// What readiness waits for, in the words of `/ready`.
+pub(super) const ATTESTATION: &str = "attestation";
+pub(super) const FIRST_SYNC: &str = "first sync with the server";
+
 /// What the keeper is made of.
 pub struct KeeperParts {
     /// The trust domain of the server and of this agent.
@@ -66,12 +70,8 @@ pub struct KeeperParts {
     pub views: Arc<ViewPublisher>,
     /// Where the way to the server is published.
     pub link: Arc<Link>,
-    /// Dropped when the agent has an SVID.
-    pub attested: BlockReady,
-    /// Dropped when the server was heard in full.
-    pub synced: BlockReady,
-    /// Called whenever the server can be reached (again). Must not block.
-    pub on_connected: Box<dyn Fn() + Send + Sync>,
+    /// Blocked while the agent is not attested, and until it has heard the server in full.
+    pub readiness: Readiness,
     /// Counters.
     pub metrics: SyncMetrics,
 }
@@ -112,9 +112,9 @@ pub struct Keeper {
     follower: Option<Follower>,
     /// The follower uses the identity before the present one, as the new connection could not be made.
     outdated: bool,
+    readiness: Readiness,
     attested: Option<BlockReady>,
     synced: Option<BlockReady>,
-    on_connected: Box<dyn Fn() + Send + Sync>,
     metrics: SyncMetrics,
     backoff: Backoff,
     /// Before this there is no further attempt to follow the server.
@@ -166,9 +166,9 @@ impl Keeper {
             link: parts.link,
             follower: None,
             outdated: false,
-            attested: Some(parts.attested),
-            synced: Some(parts.synced),
-            on_connected: parts.on_connected,
+            attested: Some(parts.readiness.block(ATTESTATION)),
+            synced: Some(parts.readiness.block(FIRST_SYNC)),
+            readiness: parts.readiness,
             metrics: parts.metrics,
             backoff: CONNECT.start(),
             not_before: Instant::now(),
@@ -188,11 +188,11 @@ impl Keeper {
 
     async fn live(&mut self) -> Infallible {
         self.establish_trust().await;
-        let mut identity = self.kept.take();
+        let mut kept = self.kept.take();
         loop {
             let now = Timestamp::from(self.joining.connector.clock().now());
-            let current = match identity.take() {
-                Some(kept) if !kept.is_expired(now) => kept,
+            let (identity, is_kept) = match kept.take() {
+                Some(kept) if !kept.is_expired(now) => (kept, true),
                 Some(kept) => {
                     warn!(not_after = %kept.svid().not_after(), "the agent's own SVID has expired, attesting anew");
                     self.join().await
@@ -200,11 +200,11 @@ impl Keeper {
                 None => self.join().await,
             };
             self.attested = None;
-            let id = current.svid().spiffe_id().clone();
-            let lost = self.serve(current).await;
+            let id = identity.svid().spiffe_id().clone();
+            let lost = self.serve(identity, is_kept).await;
             self.link.set(None);
             self.follower = None;
-            self.metrics.connected.set(0);
+            self.set_connected(false);
             self.lost(&id, lost);
         }
     }
@@ -226,8 +226,8 @@ impl Keeper {
         }
     }
 
-    /// Attests until it is done.
-    async fn join(&mut self) -> Arc<Identity> {
+    /// Attests until it is done; says whether the identity is kept on disk.
+    async fn join(&mut self) -> (Arc<Identity>, bool) {
         let joining = Arc::clone(&self.joining);
         let (mut backoff, mut refused) = (CONNECT.start(), REFUSED.start());
         loop {
@@ -236,8 +236,8 @@ impl Keeper {
                 Ok(identity) => {
                     let svid = identity.svid();
                     info!(agent_id = %svid.spiffe_id(), not_after = %svid.not_after(), "agent attested");
-                    self.keep(&identity);
-                    return identity;
+                    let is_kept = joining.keep(&identity);
+                    return (identity, is_kept);
                 }
                 Err(error) => error,
             };
@@ -268,16 +268,8 @@ impl Keeper {
         }
     }
 
-    fn keep(&self, identity: &Identity) {
-        self.metrics.own_svid_not_after.set(identity.svid().not_after().unix());
-        if let Err(error) = identity::save(&self.joining.data_dir, identity) {
-            error!(error = %Chain(&error), "the agent's identity is used but cannot be kept for the next start");
-        }
-    }
-
     /// Follows the server and renews, as long as the agent has an identity.
-    async fn serve(&mut self, mut identity: Arc<Identity>) -> Lost {
-        self.metrics.own_svid_not_after.set(identity.svid().not_after().unix());
+    async fn serve(&mut self, mut identity: Arc<Identity>, mut is_kept: bool) -> Lost {
         let mut channel = match self.joining.connector.identified(&identity) {
             Ok(channel) => channel,
             Err(error) => {
@@ -287,7 +279,13 @@ impl Keeper {
         };
         self.link.set(Some(channel.clone()));
         loop {
-            let renewal = renewed(Arc::clone(&self.joining), Arc::clone(&identity), channel.clone());
+            self.metrics.own_svid_not_after.set(identity.svid().not_after().unix());
+            let renewal = renewed(
+                Arc::clone(&self.joining),
+                Arc::clone(&identity),
+                is_kept,
+                channel.clone(),
+            );
             let next = tokio::select! {
                 next = renewal => next,
                 lost = self.follow(&channel) => return lost,
@@ -296,7 +294,7 @@ impl Keeper {
                 Ok(next) => next,
                 Err(lost) => return lost,
             };
-            self.keep(&next);
+            is_kept = self.joining.keep(&next);
             match self.joining.connector.identified(&next) {
                 Ok(next) => channel = next,
                 Err(error) => error!(error = %Chain(&error), "the renewed SVID cannot be used"),
@@ -341,7 +339,7 @@ impl Keeper {
                 .take()
                 .is_some_and(|follower| follower.since().elapsed() >= GOOD_AFTER);
             let outdated = std::mem::take(&mut self.outdated);
-            self.metrics.connected.set(0);
+            self.set_connected(false);
             if good {
                 self.backoff.reset();
             }
@@ -381,8 +379,7 @@ impl Keeper {
                 .map_err(Break::Failed)?;
             info!(server = %self.joining.connector.server(), mode = follower.mode(), "connected to the server");
             self.follower = Some(follower);
-            self.metrics.connected.set(1);
-            (self.on_connected)();
+            self.set_connected(true);
         }
         loop {
             let Some(follower) = &mut self.follower else {
@@ -396,6 +393,11 @@ impl Keeper {
                 self.applied(applied);
             }
         }
+    }
+
+    fn set_connected(&self, connected: bool) {
+        self.metrics.connected.set(i64::from(connected));
+        self.link.set_connected(connected);
     }
 
     fn applied(&mut self, applied: Applied) {
@@ -429,6 +431,7 @@ impl Keeper {
     /// The server's word, or the end of the SVID, put into effect.
     fn lost(&mut self, id: &SpiffeId, lost: Lost) {
         self.not_before = Instant::now();
+        self.attested = Some(self.readiness.block(ATTESTATION));
         let withdrawn = match lost {
             Lost::Refused(Reason::AgentBanned) => {
                 error!(agent_id = %id, hint = BANNED_HINT, "the server has banned this agent: all identities withdrawn");
@@ -448,8 +451,8 @@ impl Keeper {
             }
         };
         if withdrawn {
-            // In step with the server: it said that there is nothing.
-            self.holdings.withdraw(true);
+            self.synced = Some(self.readiness.block(FIRST_SYNC));
+            self.holdings.withdraw();
             if let Err(error) = identity::forget(&self.joining.data_dir) {
                 error!(error = %Chain(&error), "the agent's identity on disk cannot be deleted");
             }

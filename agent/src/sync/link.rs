@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use mayfly_proto::status::Reason;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 
 use super::call::CallError;
@@ -13,6 +13,7 @@ use super::call::CallError;
 #[derive(Debug, Default)]
 pub struct Link {
     channel: ArcSwapOption<Channel>,
+    connected: watch::Sender<bool>,
     doubt: Notify,
     poll_soon: Arc<Notify>,
 }
@@ -30,6 +31,16 @@ impl Link {
 
     pub(super) fn set(&self, channel: Option<Channel>) {
         self.channel.store(channel.map(Arc::new));
+    }
+
+    /// Whether the server is being followed; each time that this becomes true it has just been reached (again).
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        self.connected
+            .send_if_modified(|before| std::mem::replace(before, connected) != connected);
     }
 
     /// Brings the next polling round forward.

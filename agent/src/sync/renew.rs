@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_proto::status::Reason;
-use mayfly_runtime::{BackoffPolicy, Chain};
+use mayfly_runtime::{BackoffPolicy, Chain, Clock};
 use mayfly_svid::Timestamp;
+use tokio::time::Instant;
 use tonic::transport::Channel;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::attest::{self, AttestError};
 use super::connection::Connector;
 use super::evidence::Evidence;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::metrics::SyncMetrics;
 
 const RETRY: BackoffPolicy = BackoffPolicy::new(Duration::from_secs(1), Duration::from_secs(60));
-/// The wall clock is looked at this often, as it may jump while we sleep.
+/// The wall clock is looked at this often, as it may jump while we sleep; and what could not be written is written.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// What it takes to get an SVID, shared by the first time and all later ones.
@@ -33,6 +34,17 @@ pub(super) struct Joining {
     pub metrics: SyncMetrics,
 }
 
+impl Joining {
+    /// Keeps `identity` for the next start; says whether that could be done. It is used in any case.
+    pub(super) fn keep(&self, identity: &Identity) -> bool {
+        let kept = identity::save(&self.data_dir, identity);
+        if let Err(error) = &kept {
+            error!(error = %Chain(error), "the agent's identity is used but cannot be kept for the next start");
+        }
+        kept.is_ok()
+    }
+}
+
 /// The agent cannot go on with the identity that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lost {
@@ -42,7 +54,8 @@ pub(super) enum Lost {
     Expired,
 }
 
-/// Waits until `identity` is to be renewed, and renews it; tries again until it is done or lost.
+/// Waits until `identity` is to be renewed, and renews it; tries again until it is done or lost. While it waits it
+/// tries to keep it, if it is not `kept`: after a restart without it, used evidence would not get the agent in again.
 ///
 /// # Errors
 /// The identity is lost: only attestation can help.
@@ -52,9 +65,13 @@ pub(super) enum Lost {
 pub(super) async fn renewed(
     joining: Arc<Joining>,
     identity: Arc<Identity>,
+    mut kept: bool,
     channel: Channel,
 ) -> Result<Arc<Identity>, Lost> {
-    until(&joining.connector, identity.renew_at()).await;
+    let mut due = Due::at(identity.renew_at(), joining.connector.clock().as_ref());
+    while !due.wait(joining.connector.clock().as_ref()).await {
+        kept = kept || joining.keep(&identity);
+    }
     let mut backoff = RETRY.start();
     let mut must_attest = identity.reattestable();
     loop {
@@ -100,12 +117,53 @@ fn report(error: &AttestError, identity: &Identity, pause: Duration) {
     );
 }
 
-async fn until(connector: &Connector, moment: Timestamp) {
-    loop {
-        let now = Timestamp::from(connector.clock().now());
-        if now >= moment {
-            return;
+/// A moment by both clocks. A wall clock that is set back must not delay it: the server counts on.
+struct Due {
+    wall: Timestamp,
+    mono: Instant,
+}
+
+impl Due {
+    fn at(wall: Timestamp, clock: &dyn Clock) -> Self {
+        Self {
+            wall,
+            mono: Instant::now() + wall.since(Timestamp::from(clock.now())),
         }
-        tokio::time::sleep(moment.since(now).min(LOOK)).await;
+    }
+
+    /// Waits for the moment, but for at most [`LOOK`]; says whether it has come.
+    async fn wait(&mut self, clock: &dyn Clock) -> bool {
+        let left = self
+            .wall
+            .since(Timestamp::from(clock.now()))
+            .min(self.mono - Instant::now());
+        tokio::time::sleep(left.min(LOOK)).await;
+        Timestamp::from(clock.now()) >= self.wall || Instant::now() >= self.mono
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::svids::tests::LinkedClock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_comes_by_whichever_clock_is_first() {
+        let start = Instant::now();
+        let clock = LinkedClock::at_unix(1_000_000);
+        let mut due = Due::at(Timestamp::from_unix(1_001_800), clock.as_ref());
+        assert!(!due.wait(clock.as_ref()).await);
+        clock.jump(-600);
+        while !due.wait(clock.as_ref()).await {}
+        assert_eq!(
+            start.elapsed().as_secs(),
+            1800,
+            "not later because the wall clock was set back"
+        );
+
+        let mut due = Due::at(Timestamp::from_unix(1_003_000), clock.as_ref());
+        clock.jump(6_000);
+        assert!(due.wait(clock.as_ref()).await);
+        assert!(start.elapsed() < Duration::from_secs(1802));
     }
 }

@@ -2,20 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mayfly_model::ErrorKind;
 use mayfly_node_attest::{AgentError, AgentHalf, Builtin, Deps};
 use mayfly_proto::status::Reason;
-use mayfly_runtime::{CancellationToken, Readiness, SystemClock, files};
+use mayfly_runtime::{CancellationToken, Clock, Readiness, SystemClock, files};
 use mayfly_svid::Bundle;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::identity;
+use super::identity::{self, Identity, OwnKey};
+use super::keeper::{ATTESTATION, FIRST_SYNC};
+use super::renew::{Joining, renewed};
 use super::test_server::{TestCa, TestServer};
 use super::*;
 use crate::svids::{IssueRequest, Issuer};
@@ -31,7 +32,6 @@ struct TestAgent {
     views: watch::Receiver<Arc<View>>,
     link: Arc<Link>,
     stop: CancellationToken,
-    connected: Arc<AtomicUsize>,
 }
 
 /// Proves itself again and again: the answer is the question backwards.
@@ -106,8 +106,6 @@ impl TestAgent {
         let own = Bundle::empty("td".parse().unwrap());
         let views = Arc::new(ViewPublisher::new(own));
         let receiver = views.subscribe();
-        let connected = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&connected);
         let link = Link::new();
         let keeper = Keeper::new(KeeperParts {
             trust_domain: "td".parse().unwrap(),
@@ -119,11 +117,7 @@ impl TestAgent {
             channel: channel_settings(),
             views,
             link: Arc::clone(&link),
-            attested: readiness.block("attested"),
-            synced: readiness.block("synced"),
-            on_connected: Box::new(move || {
-                count.fetch_add(1, Ordering::Relaxed);
-            }),
+            readiness: readiness.clone(),
             metrics: SyncMetrics::default(),
         })?;
         let stop = CancellationToken::new();
@@ -135,7 +129,6 @@ impl TestAgent {
             views: receiver,
             link,
             stop,
-            connected,
         })
     }
 
@@ -358,6 +351,8 @@ async fn a_ban_withdraws_everything_and_new_evidence_is_taken_up_after_it() {
     agent.holds(&["a"]).await;
     server.set(|state| state.refusal = Some(Reason::AgentBanned));
     agent.holds(&[]).await;
+    assert!(!agent.views.borrow().is_serving());
+    assert_eq!(agent.readiness.missing(), [ATTESTATION, FIRST_SYNC]);
     eventually("the identity is gone", || {
         !identity::stored_path(agent.dir.path()).exists()
     })
@@ -370,6 +365,8 @@ async fn a_ban_withdraws_everything_and_new_evidence_is_taken_up_after_it() {
     });
     token_in(agent.dir.path(), "t1");
     agent.holds(&["a"]).await;
+    assert!(agent.views.borrow().is_serving());
+    timeout(PATIENCE, agent.readiness.wait()).await.unwrap();
 }
 
 #[tokio::test]
@@ -386,6 +383,32 @@ async fn an_evicted_agent_serves_nothing_until_it_has_a_new_token() {
     });
     token_in(agent.dir.path(), "t1");
     agent.holds(&["a"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_found_the_disk_full_is_kept_as_soon_as_there_is_room() {
+    mayfly_runtime::install_crypto_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("full");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let trust = Arc::new(Trust::load(&data_dir, &"td".parse().unwrap()).unwrap());
+    let server = "127.0.0.1:1".parse().unwrap();
+    let joining = Arc::new(Joining {
+        connector: Connector::new(server, trust, clock, channel_settings()),
+        evidence: pop(),
+        data_dir: data_dir.clone(),
+        metrics: SyncMetrics::default(),
+    });
+    let key = OwnKey::generate().unwrap();
+    let chain = TestCa::new("td").agent_chain(&key, "spiffe://td/spire/agent/x", Duration::from_secs(86_400));
+    let identity = Identity::new(key, chain, true).unwrap();
+    assert!(!joining.keep(&identity));
+    let channel = joining.connector.anonymous();
+    let mut waiting = Box::pin(renewed(joining, identity, false, channel));
+    assert!(timeout(Duration::from_secs(60), &mut waiting).await.is_err());
+    std::fs::create_dir(&data_dir).unwrap();
+    assert!(timeout(Duration::from_secs(31), &mut waiting).await.is_err());
+    assert!(identity::load(&data_dir).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -412,7 +435,7 @@ async fn a_server_that_is_away_at_the_start_is_waited_for() {
     let mut agent = TestAgent::start(&server);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!agent.views.borrow().synced(), "no entries is not yet a statement");
-    assert_eq!(agent.readiness.missing(), ["attested", "synced"]);
+    assert_eq!(agent.readiness.missing(), [ATTESTATION, FIRST_SYNC]);
     server.restart();
     agent.holds(&["a"]).await;
 }
@@ -429,7 +452,7 @@ async fn an_agent_restarted_while_the_server_is_away_recovers_by_itself() {
     assert!(!agent.views.borrow().synced());
     server.restart();
     agent.holds(&["a"]).await;
-    assert_eq!(agent.connected.load(Ordering::Relaxed), 1);
+    assert!(*agent.link.connected().borrow());
 }
 
 #[tokio::test]
