@@ -269,6 +269,8 @@ pub(crate) fn sentence(status: &Status) -> String {
     };
     match status.message() {
         "" => meaning.to_owned(),
+        // `entry not found` says it all.
+        said if said.contains(meaning) => visible_line(said),
         said => format!("{meaning} ({})", visible_line(said)),
     }
 }
@@ -295,7 +297,7 @@ fn status_hints(status: &Status, endpoint: &str) -> Vec<String> {
         Code::Unavailable => {
             let again = match mayfly_proto::status::retry_after(status) {
                 Some(delay) => format!("it asks to be called again after {} s", delay.as_secs_f32().ceil()),
-                None => format!("is {endpoint} right? `mayfly doctor` looks at sockets, server and agent"),
+                None => format!("no answer from {endpoint}; `mayfly doctor` looks at sockets, server and agent"),
             };
             vec![again]
         }

@@ -86,6 +86,11 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// Whether tables are fitted into a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.width.is_some()
+    }
+
     /// One line of text on stdout.
     pub(crate) fn line(&mut self, text: impl AsRef<str>) -> Result<(), CliError> {
         self.text(&format!("{}\n", text.as_ref()))

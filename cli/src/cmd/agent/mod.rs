@@ -33,6 +33,7 @@ pub(crate) const NOUN: Noun = Noun {
 };
 
 const PAGE: i32 = 500;
+
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// List agents in a table

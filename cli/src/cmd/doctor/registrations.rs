@@ -8,6 +8,7 @@ use super::{Findings, counted, counted_are};
 use crate::cmd::agent::{self, AgentView};
 use crate::cmd::entry::{self, EntryView};
 use crate::connect::Server;
+use crate::errors::Exit;
 
 /// How many of a kind are named before the rest is counted.
 const NAMED: usize = 5;
@@ -16,6 +17,8 @@ const NAMED: usize = 5;
 pub(super) async fn examine(server: &Server, now: Timestamp, findings: &mut Findings) {
     let agents = match agent::list_all(server, None).await {
         Ok(agents) => agents.iter().map(AgentView::of).collect::<Vec<_>>(),
+        // Over TCP the role shows only here.
+        Err(error) if error.exit() == Exit::Denied => return findings.failure("CALLER_WITHOUT_ROLE", &error),
         Err(error) => return findings.failure("AGENTS", &error),
     };
     look_at_agents(&agents, now, findings);

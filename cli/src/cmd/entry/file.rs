@@ -137,7 +137,7 @@ fn list_under(name: &str, document: &Value, key: &str) -> Result<Vec<Value>, Cli
 }
 
 fn entry(item: Value) -> Result<(Entry, EntryMask), String> {
-    let written: Written = serde_json::from_value(item).map_err(|error| error.to_string())?;
+    let written: Written = serde_json::from_value(item).map_err(|error| slip(&error))?;
     let mut entry = Entry {
         id: written.id.unwrap_or_default(),
         ..Entry::default()
@@ -197,6 +197,19 @@ fn entry(item: Value) -> Result<(Entry, EntryMask), String> {
         mask.additional_attributes = true;
     }
     Ok((entry, mask))
+}
+
+/// What serde says; instead of all the fields that there are, the one that was probably meant.
+fn slip(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let unknown = text
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once("`, expected "));
+    let near = unknown.and_then(|(name, known)| values::nearest(name, known.split('`').skip(1).step_by(2)));
+    match (unknown, near) {
+        (Some((name, _)), Some(near)) => format!("unknown field `{name}`; did you mean `{near}`?"),
+        _ => text,
+    }
 }
 
 fn id(field: &str, text: &str) -> Result<SpiffeId, String> {
@@ -266,7 +279,11 @@ mod tests {
     #[test]
     fn each_slip_in_a_file_is_named() {
         for (item, what) in [
-            (json!({"spifeid": "x"}), "unknown field"),
+            (
+                json!({"spifeid": "x"}),
+                "unknown field `spifeid`; did you mean `spiffe_id`?",
+            ),
+            (json!({"colour": "x"}), "expected one of"),
             (
                 json!({"spiffe_id": "/web"}),
                 "spiffe_id: a SPIFFE ID starts with its trust domain",

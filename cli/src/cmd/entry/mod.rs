@@ -354,7 +354,8 @@ async fn list(filter: &FilterArgs, context: &mut Context) -> Result<Exit, CliErr
         context.out.json(&json!({"entries": views}))?;
     } else {
         let now = context.now();
-        let rows = views.iter().map(|view| view.row(now)).collect();
+        let short = context.out.is_terminal();
+        let rows = views.iter().map(|view| view.row(now, short)).collect();
         context.out.table(&view::HEADER, rows, "No entry matches.")?;
     }
     Ok(Exit::Ok)

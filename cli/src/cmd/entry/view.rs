@@ -9,7 +9,10 @@ use crate::output::{Field, Output, visible_line};
 use crate::values;
 
 /// Columns of the table.
-pub(super) const HEADER: [&str; 6] = ["id", "spiffe id", "parent id", "selectors", "ttl", "notes"];
+pub(super) const HEADER: [&str; 6] = ["id", "spiffe id", "parent", "selectors", "ttl", "notes"];
+
+/// Characters of an agent's name that are enough to tell it from others.
+const NAME_SHORT: usize = 12;
 
 /// An entry for display. The field names are the keys of the JSON form and a promise; lifetimes are seconds, 0 for the
 /// server's default; times are RFC 3339 in UTC.
@@ -77,8 +80,8 @@ impl EntryView {
         }
     }
 
-    /// One row under [`HEADER`].
-    pub(super) fn row(&self, now: Timestamp) -> Vec<String> {
+    /// One row under [`HEADER`]; `short` spares room for what identifies the entry.
+    pub(super) fn row(&self, now: Timestamp, short: bool) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
         for (set, name) in [
             (self.admin, "admin"),
@@ -100,7 +103,11 @@ impl EntryView {
         vec![
             self.id.clone(),
             self.spiffe_id.clone(),
-            self.parent_id.clone(),
+            if short {
+                short_parent(&self.parent_id)
+            } else {
+                self.parent_id.clone()
+            },
             self.selectors.join("\n"),
             values::ttl_text(self.x509_svid_ttl),
             notes.join(", "),
@@ -162,5 +169,44 @@ impl EntryView {
         );
         add("Revision", self.revision_number.to_string());
         fields
+    }
+}
+
+/// `x509pop/4f1e0c2a9b7d…` of an agent, the path of anything else: entries have one trust domain, that of their server.
+fn short_parent(id: &str) -> String {
+    let path = id.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+    let Some((_, path)) = path else {
+        return id.to_owned();
+    };
+    let Some((method, name)) = path
+        .strip_prefix("spire/agent/")
+        .and_then(|agent| agent.split_once('/'))
+    else {
+        return format!("/{path}");
+    };
+    match name.char_indices().nth(NAME_SHORT) {
+        Some((end, _)) => format!("{method}/{}…", &name[..end]),
+        None => format!("{method}/{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_shortened_to_what_tells_it_from_others() {
+        for (id, short) in [
+            (
+                "spiffe://td/spire/agent/x509pop/4f1e0c2a9b7d55",
+                "x509pop/4f1e0c2a9b7d…",
+            ),
+            ("spiffe://td/spire/agent/x509pop/rack-7", "x509pop/rack-7"),
+            ("spiffe://td/spire/server", "/spire/server"),
+            ("spiffe://td/racks/7", "/racks/7"),
+            ("", ""),
+        ] {
+            assert_eq!(short_parent(id), short);
+        }
     }
 }

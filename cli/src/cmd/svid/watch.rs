@@ -22,7 +22,7 @@ Examples:
   mayfly svid watch --output json          one JSON document a line
   mayfly svid watch --updates 2            waits for one rotation";
 
-const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(100), Duration::from_secs(15));
+const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(100), Duration::from_secs(3));
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WatchArgs {
