@@ -20,7 +20,7 @@ use crate::public_key::check_public_key;
 use crate::signing::AuthorityKey;
 
 /// How far back validity begins, for verifiers whose clock is behind.
-pub(crate) const BACKDATE: Duration = Duration::from_secs(10);
+pub const BACKDATE: Duration = Duration::from_secs(10);
 
 /// The most DNS names that an SVID has.
 const MAX_DNS_NAMES: usize = 100;

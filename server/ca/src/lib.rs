@@ -15,7 +15,9 @@ mod signing;
 
 pub use authority::{CreateAuthorityError, create_authority};
 pub use csr::{CsrError, VerifiedCsr, parse_csr};
-pub use issuer::{AuthorityError, Issuer, ProfileError, SignError, Ticket, Validity, X509SvidRequest, random_serial};
+pub use issuer::{
+    AuthorityError, BACKDATE, Issuer, ProfileError, SignError, Ticket, Validity, X509SvidRequest, random_serial,
+};
 pub use public_key::PublicKeyError;
 
 #[cfg(test)]

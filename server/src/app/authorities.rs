@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use mayfly_ca::{AuthorityError, CreateAuthorityError, Issuer, create_authority, random_serial};
+use mayfly_ca::{AuthorityError, BACKDATE, CreateAuthorityError, Issuer, create_authority, random_serial};
 use mayfly_keys::{KeyError, KeyManager, KeyType, Signer};
 use mayfly_model::{Actor, Authority, AuthorityState, Change, KeyClass, Step};
 use mayfly_runtime::Clock;
@@ -111,6 +111,11 @@ impl Authorities {
             warn!(authority_id = active.id, not_after = %active.not_after, "the active authority has expired");
             return Ok(None);
         }
+        if !has_begun(active, now) {
+            warn!(authority_id = active.id, not_before = %active.not_before, "the clock was set back to before the active \
+                                                                            authority: it cannot sign until then");
+            return Ok(None);
+        }
         if self
             .keys
             .find(&active.key_id)
@@ -157,6 +162,7 @@ impl Authorities {
         for authority in state.authorities() {
             if authority.state == AuthorityState::Prepared
                 && authority.not_after > now
+                && has_begun(authority, now)
                 && self
                     .keys
                     .find(&authority.key_id)
@@ -266,6 +272,11 @@ impl Authorities {
     fn now(&self) -> Timestamp {
         self.clock.now().into()
     }
+}
+
+/// By the certificate's own measure, which begins a little before the authority was made.
+fn has_begun(authority: &Authority, now: Timestamp) -> bool {
+    authority.not_before.minus(BACKDATE) <= now
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::testing::{START, World};
+use crate::app::testing::{START, World, csr, id};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -88,4 +88,31 @@ async fn a_lost_key_is_replaced_at_once() {
     world.keys.delete(&lost.key_id).await.unwrap();
     world.authorities.pass().await.unwrap();
     assert_ne!(world.authorities.active().load_full().unwrap().authority_id, lost.id);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_stop_the_signing() {
+    for (back, authorities) in [(9, 1), (600, 2), (48 * 3_600, 2)] {
+        let world = World::new().await;
+        world
+            .clock
+            .set(std::time::UNIX_EPOCH + Duration::from_secs(START - back));
+        world.authorities.pass().await.unwrap();
+        assert_eq!(bundle_len(&world), authorities, "{back} s back");
+        let actor = Actor::server();
+        let svid = world
+            .issuance
+            .minted(&actor, &id("/web"), &csr(), vec![], None)
+            .await
+            .unwrap();
+        assert!(svid.not_before() <= world.now());
+        // And forward again, to where it came from.
+        world.clock.set(std::time::UNIX_EPOCH + Duration::from_secs(START));
+        world.authorities.pass().await.unwrap();
+        world
+            .issuance
+            .minted(&actor, &id("/web"), &csr(), vec![], None)
+            .await
+            .unwrap();
+    }
 }
