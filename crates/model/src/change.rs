@@ -125,7 +125,7 @@ pub enum Change {
     SvidOutcome {
         /// Signed.
         signed: Vec<Serial>,
-        /// Not signed: the key manager failed.
+        /// Not signed: the key manager failed, or what allowed it had ended.
         failed: Vec<Serial>,
     },
     /// Records an operator's act that changes nothing durable, such as a log level. No guard.

@@ -6,8 +6,8 @@
 //!                                                                       log: svid.intended               log: svid.outcome
 //! ```
 //!
-//! A credential whose intent is not durable does not leave the server. A ban or a deletion that commits while the intent
-//! is being written still stops the signature: the question is asked again of the state after the commit.
+//! A credential whose intent is not durable does not leave the server. A ban, a deletion or a change that commits while
+//! the intent is being written still stops the signature: the question is asked again right before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use mayfly_runtime::Clock;
 use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
 use tracing::{error, info};
 
-use crate::commit::{CommitError, Committer};
+use crate::commit::{CommitError, Committer, Snapshot};
 
 /// Lifetimes of what is issued.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,9 @@ pub enum IssueError {
     /// The entry has expired.
     #[error("the entry expired at {0}")]
     EntryExpired(Timestamp),
+    /// The entry is another one than when it was asked for: what was prepared says what it said then.
+    #[error("the entry changed meanwhile; ask again")]
+    EntryChanged,
     /// The agent lost its standing while the request was on its way.
     #[error("the agent is no longer active")]
     AgentNotActive,
@@ -77,6 +80,7 @@ impl IssueError {
         match self {
             Self::EntryNotFound => ErrorKind::NotFound,
             Self::EntryExpired(_) => ErrorKind::FailedPrecondition,
+            Self::EntryChanged => ErrorKind::Aborted,
             Self::AgentNotActive => ErrorKind::PermissionDenied,
             Self::Csr(_) => ErrorKind::InvalidArgument,
             Self::Profile(ProfileError::AuthorityNotValid { .. }) | Self::NoAuthority | Self::Stopped => {
@@ -145,30 +149,15 @@ impl Issuance {
                     dns_names: entry.spec.dns_names.clone(),
                     csr_der,
                     validity,
-                    entry_id: Some(id),
+                    entry: Some(entry.clone()),
                 })
             })
             .collect();
         let prepared = self.prepare(requests).await;
         let recorded = self.record(actor, prepared, vec![]).await.unwrap_or_else(all_failed);
-        // The state after the commit: a ban or deletion that was faster wins.
-        let state = self.committer.snapshot();
-        let still = |id: &Option<EntryId>| {
-            let agent = state
-                .agent(&agent.id)
-                .filter(|agent| !agent.banned)
-                .ok_or(IssueError::AgentNotActive)?;
-            let entry = id
-                .as_ref()
-                .and_then(|id| state.entry(id))
-                .filter(|entry| state.is_authorized(agent, entry));
-            entry.map(|_| ()).ok_or(IssueError::EntryNotFound)
-        };
-        let allowed = recorded
-            .into_iter()
-            .map(|prepared| prepared.map(|prepared| (still(&prepared.entry_id), prepared)))
-            .collect();
-        self.sign(actor, allowed).await
+        let agent_id = agent.id.clone();
+        let still = move |state: &Snapshot, prepared: &Prepared| still_allowed(state, &agent_id, prepared);
+        self.sign(actor, recorded, still).await
     }
 
     /// Issues to an agent. `record` makes the change of the agent's record, which is committed together with the intent:
@@ -188,7 +177,7 @@ impl Issuance {
             dns_names: vec![],
             csr_der: csr_der.to_vec(),
             validity: Validity::For(self.settings.agent_ttl),
-            entry_id: None,
+            entry: None,
         };
         let prepared = one(self.prepare(vec![Ok(request)]).await)?;
         let change = record(prepared.ticket.serial(), prepared.ticket.not_after());
@@ -196,17 +185,9 @@ impl Issuance {
             .record(actor, vec![Ok(prepared)], vec![change])
             .await
             .unwrap_or_else(all_failed))?;
-        let banned = self
-            .committer
-            .snapshot()
-            .agent(agent_id)
-            .is_none_or(|agent| agent.banned);
-        let allowed = if banned {
-            Err(IssueError::AgentNotActive)
-        } else {
-            Ok(())
-        };
-        one(self.sign(actor, vec![Ok((allowed, recorded))]).await)
+        let agent_id = agent_id.clone();
+        let still = move |state: &Snapshot, _: &Prepared| in_force(state, &agent_id).map(|_| ());
+        one(self.sign(actor, vec![Ok(recorded)], still).await)
     }
 
     /// Issues to whom an operator says, without an entry. The caller has checked the role and the path.
@@ -226,11 +207,11 @@ impl Issuance {
             dns_names,
             csr_der: csr_der.to_vec(),
             validity: Validity::For(ttl.unwrap_or(self.settings.x509_svid_ttl)),
-            entry_id: None,
+            entry: None,
         };
         let prepared = self.prepare(vec![Ok(request)]).await;
         let recorded = one(self.record(actor, prepared, vec![]).await.unwrap_or_else(all_failed))?;
-        one(self.sign(actor, vec![Ok((Ok(()), recorded))]).await)
+        one(self.sign(actor, vec![Ok(recorded)], |_, _| Ok(())).await)
     }
 
     fn now(&self) -> Timestamp {
@@ -277,35 +258,47 @@ impl Issuance {
         if intents.is_empty() && companions.is_empty() {
             return Ok(prepared);
         }
-        // Together, so that a stranger's refused attestation leaves no trace in the log.
-        let change = Change::Together(companions.into_iter().chain([Change::SvidIntents(intents)]).collect());
-        let step = Step {
+        let serials = intents.iter().map(|intent| intent.serial.clone()).collect();
+        let time = self.now();
+        let step = |change| Step {
             actor: actor.clone(),
-            time: self.now(),
+            time,
             change,
         };
-        match self.committer.commit(step).await {
+        // Together, so that a stranger's refused attestation leaves no trace in the log.
+        let change = Change::Together(companions.into_iter().chain([Change::SvidIntents(intents)]).collect());
+        match self.committer.commit(step(change)).await {
             Ok(_) => Ok(prepared),
-            Err(refused) => Err((prepared.len(), refused)),
+            Err(refused) => {
+                if let CommitError::Store(_) = refused {
+                    // The intents may be durable all the same; the log shall say that nothing came of them.
+                    let (signed, failed) = (vec![], serials);
+                    self.committer
+                        .commit_later(step(Change::SvidOutcome { signed, failed }));
+                }
+                Err((prepared.len(), refused))
+            }
         }
     }
 
-    /// Signs what is still allowed and records what came of each.
+    /// Signs what `still` lets through by the state of that moment, and records what came of each.
     async fn sign(
         &self,
         actor: &Actor,
-        recorded: Vec<Result<(Result<(), IssueError>, Prepared), IssueError>>,
+        recorded: Vec<Result<Prepared, IssueError>>,
+        still: impl Fn(&Snapshot, &Prepared) -> Result<(), IssueError> + Send + 'static,
     ) -> Vec<Result<X509Svid, IssueError>> {
         let count = recorded.len();
+        let committer = self.committer.clone();
         let (results, signed, failed) = blocking_with(
             move || {
                 let (mut signed, mut failed) = (vec![], vec![]);
                 let results = recorded
                     .into_iter()
                     .map(|item| {
-                        let (allowed, prepared) = item?;
+                        let prepared = item?;
                         let serial = prepared.ticket.serial().clone();
-                        let result = allowed
+                        let result = still(&committer.snapshot(), &prepared)
                             .and_then(|()| prepared.active.issuer.sign(prepared.ticket).map_err(IssueError::Sign));
                         if result.is_ok() {
                             signed.push(serial)
@@ -350,7 +343,8 @@ struct Request {
     dns_names: Vec<String>,
     csr_der: Vec<u8>,
     validity: Validity,
-    entry_id: Option<EntryId>,
+    /// As it was when it was asked for.
+    entry: Option<Arc<Entry>>,
 }
 
 impl Request {
@@ -365,7 +359,7 @@ impl Request {
         let ticket = active.issuer.prepare(request, now).map_err(IssueError::Profile)?;
         Ok(Prepared {
             ticket,
-            entry_id: self.entry_id,
+            entry: self.entry,
             active: active.clone(),
         })
     }
@@ -374,7 +368,7 @@ impl Request {
 /// A checked request with the authority that will sign it.
 struct Prepared {
     ticket: Ticket,
-    entry_id: Option<EntryId>,
+    entry: Option<Arc<Entry>>,
     active: Arc<ActiveIssuer>,
 }
 
@@ -382,12 +376,31 @@ impl Prepared {
     fn intent(&self) -> SvidIntent {
         SvidIntent {
             spiffe_id: self.ticket.spiffe_id().clone(),
-            entry_id: self.entry_id.clone(),
+            entry_id: self.entry.as_ref().map(|entry| entry.id.clone()),
             serial: self.ticket.serial().clone(),
             public_key_sha256: *self.ticket.public_key_hash(),
             authority_id: self.active.authority_id.clone(),
             not_after: self.ticket.not_after(),
         }
+    }
+}
+
+fn in_force<'s>(state: &'s Snapshot, id: &SpiffeId) -> Result<&'s Agent, IssueError> {
+    let agent = state.agent(id).filter(|agent| !agent.banned);
+    agent.map(AsRef::as_ref).ok_or(IssueError::AgentNotActive)
+}
+
+/// Whether the agent may still have what was prepared for one of its entries.
+fn still_allowed(state: &Snapshot, agent_id: &SpiffeId, prepared: &Prepared) -> Result<(), IssueError> {
+    let agent = in_force(state, agent_id)?;
+    let asked = prepared.entry.as_ref().ok_or(IssueError::EntryNotFound)?;
+    let entry = state.entry(&asked.id).filter(|entry| state.is_authorized(agent, entry));
+    let entry = entry.ok_or(IssueError::EntryNotFound)?;
+    let version = |entry: &Entry| (entry.revision_number, entry.created_at);
+    if version(entry) == version(asked) {
+        Ok(())
+    } else {
+        Err(IssueError::EntryChanged)
     }
 }
 

@@ -141,3 +141,30 @@ async fn a_bad_csr_changes_nothing() {
     assert!(matches!(refused, Err(IssueError::Csr(_))));
     assert_eq!(world.log().len(), before);
 }
+
+/// What an entry says may change between the intent and the signature; the signature must not be that of before.
+#[tokio::test]
+async fn what_was_prepared_for_an_entry_that_changed_is_not_signed() {
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    let entry = world.entry("web", &agent.id, |_| {}).await;
+    let asked = world.committer.snapshot().entry(&entry).unwrap().clone();
+    let request = Request {
+        spiffe_id: asked.spec.spiffe_id.clone(),
+        dns_names: vec![],
+        csr_der: csr(),
+        validity: Validity::For(Duration::from_secs(60)),
+        entry: Some(asked),
+    };
+    let issuance = &world.issuance;
+    let active = issuance.active.load_full().unwrap();
+    let prepared = request.prepare(&active, world.now()).unwrap();
+    let patch = mayfly_model::EntryPatch {
+        spiffe_id: Some(id("/other")),
+        ..Default::default()
+    };
+    let (id, patch) = (entry, Box::new(patch));
+    world.commit(Change::EntryUpdate { id, patch }).await.unwrap();
+    let refused = still_allowed(&world.committer.snapshot(), &agent.id, &prepared);
+    assert!(matches!(refused, Err(IssueError::EntryChanged)));
+}
