@@ -238,7 +238,7 @@ fn attestors(section: &Section<'_>, reader: &Reader) -> AttestorSettings {
     let join_token = section.section("join_token").bool("enabled").or(true);
     let x509pop = section.optional_section("x509pop").and_then(|section| {
         let ca_bundle_path = section.path("ca_bundle_path").required();
-        let max_intermediates = section.integer::<usize>("max_intermediates").range(0..=6).or(4);
+        let max_intermediates = section.integer::<usize>("max_intermediates").range(1..=6).or(4);
         Some(X509PopSettings {
             ca_bundle_path: ca_bundle_path?,
             max_intermediates,
