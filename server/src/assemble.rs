@@ -10,7 +10,7 @@ use mayfly_node_attest::{Builtin, Deps as AttestDeps};
 use mayfly_runtime::admin_http::{AdminHttp, AdminPages};
 use mayfly_runtime::listen::{self, Tls, UnixSocket, bind_tcp};
 use mayfly_runtime::telemetry::LogHandle;
-use mayfly_runtime::{Chain, Clock, OnExit, Readiness, Supervisor, SystemClock, files};
+use mayfly_runtime::{CancellationToken, Chain, Clock, OnExit, Readiness, Supervisor, SystemClock, files};
 use mayfly_svid::Bundle;
 use mayfly_verify::{Authorize, BundleSet, ClientAuth, SpiffeClientVerifier, SvidResolver, server_config};
 use prometheus_client::registry::Registry;
@@ -23,13 +23,16 @@ use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::issue::Issuance;
 use crate::app::server_svid::ServerSvid;
-use crate::app::upkeep;
+use crate::app::upkeep::Upkeep;
 use crate::commit::{Applied, Committer, Snapshot};
 use crate::config::{AttestorSettings, KeySettings, Loaded, Settings};
 use crate::watch::{History, Hub};
 
 /// Longest life of a join token.
 const JOIN_TOKEN_MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+/// How long the end of the process waits for the disk.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop.
 ///
@@ -158,15 +161,19 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
         unix.serve(local, stop).await;
         Ok(())
     });
-    spawn_upkeep(&supervisor, &committer, &clock, &readiness);
+    spawn_upkeep(&supervisor, &Upkeep::new(committer.clone(), clock, readiness));
     spawn_rotation(&supervisor, authorities, server_svid, &settings);
     drop(starting);
     info!("ready");
 
-    supervisor
+    let stopped = supervisor
         .run_until_signal(settings.drain + Duration::from_secs(2))
-        .await
-        .context("stopping")?;
+        .await;
+    // What came of the last SVIDs is evidence, and nobody waits for it.
+    if tokio::time::timeout(FLUSH, committer.flush()).await.is_err() {
+        warn!("the disk is too slow: what came of the last SVIDs is not recorded");
+    }
+    stopped.context("stopping")?;
     info!("stopped");
     Ok(())
 }
@@ -237,28 +244,24 @@ async fn attestors(settings: &Settings) -> anyhow::Result<Attestors> {
     .await?
 }
 
-fn spawn_upkeep(supervisor: &Supervisor, committer: &Committer, clock: &Arc<dyn Clock>, readiness: &Readiness) {
-    let (c, k) = (committer.clone(), clock.clone());
-    supervisor.spawn("expire_entries", OnExit::Restart, move |stop| {
-        let (c, k) = (c.clone(), k.clone());
-        async move {
-            upkeep::expire_entries(c, k, stop).await;
-            Ok(())
-        }
+fn spawn_upkeep(supervisor: &Supervisor, upkeep: &Upkeep) {
+    spawn_loop(supervisor, "expire_entries", upkeep, Upkeep::expire_entries);
+    spawn_loop(supervisor, "prune_tokens", upkeep, Upkeep::prune_tokens);
+    let upkeep = upkeep.clone();
+    supervisor.spawn_once("follow_database", async move |stop| {
+        Ok(upkeep.follow_database(stop).await?)
     });
-    let (c, k) = (committer.clone(), clock.clone());
-    supervisor.spawn("prune_tokens", OnExit::Restart, move |stop| {
-        let (c, k) = (c.clone(), k.clone());
+}
+
+fn spawn_loop<F>(supervisor: &Supervisor, name: &'static str, upkeep: &Upkeep, run: fn(Upkeep, CancellationToken) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let upkeep = upkeep.clone();
+    supervisor.spawn(name, OnExit::Restart, move |stop| {
+        let ended = run(upkeep.clone(), stop);
         async move {
-            upkeep::prune_tokens(c, k, stop).await;
-            Ok(())
-        }
-    });
-    let (c, k, r) = (committer.clone(), clock.clone(), readiness.clone());
-    supervisor.spawn("follow_database", OnExit::Restart, move |stop| {
-        let (c, k, r) = (c.clone(), k.clone(), r.clone());
-        async move {
-            upkeep::follow_database(c, k, r, stop).await;
+            ended.await;
             Ok(())
         }
     });

@@ -41,6 +41,9 @@ pub enum Change {
     },
     /// Removes an entry. Guard: it exists.
     EntryDelete(EntryId),
+    /// Removes an entry that has expired. Guard: it exists, and its end has come by the time of the step: an operator may
+    /// just have moved it.
+    EntryExpire(EntryId),
     /// Records a successful node attestation: a new agent, or the same one again. Guard: the agent is not banned; the
     /// token, if one was used, exists and has not expired, and it is used up by this very commit.
     AgentAttest {
@@ -289,7 +292,9 @@ impl Change {
             // As stored: its time of creation may be later than asked.
             Self::EntryCreate(entry) => one("entry.created", entry.id.to_string(), last_entry_body(deltas)),
             Self::EntryUpdate { id, .. } => one("entry.updated", id.to_string(), last_entry_body(deltas)),
-            Self::EntryDelete(id) => one("entry.deleted", id.to_string(), last_entry_body(deltas)),
+            Self::EntryDelete(id) | Self::EntryExpire(id) => {
+                one("entry.deleted", id.to_string(), last_entry_body(deltas))
+            }
             Self::AgentAttest { agent, token } => with_entries(
                 deltas,
                 "entry.created",

@@ -10,7 +10,7 @@ use mayfly_runtime::{BlockReady, CancellationToken, Chain, Clock, Readiness};
 use mayfly_svid::Timestamp;
 use tracing::{info, warn};
 
-use crate::commit::{CommitError, Committer};
+use crate::commit::{CommitError, Committer, CommitterEnded};
 
 /// The wall clock may step; nothing sleeps longer than this without looking at it again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -19,96 +19,103 @@ const TOKEN_PRUNE: Duration = Duration::from_secs(3_600);
 /// Between two tries to reach a database that failed.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Deletes each entry at the instant that it expires, so that agents hear of it like of any other deletion.
-pub async fn expire_entries(committer: Committer, clock: Arc<dyn Clock>, stop: CancellationToken) {
-    let mut revision = committer.revision();
-    loop {
-        let now: Timestamp = clock.now().into();
-        let pause = match committer.snapshot().next_expiry() {
-            Some((end, id)) if end <= now => {
-                let change = Change::EntryDelete(id.clone());
-                match committer
-                    .commit(Step {
-                        actor: Actor::server(),
-                        time: now,
-                        change,
-                    })
-                    .await
-                {
-                    Ok(_) => {
+/// The server's loops. Each is started anew after a panic, so each begins with a clone.
+#[derive(Clone)]
+pub struct Upkeep {
+    committer: Committer,
+    clock: Arc<dyn Clock>,
+    readiness: Readiness,
+}
+
+impl Upkeep {
+    /// Nothing happens before one of the loops runs.
+    pub fn new(committer: Committer, clock: Arc<dyn Clock>, readiness: Readiness) -> Self {
+        Self {
+            committer,
+            clock,
+            readiness,
+        }
+    }
+
+    /// Deletes each entry at the instant that it expires, so that agents hear of it like of any other deletion.
+    pub async fn expire_entries(self, stop: CancellationToken) {
+        let mut revision = self.committer.revision();
+        while !stop.is_cancelled() {
+            let now = self.now();
+            let pause = match self.committer.snapshot().next_expiry() {
+                Some((end, id)) if end <= now => match self.commit(Change::EntryExpire(id.clone()), now).await {
+                    Ok(()) => {
                         info!(entry_id = %id, "entry expired");
                         continue;
                     }
-                    // Somebody else deleted it, and the next snapshot no longer has it.
+                    // Somebody else deleted it or gave it more time, as the next snapshot will tell.
                     Err(CommitError::Conflict(Conflict::EntryNotFound)) => PROBE,
                     Err(failure) => {
                         warn!(entry_id = %id, error = %Chain(&failure), "an expired entry is not deleted yet");
                         PROBE
                     }
+                },
+                Some((end, _)) => end.since(now).min(LOOK_AGAIN),
+                None => LOOK_AGAIN,
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                changed = revision.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Forgets expired join tokens from time to time; they are useless in any case.
+    pub async fn prune_tokens(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TOKEN_PRUNE) => {}
+            }
+            if let Err(failure) = self.commit(Change::TokenPrune, self.now()).await {
+                warn!(error = %Chain(&failure), "expired join tokens are not pruned yet");
+            }
+        }
+    }
+
+    /// Holds the server "not ready" while commits fail, and tries until one gets through. It stays alive: what it has in
+    /// memory is served all the while.
+    ///
+    /// # Errors
+    /// Nothing will ever be committed again: the committing thread has ended. Only a new start helps.
+    pub async fn follow_database(self, stop: CancellationToken) -> Result<(), CommitterEnded> {
+        let mut healthy = self.committer.healthy();
+        let mut block: Option<BlockReady> = None;
+        loop {
+            let up = *healthy.borrow_and_update();
+            match (up, &block) {
+                (true, Some(_)) => {
+                    info!("the database takes commits again");
+                    block = None;
+                }
+                (false, None) => block = Some(self.readiness.block("database")),
+                _ => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = healthy.changed() => changed.map_err(|_| CommitterEnded)?,
+                () = tokio::time::sleep(PROBE), if !up => {
+                    // A commit that is useful in any case; its failure is logged by the committer.
+                    let _ = self.commit(Change::TokenPrune, self.now()).await;
                 }
             }
-            Some((end, _)) => end.since(now).min(LOOK_AGAIN),
-            None => LOOK_AGAIN,
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-            changed = revision.changed() => if changed.is_err() { return },
         }
     }
-}
 
-/// Forgets expired join tokens from time to time; they are useless in any case.
-pub async fn prune_tokens(committer: Committer, clock: Arc<dyn Clock>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(TOKEN_PRUNE) => {}
-        }
-        if let Err(failure) = prune(&committer, clock.as_ref()).await {
-            warn!(error = %Chain(&failure), "expired join tokens are not pruned yet");
-        }
+    fn now(&self) -> Timestamp {
+        self.clock.now().into()
     }
-}
 
-/// Holds the server "not ready" while commits fail, and tries until one gets through. It stays alive: what it has in
-/// memory is served all the while.
-pub async fn follow_database(
-    committer: Committer,
-    clock: Arc<dyn Clock>,
-    readiness: Readiness,
-    stop: CancellationToken,
-) {
-    let mut healthy = committer.healthy();
-    let mut block: Option<BlockReady> = None;
-    loop {
-        let up = *healthy.borrow_and_update();
-        match (up, &block) {
-            (true, Some(_)) => {
-                info!("the database takes commits again");
-                block = None;
-            }
-            (false, None) => block = Some(readiness.block("database")),
-            _ => {}
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = healthy.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(PROBE), if !up => {
-                // A commit that is useful in any case; its failure is logged by the committer.
-                let _ = prune(&committer, clock.as_ref()).await;
-            }
-        }
+    async fn commit(&self, change: Change, time: Timestamp) -> Result<(), CommitError> {
+        let actor = Actor::server();
+        self.committer.commit(Step { actor, time, change }).await.map(|_| ())
     }
-}
-
-async fn prune(committer: &Committer, clock: &dyn Clock) -> Result<(), CommitError> {
-    let step = Step {
-        actor: Actor::server(),
-        time: clock.now().into(),
-        change: Change::TokenPrune,
-    };
-    committer.commit(step).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -116,7 +123,55 @@ mod tests {
     use mayfly_runtime::CancellationToken;
 
     use super::*;
+    use mayfly_model::LogEntry;
+    use mayfly_runtime::ManualClock;
+    use mayfly_store::{Committed, State, Store, StoreError};
+
     use crate::app::testing::{START, World, id};
+
+    fn upkeep(committer: Committer) -> Upkeep {
+        Upkeep::new(committer, Arc::new(ManualClock::at_unix(START)), Readiness::new())
+    }
+
+    /// A store with a fault in this program.
+    struct Faulty;
+
+    impl Store for Faulty {
+        fn load(&mut self) -> Result<State, StoreError> {
+            Ok(State {
+                history: "h".into(),
+                revision: mayfly_model::Revision(0),
+                entries: vec![],
+                agents: vec![],
+                authorities: vec![],
+                bundles: vec![],
+                changes: vec![],
+            })
+        }
+
+        fn commit(&mut self, _: &[Step]) -> Result<Committed, StoreError> {
+            panic!("as a fault would")
+        }
+
+        fn log_list(&mut self, _: u64, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+            Ok(vec![])
+        }
+
+        fn is_healthy(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_can_never_commit_again_does_not_run_on() {
+        let committer = Committer::start(Box::new(Faulty), &"td".parse().unwrap(), |_, _| Box::new(|_| {})).unwrap();
+        let upkeep = upkeep(committer);
+        assert!(matches!(
+            upkeep.commit(Change::TokenPrune, upkeep.now()).await,
+            Err(CommitError::Stopped)
+        ));
+        upkeep.follow_database(CancellationToken::new()).await.unwrap_err();
+    }
 
     #[tokio::test]
     async fn an_entry_is_deleted_at_the_instant_that_it_expires() {
@@ -127,7 +182,7 @@ mod tests {
         world.entry("gone", &parent, |spec| spec.expires_at = Some(past)).await;
         let mut revision = world.committer.revision();
         let stop = CancellationToken::new();
-        let task = expire_entries(world.committer.clone(), world.clock.clone(), stop.clone());
+        let task = upkeep(world.committer.clone()).expire_entries(stop.clone());
         let watch = async {
             while world.committer.snapshot().entry_count() > 1 {
                 revision.changed().await.unwrap();

@@ -201,6 +201,12 @@ impl Committer {
         answer.await.unwrap_or_else(|_| stopped())
     }
 
+    /// Waits until all that was handed over before is durable or refused: for the end of the process, as nobody waits for
+    /// what [`Self::commit_later`] was given.
+    pub async fn flush(&self) {
+        self.commit_all(vec![]).await;
+    }
+
     /// Hands over a record that nobody waits for: it is written with the next batch. Dropped with a log line when the
     /// queue is full, which only evidence of an outcome may be: its intent is durable already.
     pub fn commit_later(&self, step: Step) {
@@ -217,6 +223,11 @@ impl Committer {
         }
     }
 }
+
+/// The committing thread has ended, by a panic: this process commits nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the committing thread has ended")]
+pub struct CommitterEnded;
 
 /// The server's state could not be brought up.
 #[derive(Debug, thiserror::Error)]

@@ -83,6 +83,21 @@ pub(crate) fn entry_delete(
     Ok(entry_remove(database, entry, time, effect)?)
 }
 
+pub(crate) fn entry_expire(
+    database: &mut impl Database,
+    id: &EntryId,
+    time: Timestamp,
+    effect: &mut Effect,
+) -> Result<(), Refusal> {
+    let entry = entry_find(database, id)?.filter(|entry| entry.is_expired(time));
+    Ok(entry_remove(
+        database,
+        entry.ok_or(Conflict::EntryNotFound)?,
+        time,
+        effect,
+    )?)
+}
+
 /// Removes the alias that came with the join token of `agent_id`, if it is still its.
 pub(crate) fn entry_delete_made_by_token(
     database: &mut impl Database,

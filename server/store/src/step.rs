@@ -7,7 +7,7 @@ use crate::agent::{agent_attest, agent_ban, agent_confirm, agent_delete, agent_r
 use crate::authority::{authority_activate, authority_prepare, authority_prune};
 use crate::bundle::{bundle_append, bundle_create, bundle_delete, bundle_set, bundle_update};
 use crate::dialect::Database;
-use crate::entry::{entry_create, entry_delete, entry_update};
+use crate::entry::{entry_create, entry_delete, entry_expire, entry_update};
 use crate::token::{token_create, token_prune};
 use crate::{Changed, StoreError};
 
@@ -64,6 +64,7 @@ fn change_do(
         Change::EntryCreate(entry) => entry_create(database, entry, false, out)?,
         Change::EntryUpdate { id, patch } => entry_update(database, own, id, patch, out)?,
         Change::EntryDelete(id) => entry_delete(database, id, time, out)?,
+        Change::EntryExpire(id) => entry_expire(database, id, time, out)?,
         Change::AgentAttest { agent, token } => agent_attest(database, agent, token.as_ref(), time, out)?,
         Change::AgentRenew { id, serial, expires_at } => agent_renew(database, id, serial, *expires_at, out)?,
         Change::AgentConfirm { id, serial } => agent_confirm(database, id, serial, out)?,

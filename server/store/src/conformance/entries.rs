@@ -1,6 +1,6 @@
 //! Entries.
 
-use mayfly_model::{Change, Conflict, EntryPatch, Selector};
+use mayfly_model::{Change, Conflict, Delta, EntryPatch, Selector};
 use mayfly_svid::Timestamp;
 
 use super::{Fixture, World, create, entry, id, only_entry};
@@ -143,6 +143,24 @@ pub(crate) fn an_entry_that_moves_is_seen_at_both_places(fixture: &dyn Fn() -> F
     let revision = world.memory.revision;
     world.does(Change::EntryDelete("a".parse().unwrap()));
     assert_eq!(world.changed_since(revision), [at("/new", "/b")]);
+    world.finish();
+}
+
+pub(crate) fn an_entry_is_not_expired_by_who_has_not_seen_it_move(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    let mut short = entry("a", "/group");
+    short.spec.expires_at = Some(Timestamp::from_unix(world.now));
+    world.does(create(short));
+    let later = EntryPatch {
+        expires_at: Some(Some(Timestamp::from_unix(world.now + 1))),
+        ..EntryPatch::default()
+    };
+    world.does(update("a", later));
+    let expire = || Change::EntryExpire("a".parse().unwrap());
+    assert!(matches!(world.refuses(expire()), Conflict::EntryNotFound));
+    world.now += 1;
+    assert!(matches!(&world.does(expire())[..], [Delta::EntryGone(_)]));
+    assert!(matches!(world.refuses(expire()), Conflict::EntryNotFound));
     world.finish();
 }
 

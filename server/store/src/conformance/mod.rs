@@ -22,6 +22,7 @@ macro_rules! suite {
             an_entry_update_changes_what_it_states_and_counts_up
             an_entry_update_is_checked_and_refused_whole
             an_entry_that_moves_is_seen_at_both_places
+            an_entry_is_not_expired_by_who_has_not_seen_it_move
             an_entry_that_is_created_again_has_another_creation_time
             similar_is_told_by_the_set_of_selectors
             attesting_again_keeps_nothing_but_a_ban
