@@ -105,8 +105,7 @@ async fn run(
     let matches = match command.try_get_matches_from_mut(args.into_iter().map(two_dashes)) {
         Ok(matches) => matches,
         Err(error) => {
-            // Help and version are "errors" that go to stdout. Nothing can be done if they cannot be printed.
-            let _ = error.print();
+            output(Format::Text).of_clap(&error);
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
@@ -127,7 +126,7 @@ async fn execute(matches: &clap::ArgMatches, context: &mut Context) -> Exit {
         Ok(exit) => exit,
         Err(error) if error.is_broken_pipe() => Exit::Ok,
         Err(CliError::Arguments(error)) => {
-            let _ = error.print();
+            context.out.of_clap(&error);
             Exit::Usage
         }
         Err(error) => {

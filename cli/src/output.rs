@@ -189,6 +189,18 @@ impl Output {
         let _ = self.err.write_all(text.as_bytes());
     }
 
+    /// What clap has to say: help and version, which are "errors" that go to stdout, or what is wrong with a command line.
+    pub(crate) fn of_clap(&mut self, error: &clap::Error) {
+        let text = error.render().ansi().to_string();
+        let stream = if error.use_stderr() {
+            &mut self.err
+        } else {
+            &mut self.out
+        };
+        // Nothing can be done if it cannot be printed.
+        let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+    }
+
     /// `2026-11-22T10:15:00+01:00 (in 52 min)`.
     pub(crate) fn time(&self, time: Timestamp, now: Timestamp) -> String {
         format!(

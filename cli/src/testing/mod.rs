@@ -169,7 +169,8 @@ pub(crate) async fn mayfly(args: impl IntoIterator<Item = OsString>, clock: Arc<
     Ran {
         code: exit.code(),
         out: captured.stdout(),
-        err: captured.stderr(),
+        // clap's colours, which a pipe would not get.
+        err: anstream::adapter::strip_str(&captured.stderr()).to_string(),
         dir: dir.display().to_string(),
     }
 }
