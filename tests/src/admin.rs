@@ -130,6 +130,11 @@ impl Admin {
         }
     }
 
+    /// Over another channel.
+    pub fn over(channel: Channel) -> Self {
+        Self { channel }
+    }
+
     /// The connection, for calls that have no method here.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
@@ -268,7 +273,11 @@ impl Admin {
         let mut agents = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request = ListAgentsRequest { page_size: 500, page_token, ..Default::default() };
+            let request = ListAgentsRequest {
+                page_size: 500,
+                page_token,
+                ..Default::default()
+            };
             let answer = self.agents().list_agents(request).await.unwrap().into_inner();
             agents.extend(answer.agents);
             if answer.next_page_token.is_empty() {

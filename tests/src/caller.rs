@@ -56,6 +56,21 @@ fn with_header<T>(message: T) -> Request<T> {
     request
 }
 
+/// A gRPC channel over a connection that is there already. Must be called within a runtime.
+pub fn channel_over(connection: UnixStream) -> Channel {
+    connection.set_nonblocking(true).expect("a socket");
+    let connection = tokio::net::UnixStream::from_std(connection).expect("inside a runtime");
+    let once = Arc::new(Mutex::new(Some(connection)));
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(service_fn(move |_| {
+        let connection = once.lock().expect("no panic inside").take();
+        async move {
+            connection
+                .map(TokioIo::new)
+                .ok_or_else(|| std::io::Error::other("the connection is lost"))
+        }
+    }))
+}
+
 // === impl Caller ===
 
 impl Caller {

@@ -21,19 +21,25 @@ impl Evidence {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database =
             Connection::open_with_flags(&path, flags).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        database.busy_timeout(std::time::Duration::from_secs(10)).expect("a plain setting");
+        database
+            .busy_timeout(std::time::Duration::from_secs(10))
+            .expect("a plain setting");
         Self(database)
     }
 
     /// The revision of the newest commit.
     pub fn revision(&self) -> i64 {
-        self.0.query_row("SELECT revision FROM store", [], |row| row.get(0)).expect("the row is always there")
+        self.0
+            .query_row("SELECT revision FROM store", [], |row| row.get(0))
+            .expect("the row is always there")
     }
 
     /// How many records there are of `kind`.
     pub fn count(&self, kind: &str) -> usize {
         self.0
-            .query_row("SELECT COUNT(*) FROM log WHERE kind = ?1", [kind], |row| row.get::<_, i64>(0))
+            .query_row("SELECT COUNT(*) FROM log WHERE kind = ?1", [kind], |row| {
+                row.get::<_, i64>(0)
+            })
             .expect("the log can be read")
             .try_into()
             .expect("a count")
@@ -46,12 +52,17 @@ impl Evidence {
 
     /// The serials of all SVIDs that the server has said it would sign.
     pub fn intended_serials(&self) -> BTreeSet<String> {
-        self.strings("SELECT json_extract(body, '$.serial') FROM log WHERE kind = ?1", "svid.intended")
+        self.strings(
+            "SELECT json_extract(body, '$.serial') FROM log WHERE kind = ?1",
+            "svid.intended",
+        )
     }
 
     /// How many tokens are there that nobody has used.
     pub fn unused_tokens(&self) -> i64 {
-        self.0.query_row("SELECT COUNT(*) FROM tokens", [], |row| row.get(0)).expect("the tokens can be counted")
+        self.0
+            .query_row("SELECT COUNT(*) FROM tokens", [], |row| row.get(0))
+            .expect("the tokens can be counted")
     }
 
     /// Fails unless the log is numbered from 1 without gaps, in the order of its revisions.
@@ -75,14 +86,18 @@ impl Evidence {
             )
             .expect("the log can be read");
         assert_eq!(disorder, 0, "the log is out of order");
-        let check: String =
-            self.0.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("the database can be checked");
+        let check: String = self
+            .0
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .expect("the database can be checked");
         assert_eq!(check, "ok");
     }
 
     fn strings(&self, sql: &str, kind: &str) -> BTreeSet<String> {
         let mut statement = self.0.prepare(sql).expect("plain SQL");
-        let rows = statement.query_map([kind], |row| row.get(0)).expect("the log can be read");
+        let rows = statement
+            .query_map([kind], |row| row.get(0))
+            .expect("the log can be read");
         rows.map(|row| row.expect("a text")).collect()
     }
 }

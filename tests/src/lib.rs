@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod evidence;
 pub mod frames;
 pub mod lane;
+pub mod nodes;
 pub mod program;
 pub mod proxy;
 pub mod python;

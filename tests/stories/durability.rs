@@ -9,6 +9,7 @@ use mayfly_proto::spire::server::bundle::bundle_client::BundleClient;
 use mayfly_proto::spire::server::svid::MintX509svidRequest;
 use mayfly_proto::spire::server::svid::svid_client::SvidClient;
 use mayfly_svid::{Bundle, X509Svid};
+use mayfly_tests::daemon::PATIENCE;
 use mayfly_tests::evidence::Evidence;
 use mayfly_tests::{Admin, EntrySpec, Lane, Millis, Server, ServerOptions, attest};
 use rand::rngs::StdRng;
@@ -25,7 +26,11 @@ const AT_ONCE: usize = 1_000;
 const CONNECTIONS: usize = 250;
 
 async fn open_server() -> Server {
-    Server::start_with(ServerOptions { sections: OPEN_DOORS.into(), ..Default::default() }).await
+    Server::start_with(ServerOptions {
+        sections: OPEN_DOORS.into(),
+        ..Default::default()
+    })
+    .await
 }
 
 // Must show 5; rule 3 of the design; the attack of row 13 in the goals
@@ -46,7 +51,10 @@ async fn one_join_token_offered_a_thousand_times_at_once_makes_one_agent() {
                 let (csr, _) = attest::csr();
                 // The handshake is done before the race begins.
                 let mut bundles = BundleClient::new(channel.clone());
-                bundles.get_bundle(GetBundleRequest { output_mask: None }).await.expect("anybody may ask for the bundle");
+                bundles
+                    .get_bundle(GetBundleRequest { output_mask: None })
+                    .await
+                    .expect("anybody may ask for the bundle");
                 start.wait().await;
                 attest::attest(channel, attest::params("join_token", token.as_bytes(), csr)).await
             });
@@ -58,11 +66,16 @@ async fn one_join_token_offered_a_thousand_times_at_once_makes_one_agent() {
         match outcome.unwrap() {
             Ok(_) => admitted += 1,
             Err(status) => {
-                *refused.entry((format!("{:?}", status.code()), status.message().to_owned())).or_default() += 1;
+                *refused
+                    .entry((format!("{:?}", status.code()), status.message().to_owned()))
+                    .or_default() += 1;
             }
         }
     }
-    println!("{AT_ONCE} offers over {CONNECTIONS} connections, all answered after {:?}", begun.elapsed());
+    println!(
+        "{AT_ONCE} offers over {CONNECTIONS} connections, all answered after {:?}",
+        begun.elapsed()
+    );
     println!("admitted: {admitted}; refused: {refused:?}");
     assert_eq!(admitted, 1);
     // Each of them reached the decision, none was turned away for being too many.
@@ -85,6 +98,8 @@ struct Ledger {
     /// Agent to whether its ban was acknowledged.
     agents: BTreeMap<String, bool>,
     serials: BTreeSet<String>,
+    /// The server was killed, so there is nothing more to be done.
+    over: bool,
 }
 
 impl Ledger {
@@ -106,7 +121,10 @@ type Shared = Arc<Mutex<Ledger>>;
 
 /// What a call may answer whose server was killed meanwhile.
 fn is_loss(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+    )
 }
 
 async fn create_entries(admin: Admin, ledger: Shared, mut rng: StdRng) -> Status {
@@ -137,6 +155,9 @@ async fn delete_entries(admin: Admin, ledger: Shared, mut rng: StdRng) -> Status
             })
         };
         let Some(id) = victim else {
+            if ledger.lock().unwrap().over {
+                return Status::unavailable("killed");
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         };
@@ -239,7 +260,9 @@ async fn check(server: &Server, ledger: &Shared, rng: &mut StdRng) {
         assert!(again.is_err(), "a token was used twice");
     }
     if let Some(token) = unused {
-        let joined = attest::join(channel, &token).await.expect("a token that was made and not used is good");
+        let joined = attest::join(channel, &token)
+            .await
+            .expect("a token that was made and not used is good");
         let mut ledger = ledger.lock().unwrap();
         ledger.agents.insert(joined.svid.spiffe_id().to_string(), false);
         ledger.serials.insert(joined.svid.serial().to_string());
@@ -265,15 +288,26 @@ async fn killed_at_fifty_random_moments_it_keeps_all_that_it_acknowledged() {
         }
         load.spawn(delete_entries(server.admin(), ledger.clone(), next()));
         for _ in 0..2 {
-            load.spawn(join_and_ban(server.admin(), server.port(), bundle.clone(), ledger.clone(), next()));
+            load.spawn(join_and_ban(
+                server.admin(),
+                server.port(),
+                bundle.clone(),
+                ledger.clone(),
+                next(),
+            ));
         }
         load.spawn(mint(server.admin(), ledger.clone()));
         tokio::time::sleep(Duration::from_micros(rng.random_range(5_000..200_000))).await;
         server.daemon.kill();
-        while let Some(end) = load.join_next().await {
+        ledger.lock().unwrap().over = true;
+        while let Some(end) = tokio::time::timeout(PATIENCE, load.join_next())
+            .await
+            .expect("every call ends")
+        {
             let status = end.unwrap();
             assert!(is_loss(&status), "round {round}: {status}");
         }
+        ledger.lock().unwrap().over = false;
 
         server.daemon.start();
         let begun = Instant::now();
@@ -281,20 +315,44 @@ async fn killed_at_fifty_random_moments_it_keeps_all_that_it_acknowledged() {
         starts.push(begun.elapsed());
         check(&server, &ledger, &mut rng).await;
     }
-    println!("acknowledged before 50 kills and found after each: {}", ledger.lock().unwrap().size());
+    println!(
+        "acknowledged before 50 kills and found after each: {}",
+        ledger.lock().unwrap().size()
+    );
     println!("from start to ready: {starts}");
 
     let evidence = Evidence::of(server.dir());
     evidence.check_order();
     let ledger = ledger.lock().unwrap();
-    let missing: Vec<_> = ledger.serials.difference(&evidence.intended_serials()).cloned().collect();
+    let missing: Vec<_> = ledger
+        .serials
+        .difference(&evidence.intended_serials())
+        .cloned()
+        .collect();
     assert_eq!(missing, Vec::<String>::new(), "SVIDs without their log entry");
     let created = evidence.subjects("entry.created");
-    assert!(ledger.entries.keys().chain(&ledger.deleted).all(|id| created.contains(id)), "entries without a record");
+    assert!(
+        ledger
+            .entries
+            .keys()
+            .chain(&ledger.deleted)
+            .all(|id| created.contains(id)),
+        "entries without a record"
+    );
     let deleted = evidence.subjects("entry.deleted");
-    assert!(ledger.deleted.iter().all(|id| deleted.contains(id)), "deletions without a record");
+    assert!(
+        ledger.deleted.iter().all(|id| deleted.contains(id)),
+        "deletions without a record"
+    );
     let banned = evidence.subjects("agent.banned");
-    assert!(ledger.agents.iter().all(|(id, ban)| !ban || banned.contains(id)), "bans without a record");
-    assert!(ledger.entries.len() > 100 && ledger.agents.len() > 20 && ledger.serials.len() > 50, "{}", ledger.size());
+    assert!(
+        ledger.agents.iter().all(|(id, ban)| !ban || banned.contains(id)),
+        "bans without a record"
+    );
+    assert!(
+        ledger.entries.len() > 100 && ledger.agents.len() > 20 && ledger.serials.len() > 50,
+        "{}",
+        ledger.size()
+    );
     assert!(starts.quantile(1.0) <= Duration::from_secs(2), "{starts}");
 }

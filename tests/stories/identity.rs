@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use mayfly_tests::caller::{ids, svid};
-use mayfly_tests::{Agent, Caller, EntrySpec, Lane, Program, Server, ServerOptions, eventually};
+use mayfly_tests::daemon::story_dir;
+use mayfly_tests::nodes::NodeCa;
+use mayfly_tests::{
+    Agent, AgentOptions, Caller, EntrySpec, Join, Lane, Program, Server, ServerOptions, eventually, selector,
+};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -112,6 +116,79 @@ async fn rust_and_python_keep_talking_through_rotation_and_both_restarts() {
             "{name}: {report}"
         );
     }
+}
+
+// Must show 2; the flow of nodes with certificates, renewal and restart included
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_certificate_joins_again_and_again_as_the_same_agent() {
+    let _lane = Lane::shared();
+    let (ca, dir) = (NodeCa::new(), story_dir());
+    let sections = format!(
+        "[attestor.x509pop]\nca_bundle_path = \"{}\"\n",
+        ca.file(dir.path()).display()
+    );
+    let server = Server::start_with(ServerOptions {
+        sections,
+        ..Default::default()
+    })
+    .await;
+    let (certificate, key) = ca.node("rack-7").files(dir.path());
+    let join = Join::X509Pop { certificate, key };
+    let agent = Agent::join_with(
+        &server,
+        AgentOptions {
+            join: Some(join.clone()),
+            ..Default::default()
+        },
+    )
+    .await;
+    let id = agent.id().to_owned();
+    assert!(id.starts_with("spiffe://example.org/spire/agent/x509pop/"), "{id}");
+    let admin = server.admin();
+    let known = admin.get_agent(&id).await.unwrap();
+    assert!(
+        known.can_reattest && known.selectors.contains(&selector("x509pop:subject:cn:rack-7")),
+        "{known:?}"
+    );
+
+    // Entries may name a set of nodes, by what is known of them.
+    admin
+        .create(&EntrySpec::new(
+            "/racks",
+            "spiffe://example.org/spire/server",
+            &["x509pop:subject:cn:rack-7"],
+        ))
+        .await;
+    admin
+        .create(&EntrySpec::new(
+            "/web",
+            "spiffe://example.org/racks",
+            &[&format!("unix:uid:{WEB}")],
+        ))
+        .await;
+    let mut web = Caller::spawn(WEB);
+    assert_eq!(
+        ids(&web.workload(&agent.socket()).fetch().await.unwrap()),
+        ["spiffe://example.org/web"]
+    );
+
+    // Another process with the same certificate and nothing else is the same agent.
+    drop(agent);
+    let mut again = Agent::prepare(
+        &server,
+        AgentOptions {
+            join: Some(join),
+            ..Default::default()
+        },
+    )
+    .await;
+    again.daemon.start();
+    again.wait_ready().await;
+    assert_eq!(admin.list_agents().await.len(), 1);
+    assert_eq!(
+        ids(&web.workload(&again.socket()).fetch().await.unwrap()),
+        ["spiffe://example.org/web"]
+    );
 }
 
 /// Waits until both peers say that they use a new SVID.

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+mod bad_input;
 mod dev;
 mod durability;
 mod identity;
 mod latency;
 mod outage;
 mod withdrawal;
+mod workload_api;
