@@ -1,8 +1,8 @@
 //! Logs: where they go, how much is said, and how an error is shown with its causes.
 
 use std::error::Error;
-use std::str::FromStr;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
@@ -50,7 +50,9 @@ pub enum LogError {
         source: tracing_subscriber::filter::ParseError,
     },
     /// A word stands alone that is no level. The library would take it for the name of a target.
-    #[error("`{word}` is not a log level: write error, warn, info, debug, trace or off, or a directive such as h2=warn")]
+    #[error(
+        "`{word}` is not a log level: write error, warn, info, debug, trace or off, or a directive such as h2=warn"
+    )]
     Word {
         /// The word.
         word: String,
@@ -248,7 +250,14 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_not_taken_for_the_name_of_a_target() {
-        for good in ["info", "WARN", "off", "info,h2=warn", "info,mayfly_server::watch=debug", "h2=trace"] {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,h2=warn",
+            "info,mayfly_server::watch=debug",
+            "h2=trace",
+        ] {
             assert!(check_level(good).is_ok(), "{good}");
         }
         for bad in ["lound", "info,debgu", "h2=loud"] {
