@@ -151,6 +151,17 @@ pub(crate) fn ttl_text(seconds: i32) -> String {
     text
 }
 
+/// A path as one word of a shell's command line.
+pub(crate) fn shell_word(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// How an instant lies to now: `in 52 min`, `3 h ago`, `now`.
 pub(crate) fn relative(time: Timestamp, now: Timestamp) -> String {
     if time == now {
@@ -252,6 +263,13 @@ mod tests {
             relative(Timestamp::from_unix(10), Timestamp::from_unix(310)),
             "5 min ago"
         );
+    }
+
+    #[test]
+    fn a_path_is_one_word_whatever_is_in_it() {
+        for (path, word) in [("/a/b-c.d", "/a/b-c.d"), ("a b", "'a b'"), ("it's", r"'it'\''s'")] {
+            assert_eq!(shell_word(path.as_ref()), word);
+        }
     }
 
     #[test]

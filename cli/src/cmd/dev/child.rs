@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use mayfly_runtime::env;
 use mayfly_runtime::files::{self, FileError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,6 +15,7 @@ use tokio::process::Command;
 use super::layout::Layout;
 use crate::errors::CliError;
 use crate::output::Output;
+use crate::values;
 
 /// How long a daemon may take to stop. Its own limit for draining is shorter.
 const STOP: Duration = Duration::from_secs(20);
@@ -77,6 +79,25 @@ pub(super) async fn stop_left_behind(name: &'static str, data_dir: &Path, out: &
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+/// What to type to run this program again: its name if the shell finds it by that, else as it was typed this time.
+pub(super) fn own_command() -> String {
+    let typed = std::env::args_os().next().unwrap_or_else(|| "mayfly".into());
+    let path = env::path("PATH").unwrap_or_default();
+    command_for(Path::new(&typed), &std::env::current_exe().unwrap_or_default(), &path)
+}
+
+fn command_for(typed: &Path, own: &Path, path: &Path) -> String {
+    let found = std::env::split_paths(path)
+        .map(|dir| dir.join("mayfly"))
+        .find(|file| file.is_file());
+    let same = found.is_some_and(|found| fs::canonicalize(found).ok() == fs::canonicalize(own).ok());
+    if same {
+        "mayfly".to_owned()
+    } else {
+        values::shell_word(typed)
+    }
 }
 
 /// Completes with an error when the first of them has ended.
@@ -227,5 +248,29 @@ fn ending(status: ExitStatus) -> String {
             format!("killed by {name}")
         }
         (None, None) => "for an unknown reason".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_commands_can_be_typed_as_they_are_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, other) = (dir.path().join("here"), dir.path().join("other"));
+        for dir in [&here, &other] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join("mayfly"), "").unwrap();
+        }
+        let typed = Path::new("target/debug/mayfly");
+        let own = here.join("mayfly");
+        assert_eq!(command_for(typed, &own, &here), "mayfly");
+        assert_eq!(
+            command_for(typed, &own, &other),
+            "target/debug/mayfly",
+            "another one is found"
+        );
+        assert_eq!(command_for(typed, &own, Path::new("")), "target/debug/mayfly");
     }
 }

@@ -12,6 +12,7 @@ use mayfly_svid::TrustDomain;
 
 use crate::connect::DEV_DIR;
 use crate::errors::CliError;
+use crate::values;
 
 /// The trust domain, unless told otherwise.
 const TRUST_DOMAIN: &str = "dev.mayfly.local";
@@ -164,8 +165,8 @@ impl Layout {
         }
         format!(
             " --server-socket {} --agent-socket {}",
-            self.server_socket().display(),
-            self.agent_socket().display()
+            values::shell_word(&self.server_socket()),
+            values::shell_word(&self.agent_socket())
         )
     }
 }

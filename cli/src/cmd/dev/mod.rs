@@ -164,12 +164,12 @@ async fn start(
     context.out.note("");
     let exit = svid::fetch::show(&identities, &[], context)?;
     if !args.once && !context.out.is_json() {
-        let options = layout.options();
+        let (mayfly, options) = (child::own_command(), layout.options());
         context.out.note(format!(
             "\nIt runs until ctrl-C. Try next, in another terminal in this folder:\n\
-             \x20 mayfly svid watch{options}\n\
-             \x20 mayfly entry update {entry_id} --hint hello{options}\n\
-             \x20 mayfly doctor{options}"
+             \x20 {mayfly} svid watch{options}\n\
+             \x20 {mayfly} entry update {entry_id} --hint hello{options}\n\
+             \x20 {mayfly} doctor{options}"
         ));
     }
     Ok(exit)
