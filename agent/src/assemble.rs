@@ -51,7 +51,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         settings.svids,
         issuer,
         views.subscribe(),
-        link.connected(),
+        link.heard(),
         Arc::clone(&clock),
         svid_metrics,
     );

@@ -147,22 +147,18 @@ struct Released {
 }
 
 /// Makes the worker and the handle to it. The worker is to be run ([`Worker::run`]) by the supervisor; its end is the
-/// end of the process. `connected` says whether the server is there; each time that it comes back, what waits for its
-/// next attempt is asked for at once.
+/// end of the process. `heard` says when the server was last heard, `None` while it is away; each time that it comes back,
+/// what waits for its next attempt is asked for at once.
 pub fn start(
     settings: SvidSettings,
     issuer: Arc<dyn Issuer>,
     views: watch::Receiver<Arc<View>>,
-    connected: watch::Receiver<bool>,
+    heard: watch::Receiver<Option<Instant>>,
     clock: Arc<dyn Clock>,
     metrics: SvidMetrics,
 ) -> (Svids, Worker) {
     let (sender, claims) = mpsc::channel(INBOX);
-    let server = Server {
-        issuer,
-        connected,
-        views,
-    };
+    let server = Server { issuer, heard, views };
     (
         Svids { claims: sender },
         Worker::new(settings, server, clock, metrics, claims),

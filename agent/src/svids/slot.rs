@@ -17,6 +17,9 @@ use super::{Failure, SvidState, X509Material};
 /// An SVID is not renewed sooner after it came than this, however short it is.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(500);
 
+/// How often it is looked at whether what has lingered long enough can go.
+const LINGER_LOOK: Duration = Duration::from_secs(1);
+
 /// Both clocks, read once per round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
@@ -196,8 +199,8 @@ impl Slot {
     }
 
     /// Brings what is published up to date and says what is to be done next and when. All rules are here; it may be
-    /// called at any time and as often as one likes. `replaceable`: the server could give another SVID.
-    pub(super) fn settle(&mut self, now: Now, linger: Duration, replaceable: bool) -> Plan {
+    /// called at any time and as often as one likes. `heard`: when the server, that could give another SVID, was heard.
+    pub(super) fn settle(&mut self, now: Now, linger: Duration, heard: Option<Instant>) -> Plan {
         let wall = now.timestamp();
         let entry = match &self.entry {
             Some(entry) if !entry.is_expired(wall) && self.entry_end.is_none_or(|end| now.mono < end) => entry,
@@ -220,10 +223,13 @@ impl Slot {
         if !self.held.as_ref().is_some_and(serves) {
             self.held = None;
         }
-        let lingers = self.held.is_none() || replaceable;
-        let linger_end = self.idle_since.filter(|_| lingers).map(|since| since + linger);
-        if linger_end.is_some_and(|end| end <= now.mono) {
-            return Plan::Drop;
+        let mut linger_end = self.idle_since.map(|since| since + linger);
+        if let Some(end) = linger_end.filter(|end| *end <= now.mono) {
+            // Not before the server was heard after it: it may be away, and nobody has noticed yet.
+            if self.held.is_none() || heard.is_some_and(|heard| heard >= end) {
+                return Plan::Drop;
+            }
+            linger_end = heard.map(|_| now.mono + linger.max(LINGER_LOOK));
         }
 
         let mut timers = vec![linger_end, self.entry_end];

@@ -191,7 +191,7 @@ pub(crate) struct Stage {
     pub(crate) server: Arc<FakeServer>,
     pub(crate) views: Arc<ViewPublisher>,
     pub(crate) clock: Arc<LinkedClock>,
-    pub(crate) connected: watch::Sender<bool>,
+    pub(crate) heard: watch::Sender<Option<Instant>>,
     pub(crate) metrics: SvidMetrics,
     pub(crate) supervisor: Supervisor,
 }
@@ -229,12 +229,12 @@ impl Stage {
             issued: AtomicUsize::new(0),
         });
         let metrics = SvidMetrics::default();
-        let connected = watch::Sender::new(true);
+        let heard = watch::Sender::new(always());
         let (svids, worker) = super::start(
             settings,
             server.clone(),
             views.subscribe(),
-            connected.subscribe(),
+            heard.subscribe(),
             clock.clone(),
             metrics.clone(),
         );
@@ -245,7 +245,7 @@ impl Stage {
             server,
             views,
             clock,
-            connected,
+            heard,
             metrics,
             supervisor,
         }
@@ -289,6 +289,11 @@ async fn ready(subscription: &mut Subscription) -> Arc<X509Material> {
         }
         subscription.changed().await.unwrap();
     }
+}
+
+/// A server that is heard all the time.
+fn always() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(1_000_000))
 }
 
 /// Lets everything that is due happen, and no time pass to speak of.
@@ -408,11 +413,11 @@ async fn what_only_lingers_is_not_renewed() {
 async fn what_lingers_stays_while_the_server_is_away_and_goes_when_it_is_back_or_at_its_end() {
     let stage = Stage::start(vec![entry("a", &["s:1"])]);
     ready(&mut stage.subscribe("a").await).await;
-    stage.connected.send_replace(false);
+    stage.heard.send_replace(None);
     stage.server.set_away(true);
     sleep(minutes(50)).await;
     assert_eq!(serial(stage.subscribe("a").await.current()), "1", "served as before");
-    stage.connected.send_replace(true);
+    stage.heard.send_replace(always());
     stage.server.set_away(false);
     sleep(Duration::from_secs(4)).await;
     assert_eq!(stage.metrics.held.get(), 1, "it lingers anew");
@@ -420,9 +425,27 @@ async fn what_lingers_stays_while_the_server_is_away_and_goes_when_it_is_back_or
     assert_eq!(stage.metrics.held.get(), 0);
 
     ready(&mut stage.subscribe("a").await).await;
-    stage.connected.send_replace(false);
+    stage.heard.send_replace(None);
     sleep(minutes(61)).await;
     assert_eq!(stage.metrics.held.get(), 0, "and never longer than it is valid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lingers_stays_until_the_server_gave_a_sign_of_life_after_it() {
+    let stage = Stage::start(vec![entry("a", &["s:1"])]);
+    let hear = || {
+        let now = Some(Instant::now());
+        stage
+            .heard
+            .send_if_modified(|heard| std::mem::replace(heard, now).is_none());
+    };
+    ready(&mut stage.subscribe("a").await).await;
+    hear();
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(stage.metrics.held.get(), 1, "it hangs, and nobody knows yet");
+    hear();
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(stage.metrics.held.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -606,7 +629,7 @@ async fn an_svid_whose_authority_left_the_bundle_is_not_served() {
     assert!(matches!(subscription.current(), SvidState::Failed(_)));
     *stage.server.ca.lock().unwrap() = new;
     stage.server.set_away(false);
-    stage.connected.send_replace(true);
+    stage.heard.send_replace(always());
     rest().await;
     assert_eq!(
         serial(subscription.current()),

@@ -51,8 +51,8 @@ pub struct Worker {
 /// The server, as the worker sees it.
 pub(super) struct Server {
     pub(super) issuer: Arc<dyn Issuer>,
-    /// Whether it is there.
-    pub(super) connected: watch::Receiver<bool>,
+    /// When it was last heard; `None` while it is away.
+    pub(super) heard: watch::Receiver<Option<Instant>>,
     /// What it allows.
     pub(super) views: watch::Receiver<Arc<View>>,
 }
@@ -132,11 +132,11 @@ impl Worker {
                     }
                     self.view_changed();
                 }
-                changed = self.server.connected.changed() => {
+                changed = self.server.heard.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.connection_changed();
+                    self.server_went_or_came();
                 }
                 () = async { sleep_until(timer.unwrap_or_else(Instant::now)).await }, if timer.is_some() => {
                     let now = self.now();
@@ -189,8 +189,8 @@ impl Worker {
         drop(reply.send(subscription));
     }
 
-    fn connection_changed(&mut self) {
-        if !*self.server.connected.borrow_and_update() {
+    fn server_went_or_came(&mut self) {
+        if self.server.heard.borrow_and_update().is_none() {
             return;
         }
         self.calls_fail = false;
@@ -265,8 +265,8 @@ impl Worker {
             self.queue.place(id, Place::default());
             return;
         };
-        let replaceable = *self.server.connected.borrow() && !self.calls_fail;
-        let plan = slot.settle(now, self.settings.linger, replaceable);
+        let heard = self.server.heard.borrow().filter(|_| !self.calls_fail);
+        let plan = slot.settle(now, self.settings.linger, heard);
         let holds = slot.holds() && plan != Plan::Drop;
         match (slot.counted, holds) {
             (false, true) => self.metrics.held.inc(),

@@ -218,7 +218,12 @@ impl Keeper {
                 .await;
             let Err(error) = established else { break };
             let pause = backoff.next_delay();
-            error!(error = %Chain(&error), retry_in_ms = pause.as_millis(), "no trust bundle yet");
+            let retry_in_ms = pause.as_millis();
+            if error.is_of_the_moment() {
+                warn!(error = %Chain(&error), retry_in_ms, "no trust bundle yet");
+            } else {
+                error!(error = %Chain(&error), retry_in_ms, "no trust bundle yet");
+            }
             tokio::time::sleep(pause).await;
         }
         if let Some(bundle) = self.trust.current() {
@@ -389,6 +394,7 @@ impl Keeper {
                 applied = follower.next(&mut self.holdings) => applied?,
                 () = self.link.doubted() => return Err(Break::Doubt),
             };
+            self.link.set_heard(Some(Instant::now()));
             if let Some(applied) = applied {
                 self.applied(applied);
             }
@@ -397,7 +403,7 @@ impl Keeper {
 
     fn set_connected(&self, connected: bool) {
         self.metrics.connected.set(i64::from(connected));
-        self.link.set_connected(connected);
+        self.link.set_heard(connected.then(Instant::now));
     }
 
     fn applied(&mut self, applied: Applied) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use mayfly_proto::status::Reason;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::call::CallError;
@@ -13,7 +14,7 @@ use super::call::CallError;
 #[derive(Debug, Default)]
 pub struct Link {
     channel: ArcSwapOption<Channel>,
-    connected: watch::Sender<bool>,
+    heard: watch::Sender<Option<Instant>>,
     doubt: Notify,
     poll_soon: Arc<Notify>,
 }
@@ -33,14 +34,14 @@ impl Link {
         self.channel.store(channel.map(Arc::new));
     }
 
-    /// Whether the server is being followed; each time that this becomes true it has just been reached (again).
-    pub fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.subscribe()
+    /// When the server was last heard, `None` while it is known to be away. Only that it went or came wakes a receiver.
+    pub fn heard(&self) -> watch::Receiver<Option<Instant>> {
+        self.heard.subscribe()
     }
 
-    pub(super) fn set_connected(&self, connected: bool) {
-        self.connected
-            .send_if_modified(|before| std::mem::replace(before, connected) != connected);
+    pub(super) fn set_heard(&self, heard: Option<Instant>) {
+        self.heard
+            .send_if_modified(|before| std::mem::replace(before, heard).is_some() != heard.is_some());
     }
 
     /// Brings the next polling round forward.

@@ -18,6 +18,7 @@ use mayfly_runtime::Chain;
 use mayfly_svid::verify::{VerifyError, verify_x509_svid};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustAnchors, TrustDomain};
 use mayfly_verify::BundleSet;
+use tonic::Code;
 use tracing::{error, info, warn};
 
 use super::bundle_file::{self, BundleFileError, BundleUrl};
@@ -74,6 +75,15 @@ pub struct Trust {
     data_dir: PathBuf,
     anchors: Arc<BundleSet>,
     current: Mutex<Option<Arc<Bundle>>>,
+}
+
+// === impl TrustError ===
+
+impl TrustError {
+    /// Whether it goes away by itself: nobody answered.
+    pub(super) fn is_of_the_moment(&self) -> bool {
+        matches!(self, Self::Call(error) if error.code() == Code::Unavailable && !error.server_not_believed())
+    }
 }
 
 // === impl Trust ===
@@ -137,7 +147,11 @@ impl Trust {
             Some(TrustSource::Url(url)) => {
                 bundle_file::fetch(url, &self.trust_domain, bundle_file::public_roots()).await?
             }
-            Some(TrustSource::InsecureBootstrap) => self.first_contact(connector).await?,
+            Some(TrustSource::InsecureBootstrap) => {
+                let bundle = self.first_contact(connector).await?;
+                warn!("insecure_bootstrap: whoever answered first is trusted from now on");
+                bundle
+            }
         };
         info!(
             x509_authorities = bundle.x509_authorities.len(),
@@ -168,7 +182,6 @@ impl Trust {
 
     /// The bundle of a server that nobody vouches for, if what it presented and what it gave fit together.
     async fn first_contact(&self, connector: &Connector) -> Result<Bundle, TrustError> {
-        warn!("insecure_bootstrap: trusting whatever server answers, and keeping its bundle");
         let (channel, verifier) = connector.unverified();
         let mut client = BundleClient::new(channel);
         let wire = call::unary("GetBundle", client.get_bundle(GetBundleRequest::default())).await?;
