@@ -12,7 +12,7 @@
 //!
 //! To add one: a file `<name>.rs` here, its `mod` line, its row in [`BUILTINS`], and `docs/attestor-<name>.md`.
 //!
-//! Not here: which entries match (`svids`), when attestation is repeated (`api`).
+//! Not here: which entries match (`view`), when attestation is repeated (`api`).
 
 pub mod peer;
 pub mod proc_text;
