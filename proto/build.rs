@@ -3,7 +3,10 @@
 //! Two runs. The Workload API stands apart because it has no package, and because what reflection shows of it must be
 //! the published interface and nothing else (SPIFFE Workload Endpoint §7).
 
-#![allow(clippy::disallowed_methods, reason = "Cargo speaks to build scripts through the environment")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "Cargo speaks to build scripts through the environment"
+)]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -218,8 +218,11 @@ impl Hub {
     }
 }
 
+/// Changes what an agent is to be told.
+type Tell<'a> = dyn Fn(&SpiffeId, &dyn Fn(&mut Pending)) + 'a;
+
 /// Tells the agents that `entry`, which was `old`, concerns or concerned.
-fn concern(applied: &Applied, entry: &Entry, old: Option<&Entry>, tell: &dyn Fn(&SpiffeId, &dyn Fn(&mut Pending))) {
+fn concern(applied: &Applied, entry: &Entry, old: Option<&Entry>, tell: &Tell<'_>) {
     let server = applied.after.trust_domain().server_id();
     // An alias, or an entry with entries below it, decides over more than itself.
     let has_children =

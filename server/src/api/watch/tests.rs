@@ -106,6 +106,7 @@ impl Connected {
     fn watch(&self) -> Watching {
         let (requests, outgoing) = mpsc::channel(8);
         let mut client = WatchClient::new(self.clone());
+        #[allow(clippy::disallowed_methods, reason = "the test itself waits for it")]
         let answer = tokio::spawn(async move { client.watch(ReceiverStream::new(outgoing)).await });
         Watching { requests, answer }
     }
