@@ -214,7 +214,7 @@ async fn attestors(settings: &Settings) -> anyhow::Result<Attestors> {
     let AttestorSettings { join_token, x509pop } = settings.attestors.clone();
     let deps = AttestDeps {
         trust_domain: settings.trust_domain.clone(),
-        base_dir: "/".into(),
+        base_dir: ".".into(),
     };
     let mut sections = vec![];
     if join_token {
