@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(format!("{stated:?}"), format!("{default:?}"));
     }
 
-    // Must show 7
+    // Promise 7
     #[test]
     fn every_problem_is_reported_at_once_with_line_and_hint() {
         let text = "trust_domain = \"Not A Domain\"\n\

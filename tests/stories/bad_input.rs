@@ -71,7 +71,7 @@ impl Verdicts {
     }
 }
 
-// Must show 7
+// Promise 7
 #[test]
 fn config_files_are_refused_with_line_key_and_hint() {
     let dir = story_dir();
@@ -223,7 +223,7 @@ fn config_files_are_refused_with_line_key_and_hint() {
     verdicts.end();
 }
 
-// Must show 7; attack 11 of the goals
+// Promise 7
 #[tokio::test(flavor = "multi_thread")]
 async fn certificate_requests_are_refused_and_leave_no_trace() {
     let _lane = Lane::shared();
@@ -351,7 +351,7 @@ async fn certificate_requests_are_refused_and_leave_no_trace() {
         .unwrap();
 }
 
-// Must show 7; attacks 8, 13 and 14 of the goals
+// Promise 7
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_of_nodes_is_refused_and_leaves_no_trace() {
     let _lane = Lane::shared();
@@ -524,7 +524,7 @@ fn id(trust_domain: &str, path: &str) -> Option<Spiffeid> {
     })
 }
 
-// Must show 7; WAPI-25, XSVID-05
+// Promise 7; WAPI-25, XSVID-05
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_are_refused_field_by_field() {
     let _lane = Lane::shared();
@@ -733,7 +733,7 @@ async fn entries_are_refused_field_by_field() {
     verdicts.end();
 }
 
-// Must show 7
+// Promise 7
 #[tokio::test(flavor = "multi_thread")]
 async fn bundles_are_refused_whole() {
     let _lane = Lane::shared();
@@ -847,7 +847,7 @@ async fn bundles_are_refused_whole() {
     verdicts.end();
 }
 
-// Must show 7: errors with hints; a misspelt selector type or an unknown parent is told at creation.
+// Promise 7: errors with hints; a misspelt selector type or an unknown parent is told at creation.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cli_refuses_with_hints_and_changes_nothing() {
     let _lane = Lane::shared();
@@ -964,7 +964,7 @@ async fn the_cli_refuses_with_hints_and_changes_nothing() {
     verdicts.end();
 }
 
-// Must show 7: rule 6 of the design, no anonymous administrator
+// Promise 7: rule 6 of the design, no anonymous administrator
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_an_operator_changes_nothing() {
     let _lane = Lane::shared();

@@ -66,7 +66,7 @@ fn entries(home: &Path) -> Vec<String> {
     names
 }
 
-// Must show 1
+// Promise 1
 #[test]
 fn dev_once_shows_an_svid_without_root_and_without_configuration() {
     let _lane = Lane::shared();
@@ -96,7 +96,7 @@ fn dev_once_shows_an_svid_without_root_and_without_configuration() {
     assert!(took <= Duration::from_secs(30), "{took:?}");
 }
 
-// Must show 1
+// Promise 1
 #[test]
 fn dev_stays_up_answers_its_three_hints_and_stops_cleanly_on_ctrl_c() {
     use nix::sys::signal::{Signal, kill};

@@ -33,7 +33,7 @@ async fn open_server() -> Server {
     .await
 }
 
-// Must show 5; rule 3 of the design; the attack of row 13 in the goals
+// Promise 5
 #[tokio::test(flavor = "multi_thread")]
 async fn one_join_token_offered_a_thousand_times_at_once_makes_one_agent() {
     let _lane = Lane::alone();
@@ -270,7 +270,7 @@ async fn check(server: &Server, ledger: &Shared, rng: &mut StdRng) {
     }
 }
 
-// Must show 5; L4 of the goals; L2: ready ≤ 2 s after the start
+// Promise 5: ready ≤ 2 s after the start
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_fifty_random_moments_it_keeps_all_that_it_acknowledged() {
     let _lane = Lane::alone();

@@ -15,7 +15,7 @@ const WEB: u32 = 41_001;
 const DB: u32 = 41_002;
 const STRANGER: u32 = 41_003;
 
-// Must show 2; WEP-20, WEP-21, WEP-27, WAPI-06, WAX-01, WAX-02, WAX-16, IOP-14
+// Promise 2; WEP-20, WEP-21, WEP-27, WAPI-06, WAX-01, WAX-02, WAX-16, IOP-14
 #[tokio::test(flavor = "multi_thread")]
 async fn two_users_get_their_own_svids_and_the_third_gets_none() {
     let _lane = Lane::shared();
@@ -50,7 +50,7 @@ async fn two_users_get_their_own_svids_and_the_third_gets_none() {
     );
 }
 
-// Must show 2; WEP-03, WEP-05, WEP-09, WAPI-09, WAPI-12, IOP-01, IOP-06, IOP-15, IOP-20
+// Promise 2; WEP-03, WEP-05, WEP-09, WAPI-09, WAPI-12, IOP-01, IOP-06, IOP-15, IOP-20
 #[tokio::test(flavor = "multi_thread")]
 async fn rust_and_python_keep_talking_through_rotation_and_both_restarts() {
     let _lane = Lane::shared();
@@ -118,7 +118,7 @@ async fn rust_and_python_keep_talking_through_rotation_and_both_restarts() {
     }
 }
 
-// Must show 2; the flow of nodes with certificates, renewal and restart included
+// Promise 2; the flow of nodes with certificates, renewal and restart included
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_a_certificate_joins_again_and_again_as_the_same_agent() {
     let _lane = Lane::shared();

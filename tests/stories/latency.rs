@@ -11,7 +11,7 @@ use tonic::Code;
 const USER: u32 = 41_001;
 const CHANGES: usize = 1_000;
 
-// Must show 3; P6 of the goals: p50 ≤ 25 ms, p99 ≤ 150 ms. WAPI-11, WAPI-13, WAX-02
+// Promise 3: p50 ≤ 25 ms, p99 ≤ 150 ms. WAPI-11, WAPI-13, WAX-02
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_changes_reach_a_subscribed_workload_in_milliseconds() {
     let _lane = Lane::alone();
@@ -82,7 +82,7 @@ async fn a_thousand_changes_reach_a_subscribed_workload_in_milliseconds() {
     }
 }
 
-// Must show 3; WEP-28, IOP-18: a caller that came a moment before its entry has its answer held for it.
+// Promise 3; WEP-28, IOP-18: a caller that came a moment before its entry has its answer held for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_workload_gets_its_svid_milliseconds_after_its_entry() {
     let _lane = Lane::alone();
@@ -120,7 +120,7 @@ async fn a_waiting_workload_gets_its_svid_milliseconds_after_its_entry() {
     assert!(figures.quantile(0.5) <= Duration::from_millis(25), "{figures}");
 }
 
-// Must show 3: the same by the operator's program, whose own start is part of the figure.
+// Promise 3: the same by the operator's program, whose own start is part of the figure.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_made_changed_and_deleted_by_the_cli_reach_the_workload() {
     let _lane = Lane::shared();
@@ -165,7 +165,7 @@ async fn entries_made_changed_and_deleted_by_the_cli_reach_the_workload() {
     );
 }
 
-// Must show 3; C4 of the goals: ≤ 50 B/s. WAPI-11
+// Promise 3: ≤ 50 B/s. WAPI-11
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_beacons_passes_between_changes() {
     let _lane = Lane::alone();

@@ -9,7 +9,7 @@ use tonic::Code;
 const USER: u32 = 41_001;
 const ANOTHER: u32 = 41_002;
 
-// Must show 6; L2 of the goals: workloads unaffected, joins resume ≤ 2 s after start
+// Promise 6: workloads unaffected, joins resume ≤ 2 s after start
 #[tokio::test(flavor = "multi_thread")]
 async fn cached_svids_are_served_without_the_server_and_renewal_resumes_by_itself() {
     let _lane = Lane::shared();
@@ -65,7 +65,7 @@ async fn cached_svids_are_served_without_the_server_and_renewal_resumes_by_itsel
     assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
-// Must show 6; WEP-25, WAPI-30
+// Promise 6; WEP-25, WAPI-30
 #[tokio::test(flavor = "multi_thread")]
 async fn an_svid_that_runs_out_while_the_server_is_away_ends_with_unavailable_and_comes_back() {
     let _lane = Lane::shared();
@@ -103,7 +103,7 @@ async fn an_svid_that_runs_out_while_the_server_is_away_ends_with_unavailable_an
     .await;
 }
 
-// Must show 6; WEP-25
+// Promise 6; WEP-25
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_without_its_server_says_so_and_recovers_without_help() {
     let _lane = Lane::shared();
@@ -150,7 +150,7 @@ async fn an_agent_that_starts_without_its_server_says_so_and_recovers_without_he
     assert_eq!(agents.len(), 1, "{agents:?}");
 }
 
-// Must show 6: the network is away, not the server; and what has changed meanwhile arrives.
+// Promise 6: the network is away, not the server; and what has changed meanwhile arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_made_while_the_line_was_cut_arrive_when_it_is_mended() {
     let _lane = Lane::shared();

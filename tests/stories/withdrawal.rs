@@ -105,7 +105,7 @@ fn sha256_of(path: &std::path::Path) -> String {
         .to_owned()
 }
 
-// Must show 4; WAPI-29, WAX-16
+// Promise 4; WAPI-29, WAX-16
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_entry_ends_the_identity_at_once() {
     let _lane = Lane::shared();
@@ -116,7 +116,7 @@ async fn a_deleted_entry_ends_the_identity_at_once() {
     no_identity(&scene.caller.workload(&scene.agent.socket()).fetch().await.unwrap_err());
 }
 
-// Must show 4; SPIRE forgets it
+// Promise 4; SPIRE forgets it
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_expires_ends_the_identity_at_its_second() {
     let _lane = Lane::shared();
@@ -145,7 +145,7 @@ async fn an_entry_that_expires_ends_the_identity_at_its_second() {
     no_identity(&caller.workload(&agent.socket()).fetch().await.unwrap_err());
 }
 
-// Must show 4
+// Promise 4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_banned_agent_serves_nobody_and_gets_nothing() {
     let _lane = Lane::shared();
@@ -166,7 +166,7 @@ async fn a_banned_agent_serves_nobody_and_gets_nothing() {
     assert!(scene.server.admin().get_agent(scene.agent.id()).await.unwrap().banned);
 }
 
-// Must show 4
+// Promise 4
 #[tokio::test(flavor = "multi_thread")]
 async fn an_evicted_agent_serves_nobody_until_it_has_attested_again() {
     let _lane = Lane::shared();
@@ -201,7 +201,7 @@ async fn an_evicted_agent_serves_nobody_until_it_has_attested_again() {
     no_identity(&refused);
 }
 
-// Must show 4
+// Promise 4
 #[tokio::test(flavor = "multi_thread")]
 async fn executing_another_program_ends_the_identity_of_the_first() {
     let _lane = Lane::shared();
@@ -219,7 +219,7 @@ async fn executing_another_program_ends_the_identity_of_the_first() {
     }
 }
 
-// Must show 4: a connection belongs to the program that opened it. What still matches is had by connecting again, which
+// Promise 4: a connection belongs to the program that opened it. What still matches is had by connecting again, which
 // a client is made to do: the agent closes the connection, so that nobody retries on it for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_still_matches_connects_again_after_exec() {
@@ -246,7 +246,7 @@ async fn a_program_that_still_matches_connects_again_after_exec() {
     assert_eq!(ids(&again), ["spiffe://example.org/web"]);
 }
 
-// Must show 4
+// Promise 4
 #[tokio::test(flavor = "multi_thread")]
 async fn another_user_after_connect_ends_the_identity_of_the_first() {
     let _lane = Lane::shared();
@@ -257,7 +257,7 @@ async fn another_user_after_connect_ends_the_identity_of_the_first() {
     no_identity(&scene.caller.workload(&scene.agent.socket()).fetch().await.unwrap_err());
 }
 
-// Must show 4; WAPI-08
+// Promise 4; WAPI-08
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_the_process_ends_what_others_hold_of_its_connection() {
     let _lane = Lane::shared();

@@ -26,7 +26,7 @@ async fn scene() -> (Server, Agent) {
     (server, agent)
 }
 
-// Must show 2; sections XSVID, WEP, WAPI, WAX and IOP: each line that is printed names its rows
+// Promise 2; sections XSVID, WEP, WAPI, WAX and IOP: each line that is printed names its rows
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_core_and_openssl_agree_with_every_row() {
     let _lane = Lane::shared();
@@ -49,7 +49,7 @@ const HUFFMAN: [u8; 13] = [
     0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff,
 ];
 
-// IOP-01, WEP-08; the cases of clients.md §3
+// IOP-01, WEP-08
 #[tokio::test(flavor = "multi_thread")]
 async fn any_authority_reaches_the_service_and_hostile_blocks_harm_nobody() {
     let _lane = Lane::shared();

@@ -1,7 +1,7 @@
 //! What proves the node: the agent half of a node attestor, and what can be said about the files that it reads.
 //!
 //! Files are read at each attestation, so that a new token or certificate is used without a restart. Secrets have no
-//! other way in: no value in the config, no command line, no environment (design §9.4).
+//! other way in: no value in the config, no command line, no environment.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,6 +1,6 @@
 //! The closed set of kinds that an error can have towards a caller.
 
-/// What an error means for the caller; named after the gRPC codes that answer with it (style §3.5).
+/// What an error means for the caller; named after the gRPC codes that answer with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The request itself is wrong; asking again cannot help.

@@ -2,7 +2,7 @@
 
 use mayfly_svid::SpiffeId;
 
-/// A path that entries, federation and minting may not use (design §1).
+/// A path that entries, federation and minting may not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservedPath {
     /// `/spire` and below: servers and agents.

@@ -1,4 +1,4 @@
-//! Bounds of `AttestAgent`, the one call with real work in it that strangers may make (goals attack 28).
+//! Bounds of `AttestAgent`, the one call with real work in it that strangers may make.
 //!
 //! Per address or local user a token bucket, over all addresses a number at a time. Who comes a little too early waits, who comes much
 //! too early is told when to come back. Memory is bounded, however many call.

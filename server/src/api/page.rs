@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    // goals attack 22
+    // A number that a caller states sets no memory aside.
     #[tokio::test]
     async fn a_page_is_as_large_as_we_allow_whatever_is_asked_for() {
         assert_eq!(Wanted::parse("l", b"", i32::MAX, "").unwrap().count, PAGE_MAX);

@@ -3,7 +3,7 @@
 //! The caller says once what fields it wants. Up to 500 entries that fit one message come back at once, and that is the
 //! end. More come as pages of revisions (ID, revision number, creation time, `more`); the caller then asks for those that
 //! it does not hold, by ID, as often as it likes, and gets them in pages. IDs that it may not serve are left out without
-//! a word. No message is larger than 1 MiB (goals C7).
+//! a word. No message is larger than 1 MiB.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -27,7 +27,7 @@ use crate::app::caller::Caller;
 use crate::commit::{Committer, Snapshot};
 use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
 
-/// One message carries about this much, so that an agent with very many entries needs no large buffer (goals C7).
+/// One message carries about this much, so that an agent with very many entries needs no large buffer.
 const CHUNK: usize = 512 * 1024;
 /// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
@@ -184,7 +184,7 @@ impl WatchService {
             unacknowledged: None,
             beacon,
             digest_due: start,
-            // Monotonic, so that a step of the wall clock never lengthens it (design §9.8).
+            // Monotonic, so that a step of the wall clock never lengthens it.
             expires: start + svid.not_after().since(now),
         };
         let agent = live.agent(&state)?;

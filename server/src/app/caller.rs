@@ -48,7 +48,7 @@ pub enum Role {
     Admin,
 }
 
-/// Which callers a method is open to (spire.md §1.1).
+/// Which callers a method is open to (as SPIRE's own table has it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Whoever can connect.

@@ -1,4 +1,4 @@
-//! The only place that signs. Everything that becomes an SVID passes these steps, in this order (design §3):
+//! The only place that signs. Everything that becomes an SVID passes these steps, in this order:
 //!
 //! ```text
 //!   who asks (api) ─▶ may it? (entry, agent, expiry) ─▶ CSR and profile ─▶ commit the intent ─▶ may it still? ─▶ sign

@@ -187,7 +187,7 @@ impl Snapshot {
     }
 
     /// Every entry that `agent` may serve, once each, in no meaningful order: those below it and below each alias that its selectors fit, at any depth
-    /// (spire.md §6.3: an agent is trusted with what descends from it, and with nothing else).
+    /// (an agent is trusted with what descends from it, and with nothing else).
     pub fn authorized_entries(&self, agent: &Agent) -> Vec<Arc<Entry>> {
         let aliases = self.entries_of_parent(&self.server_id);
         let fitting = aliases.filter(|alias| alias.spec.selectors.is_subset_of(&agent.selectors));

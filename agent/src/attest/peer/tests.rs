@@ -193,7 +193,7 @@ async fn a_file_longer_than_its_limit_is_an_error() {
     assert!(peer.inspect(|proc| look(proc.read_file("no-such-file", 10))).is_err());
 }
 
-/// Attack 18 of the goals: the number of a peer that has ended goes to another process before the peer is looked at.
+/// The number of a peer that has ended goes to another process before the peer is looked at.
 #[tokio::test]
 async fn a_process_that_got_the_number_of_a_peer_is_never_taken_for_it() {
     const RACES: usize = 1_000;

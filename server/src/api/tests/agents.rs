@@ -62,7 +62,7 @@ async fn attest_with(
     }
 }
 
-// spire.md §9a
+// What SPIRE's agents rely on.
 #[tokio::test]
 async fn a_node_that_answers_its_challenges_becomes_an_agent() {
     let server = Server::new().await;
@@ -81,7 +81,7 @@ async fn a_node_that_answers_its_challenges_becomes_an_agent() {
     assert!(agent.can_reattest && !agent.banned);
 }
 
-// Must show 7
+// Promise 7
 #[tokio::test]
 async fn bad_attestations_are_refused_and_nothing_changes() {
     let server = Server::new().await;
@@ -144,7 +144,7 @@ async fn a_banned_agent_attests_again_only_after_it_was_evicted() {
     server.agent("a").await;
 }
 
-// goals attack 28
+// Cheap calls of strangers.
 #[tokio::test(start_paused = true)]
 async fn one_address_cannot_attest_as_fast_as_it_likes() {
     let limits = AttestLimits {
@@ -359,7 +359,7 @@ async fn agents_that_are_not_there_are_not_found_and_others_are_no_agents() {
     assert_eq!(server.done().await, before);
 }
 
-// goals attack 28: who opens many attestations and says nothing keeps nobody out.
+// Who opens many attestations and says nothing keeps nobody out.
 #[tokio::test]
 async fn silent_callers_take_no_slot() {
     let limits = AttestLimits {

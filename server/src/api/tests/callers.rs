@@ -169,7 +169,7 @@ fn reason(result: Result<(), Status>) -> Option<Reason> {
     permission_denied_reason(&result.unwrap_err())
 }
 
-// spire.md §9a: agents act on these reasons.
+// Agents act on these reasons.
 #[tokio::test]
 async fn an_agent_that_is_not_in_force_is_told_why() {
     let server = Server::new().await;
@@ -235,7 +235,7 @@ async fn an_expired_svid_has_no_role_on_a_connection_that_is_still_open() {
     assert!(status.message().contains("expired"), "{status}");
 }
 
-// spire.md §9a: the old serial is valid until the new one is first seen.
+// The old serial is valid until the new one is first seen.
 #[tokio::test]
 async fn a_renewed_svid_ends_the_old_one_when_it_is_first_used() {
     let server = Server::new().await;

@@ -37,7 +37,7 @@ pub(super) fn item_code(status: &Option<types::Status>) -> Code {
     Code::from(status.as_ref().expect("every result has a status").code)
 }
 
-// spire.md §9b: the controller manager's probe entry has to come back as it was sent.
+// The controller manager's probe entry has to come back as it was sent.
 #[tokio::test]
 async fn an_entry_comes_back_as_it_was_stated_with_id_time_and_revision() {
     let server = Server::new().await;
@@ -156,7 +156,7 @@ async fn each_item_of_a_batch_stands_alone_and_is_answered_where_it_stood() {
     assert_eq!(server.world.committer.snapshot().entry_count(), 0);
 }
 
-// Must show 7
+// Promise 7
 #[tokio::test]
 async fn bad_entries_are_refused_with_the_field_and_nothing_changes() {
     let server = Server::new().await;

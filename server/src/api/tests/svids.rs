@@ -16,7 +16,7 @@ async fn mint(server: &Server, csr: Vec<u8>, ttl: i32) -> Result<types::X509svid
     answer.map(|answer| answer.into_inner().svid.unwrap())
 }
 
-// spire.md §9a: results in request order, every one with a status.
+// SPIRE's agents rely on it: results in request order, every one with a status.
 #[tokio::test]
 async fn a_batch_is_answered_in_order_with_a_status_for_each() {
     let server = Server::new().await;

@@ -1,4 +1,4 @@
-//! How SPIRE's agents learn what they may serve (spire.md §9a).
+//! How SPIRE's agents learn what they may serve.
 
 use mayfly_proto::spire::server::agent::BanAgentRequest;
 use mayfly_proto::spire::server::entry::*;
@@ -166,7 +166,7 @@ async fn many_entries_come_as_revisions_and_then_by_id() {
     assert_eq!(permission_denied_reason(&refused), Some(Reason::AgentBanned));
 }
 
-// goals C7
+// However many entries, no message is large.
 #[tokio::test]
 async fn large_entries_come_in_small_messages() {
     let server = Server::new().await;

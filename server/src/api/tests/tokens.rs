@@ -22,7 +22,7 @@ fn wanted(ttl: i32) -> CreateJoinTokenRequest {
     }
 }
 
-// Must show 5, attack 13
+// Promise 5, attack 13
 #[tokio::test]
 async fn a_token_offered_many_times_at_once_makes_one_agent() {
     let limits = AttestLimits {
@@ -115,7 +115,7 @@ async fn unfit_tokens_are_refused_and_nothing_changes() {
     assert_eq!(server.done().await, before);
 }
 
-// Rule 4 of design §9: the system knows the hash only.
+// The system knows the hash only.
 #[tokio::test]
 async fn a_token_is_in_no_record_before_it_is_used() {
     let server = Server::new().await;

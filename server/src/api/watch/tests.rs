@@ -162,7 +162,7 @@ impl Opened {
     }
 }
 
-// Must show 4
+// Promise 4
 #[tokio::test]
 async fn who_loses_its_standing_before_its_hello_is_told_nothing() {
     let fixture = Fixture::new(8).await;

@@ -37,7 +37,7 @@ async fn an_entry_of_the_agent_is_issued_and_verifies_against_the_bundle() {
     assert!(svid.not_after() <= authority.not_after);
 }
 
-// Attack 23
+// An agent asks for what is not its own.
 #[tokio::test]
 async fn an_entry_of_another_agent_reads_as_not_found() {
     let world = World::new().await;
@@ -55,7 +55,7 @@ async fn an_entry_of_another_agent_reads_as_not_found() {
     assert!(world.logged("svid.intended").is_empty());
 }
 
-// Must show 4: SPIRE forgets this one.
+// Promise 4: SPIRE forgets this one.
 #[tokio::test]
 async fn an_svid_ends_with_its_entry_and_an_expired_entry_gets_none() {
     let world = World::new().await;

@@ -101,7 +101,7 @@ fn the_next_expiry_follows_the_entries() {
 }
 
 proptest! {
-    // Attack 23: over random forests the walk down and the walk up agree, and updates in place equal a fresh load.
+    // Over random forests the walk down and the walk up agree, and updates in place equal a fresh load.
     #[test]
     fn both_walks_and_both_ways_of_building_agree(
         edges in proptest::collection::vec((0..8usize, 0..11usize, 0..3usize), 1..24),

@@ -149,7 +149,7 @@ fn a_slow_agent_costs_a_bounded_set_and_then_gets_the_latest_state() {
     assert_eq!(world.sent(&mut session, pending).0.len(), 3_000);
 }
 
-// Must show 4: ban and evict end the stream at once.
+// Promise 4: ban and evict end the stream at once.
 #[test]
 fn ban_and_evict_end_the_stream() {
     let mut world = World::new(vec![], vec![agent("a", &[]), agent("b", &[])]);
