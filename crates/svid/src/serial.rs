@@ -40,18 +40,26 @@ impl Serial {
 
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = Vec::with_capacity(49);
-        let mut number = self.0.to_vec();
-        while number.iter().any(|b| *b != 0) {
-            let mut rest = 0u16;
-            for byte in &mut number {
-                let value = (rest << 8) | u16::from(*byte);
-                *byte = u8::try_from(value / 10).expect("a remainder below 10 keeps the quotient in one octet");
-                rest = value % 10;
-            }
-            digits.push(char::from(b'0' + u8::try_from(rest).expect("a decimal digit")));
+        // Nine digits at a time: serials are printed with every SVID.
+        const GROUP: u64 = 1_000_000_000;
+        let mut number = [0u32; 5];
+        for (place, byte) in self.0.iter().rev().enumerate() {
+            number[4 - place / 4] |= u32::from(*byte) << (place % 4 * 8);
         }
-        f.write_str(&digits.iter().rev().collect::<String>())
+        let mut groups = Vec::with_capacity(6);
+        while number.iter().any(|limb| *limb != 0) {
+            let mut rest = 0;
+            for limb in &mut number {
+                let value = (rest << 32) | u64::from(*limb);
+                *limb =
+                    u32::try_from(value / GROUP).expect("a remainder below the divisor keeps the quotient in one limb");
+                rest = value % GROUP;
+            }
+            groups.push(rest);
+        }
+        let (first, others) = groups.split_last().expect("a serial number is not zero");
+        write!(f, "{first}")?;
+        others.iter().rev().try_for_each(|group| write!(f, "{group:09}"))
     }
 }
 
@@ -107,6 +115,22 @@ mod tests {
     fn prints_decimal_like_spire() {
         assert_eq!(Serial::from_be_bytes(&[0, 1, 0]).unwrap().to_string(), "256");
         assert_eq!("256".parse::<Serial>().unwrap().as_be_bytes(), [1, 0]);
+        let largest = "730750818665451459101842416358141509827966271487";
+        assert_eq!(
+            Serial::from_be_bytes(&[&[0x7f][..], &[0xff; 19]].concat())
+                .unwrap()
+                .to_string(),
+            largest
+        );
+        for text in [
+            "1",
+            "999999999",
+            "1000000000",
+            "1000000000000000001",
+            "340282366920938463463374607431768211456",
+        ] {
+            assert_eq!(text.parse::<Serial>().unwrap().to_string(), text);
+        }
     }
 
     // XINH-01
