@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn hostile_bundles_are_refused_with_the_field() {
-        let cases: [(&str, fn(&mut types::Bundle)); 5] = [
+        type Spoil = fn(&mut types::Bundle);
+        let cases: [(&str, Spoil); 5] = [
             ("bundle.trust_domain", |b| b.trust_domain = "a b".into()),
             ("bundle.x509_authorities", |b| b.x509_authorities[0].asn1.clear()),
             ("bundle.x509_authorities", |b| {

@@ -277,7 +277,8 @@ mod tests {
 
     #[test]
     fn bad_fields_are_named() {
-        let cases: [(&str, fn(&mut types::Entry)); 5] = [
+        type Spoil = fn(&mut types::Entry);
+        let cases: [(&str, Spoil); 5] = [
             ("entry.spiffe_id", |e| e.spiffe_id = None),
             ("entry.parent_id", |e| e.parent_id = None),
             ("entry.selectors", |e| e.selectors[0].value.clear()),

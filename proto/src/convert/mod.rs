@@ -94,20 +94,20 @@ pub fn selector_match(field: &'static str, wire: &types::SelectorMatch) -> Resul
     if wire.selectors.is_empty() {
         return Err(ConvertError::new(field, "holds no selector to compare with"));
     }
-    use types::selector_match::MatchBehavior as Wire;
-    let by = match Wire::try_from(wire.r#match) {
-        Ok(Wire::MatchExact) => MatchBy::Exact,
-        Ok(Wire::MatchSubset) => MatchBy::Subset,
-        Ok(Wire::MatchSuperset) => MatchBy::Superset,
-        Ok(Wire::MatchAny) => MatchBy::Any,
-        Err(_) => {
-            return Err(ConvertError::new(
-                field,
-                format!("has the unknown match mode {}", wire.r#match),
-            ));
-        }
-    };
+    let by = match_by(field, wire.r#match)?;
     Ok((selectors(field, &wire.selectors)?, by))
+}
+
+/// Both filters number their modes alike.
+fn match_by(field: &'static str, mode: i32) -> Result<MatchBy, ConvertError> {
+    use types::selector_match::MatchBehavior as Wire;
+    match Wire::try_from(mode) {
+        Ok(Wire::MatchExact) => Ok(MatchBy::Exact),
+        Ok(Wire::MatchSubset) => Ok(MatchBy::Subset),
+        Ok(Wire::MatchSuperset) => Ok(MatchBy::Superset),
+        Ok(Wire::MatchAny) => Ok(MatchBy::Any),
+        Err(_) => Err(ConvertError::new(field, format!("has the unknown match mode {mode}"))),
+    }
 }
 
 /// Reads a trust domain filter and how it compares.
@@ -121,19 +121,7 @@ pub fn federates_with_match(
     if wire.trust_domains.is_empty() {
         return Err(ConvertError::new(field, "holds no trust domain to compare with"));
     }
-    use types::federates_with_match::MatchBehavior as Wire;
-    let by = match Wire::try_from(wire.r#match) {
-        Ok(Wire::MatchExact) => MatchBy::Exact,
-        Ok(Wire::MatchSubset) => MatchBy::Subset,
-        Ok(Wire::MatchSuperset) => MatchBy::Superset,
-        Ok(Wire::MatchAny) => MatchBy::Any,
-        Err(_) => {
-            return Err(ConvertError::new(
-                field,
-                format!("has the unknown match mode {}", wire.r#match),
-            ));
-        }
-    };
+    let by = match_by(field, wire.r#match)?;
     let names = wire
         .trust_domains
         .iter()
