@@ -145,7 +145,7 @@ impl Due {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::svids::tests::LinkedClock;
+    use crate::svids::testing::LinkedClock;
 
     #[tokio::test(start_paused = true)]
     async fn a_moment_comes_by_whichever_clock_is_first() {

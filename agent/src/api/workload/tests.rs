@@ -22,7 +22,7 @@ use tonic::Code;
 use super::*;
 use crate::api::caller::Process;
 use crate::attest::{AttestError, PeerError};
-use crate::svids::tests::{Stage, bundle, ca, entry, td};
+use crate::svids::testing::{Stage, bundle, ca, entry, td};
 use crate::view::ViewUpdate;
 
 /// A process whose nature a test decides.
@@ -429,7 +429,7 @@ async fn the_oldest_entry_keeps_a_disputed_hint() {
 // WAX-10 WAX-11 IOP-09 IOP-10 AMB-16 AMB-17
 #[tokio::test(start_paused = true)]
 async fn foreign_bundles_are_those_of_the_entries_and_never_empty_or_the_own_one() {
-    let foreign = |name: &str, ca: Option<&crate::svids::tests::Ca>| Bundle {
+    let foreign = |name: &str, ca: Option<&crate::svids::testing::Ca>| Bundle {
         trust_domain: name.parse().unwrap(),
         ..bundle(&ca.map(|ca| (ca, false)).into_iter().collect::<Vec<_>>())
     };
