@@ -236,12 +236,17 @@ async fn a_program_that_still_matches_connects_again_after_exec() {
     caller.exec(&another_program(agent.dir()));
     changed(&end(&mut stream).await);
 
-    let refused = before.fetch().await.unwrap_err();
-    println!("on the connection of before: {refused}");
-    assert!(
-        refused.message().contains("the connection is lost"),
-        "it is still open: {refused}"
-    );
+    // Until the end of the connection has arrived, each call on it is refused.
+    let begun = Instant::now();
+    loop {
+        let refused = before.fetch().await.unwrap_err();
+        println!("on the connection of before: {refused}");
+        if refused.message().contains("the connection is lost") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "it is still open: {refused}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let again = caller.workload(&agent.socket()).fetch().await.unwrap();
     assert_eq!(ids(&again), ["spiffe://example.org/web"]);
 }

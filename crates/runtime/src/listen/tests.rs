@@ -1,4 +1,3 @@
-mod cost;
 
 use std::convert::Infallible;
 use std::future::pending;
