@@ -1,4 +1,3 @@
-
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Mutex;
