@@ -1,6 +1,6 @@
 //! `spire.api.server.agent.v1`: agents, for operators; attestation and renewal, for agents.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use mayfly_model::{Agent, is_agent_id};
@@ -9,10 +9,11 @@ use mayfly_proto::convert::{self, ConvertError};
 use mayfly_proto::spire::server::agent::agent_server::Agent as AgentApi;
 use mayfly_proto::spire::server::agent::{self as wire, *};
 use mayfly_proto::spire::types;
+use mayfly_runtime::listen::Peer;
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
 use prost::Message;
 use time::OffsetDateTime;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
@@ -23,7 +24,6 @@ use super::status::{invalid, to_status};
 use super::{Api, Call};
 use crate::app::agents::{self, AgentFilter, NewToken};
 use crate::app::attest_agent::{self, AttestError, AttestRequest};
-use crate::app::caller::Caller;
 
 /// The longest name of a node attestor that is looked up.
 const METHOD_MAX: usize = 64;
@@ -111,10 +111,8 @@ impl AgentApi for AgentService {
         let call = Call::of(&request)?;
         let (api, inbound) = (self.0.clone(), request.into_inner());
         Ok(Response::new(driven(|out| async move {
-            let deadline = api.attest_guard.limits().deadline;
-            let attested = timeout(deadline, attest(&api, &call, inbound, out)).await;
-            attested
-                .unwrap_or(Err(AttestError::TooSlow(deadline)))
+            attest(api, call, inbound, out)
+                .await
                 .map_err(|refused| to_status(&refused))
         })))
     }
@@ -169,23 +167,34 @@ impl AgentApi for AgentService {
 }
 
 async fn attest(
-    api: &Api,
-    call: &Call,
+    api: Arc<Api>,
+    call: Call,
     mut inbound: Streaming<AttestAgentRequest>,
     out: Out<AttestAgentResponse>,
 ) -> Result<(), AttestError> {
-    api.attest_guard.pace(source(call)).await?;
-    let first = inbound.message().await.ok().flatten().and_then(|message| message.step);
-    let Some(attest_agent_request::Step::Params(params)) = first else {
-        return Err(AttestError::Request("the first message must be params"));
-    };
-    let request = read_params(params)?;
-    let _slot = api.attest_guard.slot()?;
-    let mut rounds = Rounds {
+    let limits = *api.attest_guard.limits();
+    let end = Instant::now() + limits.deadline;
+    let request = timeout_at(end, async {
+        api.attest_guard.pace(source(&call)).await?;
+        read_first(&mut inbound).await
+    });
+    let request = request.await.unwrap_or(Err(AttestError::TooSlow(limits.deadline)))?;
+    let rounds = Rounds {
         inbound,
         out,
-        left: api.attest_guard.limits().challenges,
+        left: limits.challenges,
     };
+    api.attest_guard
+        .run(end, attest_in_rounds(api.clone(), call, request, rounds))
+        .await
+}
+
+async fn attest_in_rounds(
+    api: Arc<Api>,
+    call: Call,
+    request: AttestRequest,
+    mut rounds: Rounds,
+) -> Result<(), AttestError> {
     let admitted = attest_agent::attest(
         &api.committer,
         &api.issuance,
@@ -208,13 +217,22 @@ async fn attest(
 
 /// What attestations are counted by. With a certificate a caller is known, but still a stranger to the attestor.
 fn source(call: &Call) -> Source {
-    match &call.caller {
-        Caller::Local { uid, .. } => Source::Uid(*uid),
-        Caller::Anonymous { .. } | Caller::Agent(_) | Caller::Workload(_) => {
-            // Whoever has no address shares one bucket.
-            let address = call.actor.origin.parse().map(|address: SocketAddr| address.ip());
-            Source::Address(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
-        }
+    match call.connection.peer {
+        Peer::Tcp(address) => Source::Address(address.ip()),
+        Peer::Unix(peer) => Source::Uid(peer.uid),
+        // Whoever has no address shares one bucket.
+        _ => Source::Address(Ipv4Addr::UNSPECIFIED.into()),
+    }
+}
+
+async fn read_first(inbound: &mut Streaming<AttestAgentRequest>) -> Result<AttestRequest, AttestError> {
+    let first = inbound
+        .message()
+        .await
+        .map_err(|status| AttestError::Unreadable(status.message().into()))?;
+    match first.and_then(|message| message.step) {
+        Some(attest_agent_request::Step::Params(params)) => read_params(params),
+        _ => Err(AttestError::Request("the first message must be params")),
     }
 }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use mayfly_model::{Actor, Agent};
+use mayfly_runtime::listen::ConnInfo;
 use mayfly_svid::Timestamp;
 use tonic::{Request, Status};
 
-use crate::app::caller::Caller;
+use super::status::to_status;
+use crate::app::caller::{Caller, identify};
 use crate::commit::Snapshot;
 
 /// Who calls, why, when, and the state that the call was admitted by. An extension of each request that passed the gate.
@@ -20,6 +22,8 @@ pub struct Call {
     pub now: Timestamp,
     /// One state for the whole call.
     pub snapshot: Arc<Snapshot>,
+    /// What it came over.
+    pub connection: ConnInfo,
 }
 
 impl Call {
@@ -42,7 +46,26 @@ impl Call {
     pub(super) fn agent(&self) -> Result<&Arc<Agent>, Status> {
         match &self.caller {
             Caller::Agent(agent) => Ok(agent),
-            _ => Err(Status::permission_denied("only agents may call this")),
+            _ => Err(not_an_agent()),
         }
     }
+
+    /// The agent that calls as it stands in a later `snapshot`, for calls that last: it may be banned by then, and what it
+    /// showed may have expired or been replaced.
+    ///
+    /// # Errors
+    /// It may no longer call.
+    pub(super) fn agent_now(&self, snapshot: &Snapshot, now: Timestamp) -> Result<Arc<Agent>, Status> {
+        match identify(&self.connection, snapshot, now)
+            .map_err(|refused| to_status(&refused))?
+            .caller
+        {
+            Caller::Agent(agent) => Ok(agent),
+            _ => Err(not_an_agent()),
+        }
+    }
+}
+
+fn not_an_agent() -> Status {
+    Status::permission_denied("only agents may call this")
 }

@@ -202,10 +202,9 @@ impl EntryApi for EntryService {
         request: Request<Streaming<SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
         let call = Call::of(&request)?;
-        let agent_id = call.agent()?.id.clone();
         let (api, inbound) = (self.0.clone(), request.into_inner());
         Ok(Response::new(driven(|out| async move {
-            sync::run(&api, &agent_id, inbound, out).await
+            sync::run(&api, &call, inbound, out).await
         })))
     }
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use mayfly_model::{Change, Step};
-use mayfly_runtime::listen::{ConnInfo, Peer};
+use mayfly_runtime::listen::ConnInfo;
 use mayfly_svid::{Serial, Timestamp};
 use rand::Rng;
 use tokio::time::Instant;
@@ -25,7 +25,6 @@ use super::metrics::{ApiMetrics, MethodLabels, code_name};
 use super::status::{invalid, to_status};
 use super::{Api, Call, Face, SERVICES};
 use crate::app::caller::{Access, Caller, Identified, authorize, identify};
-use crate::commit::Snapshot;
 
 /// Metadata with what a caller says about why; percent-encoded where it is not printable ASCII.
 const REASON: &str = "mayfly-reason";
@@ -134,30 +133,18 @@ fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call
             caller
         }
         // An evicted agent attests anew over the connection that it has.
-        (Err(_), Access::Anyone) => Caller::Anonymous {
-            addr: address(&info.peer),
-        },
+        (Err(_), Access::Anyone) => Caller::Anonymous,
         (Err(refused), _) => return Err(to_status(&refused)),
     };
     authorize(&caller, access, &api.roles, &snapshot, now).map_err(|refused| to_status(&refused))?;
     let actor = caller.actor(&info.peer, reason(request.headers())?);
-    Ok(call(caller, actor, now, snapshot))
-}
-
-fn call(caller: Caller, actor: mayfly_model::Actor, now: Timestamp, snapshot: Arc<Snapshot>) -> Call {
-    Call {
+    Ok(Call {
         caller,
         actor,
         now,
         snapshot,
-    }
-}
-
-fn address(peer: &Peer) -> Option<std::net::SocketAddr> {
-    match peer {
-        Peer::Tcp(address) => Some(*address),
-        _ => None,
-    }
+        connection: info.clone(),
+    })
 }
 
 /// Ends the agent's old SVID now that the new one works. In the background: the call does not wait for the disk, and the

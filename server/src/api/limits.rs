@@ -1,21 +1,26 @@
 //! Bounds of `AttestAgent`, the one call with real work in it that strangers may make.
 //!
-//! Per address or local user a token bucket, over all addresses a number at a time. Who comes a little too early waits, who comes much
-//! too early is told when to come back. Memory is bounded, however many call.
+//! Per address or local user a token bucket, over all addresses a number at a time. Who comes a little too early waits,
+//! who comes much too early is told when to come back. Memory is bounded, however many call, and so is the time that a
+//! slot is held, whatever the caller does with its stream.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use mayfly_runtime::TaskSet;
 use rand::Rng;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use crate::app::attest_agent::AttestError;
+use crate::app::issue::IssueError;
 
 /// Sources that are remembered; beyond that they share one bucket until others are full again.
 const SOURCES: usize = 65_536;
+/// Between two looks for full buckets among all of them.
+const WALK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bounds of `AttestAgent`; settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +55,7 @@ impl Default for AttestLimits {
 pub(super) struct AttestGuard {
     limits: AttestLimits,
     buckets: Mutex<Buckets>,
-    slots: Arc<Semaphore>,
+    running: TaskSet,
 }
 
 /// Who has a bucket.
@@ -67,6 +72,7 @@ pub(super) enum Source {
 struct Buckets {
     by_source: HashMap<Source, Instant>,
     shared: Option<Instant>,
+    walked: Option<Instant>,
 }
 
 impl AttestGuard {
@@ -74,7 +80,7 @@ impl AttestGuard {
         Self {
             limits,
             buckets: Mutex::default(),
-            slots: Arc::new(Semaphore::new(limits.concurrent)),
+            running: TaskSet::new("attest_agent", u32::try_from(limits.concurrent).unwrap_or(u32::MAX)),
         }
     }
 
@@ -101,16 +107,34 @@ impl AttestGuard {
         Ok(())
     }
 
-    /// One of the slots for attestations that are worked on, held to the end. Taken when the request is here and not
-    /// before: who says nothing keeps nobody out.
+    /// Runs `attestation` in one of the slots, until `end` at most. To be called when the request is here and not before:
+    /// who says nothing keeps nobody out. As a task, because HTTP/2 does not poll a stream whose caller gives it no room:
+    /// a slot held by the stream would be held for as long as its caller likes.
     ///
     /// # Errors
-    /// [`AttestError::Busy`], with when to come back.
-    pub(super) fn slot(&self) -> Result<OwnedSemaphorePermit, AttestError> {
-        self.slots
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| busy(self.limits.max_wait.max(Duration::from_millis(100))))
+    /// That of `attestation`; [`AttestError::Busy`], with when to come back; [`AttestError::TooSlow`].
+    ///
+    /// # Cancel safety
+    /// If dropped, `attestation` is dropped at its next await.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        end: Instant,
+        attestation: impl Future<Output = Result<T, AttestError>> + Send + 'static,
+    ) -> Result<T, AttestError> {
+        let (mut answer, answered) = oneshot::channel();
+        let too_slow = AttestError::TooSlow(self.limits.deadline);
+        let task = async move {
+            let attested = tokio::select! {
+                attested = timeout_at(end, attestation) => attested.unwrap_or(Err(too_slow)),
+                () = answer.closed() => return,
+            };
+            let _ = answer.send(attested);
+        };
+        self.running
+            .spawn(task)
+            .map_err(|_| busy(self.limits.max_wait.max(Duration::from_millis(100))))?;
+        // Without an answer the task was aborted, or an attestor panicked.
+        answered.await.unwrap_or(Err(IssueError::Stopped.into()))
     }
 
     /// Takes one from the bucket of `source` and says how long to wait for it.
@@ -132,9 +156,11 @@ impl AttestGuard {
 
 impl Buckets {
     fn of(&mut self, source: Source, now: Instant) -> Option<Instant> {
-        if !self.by_source.contains_key(&source) && self.by_source.len() >= SOURCES {
+        let is_due = || self.walked.is_none_or(|walked| now >= walked + WALK_INTERVAL);
+        if !self.by_source.contains_key(&source) && self.by_source.len() >= SOURCES && is_due() {
             // Full buckets are as good as none.
             self.by_source.retain(|_, full_at| *full_at > now);
+            self.walked = Some(now);
         }
         self.by_source.get(&source).copied().or_else(|| {
             let room = self.by_source.len() < SOURCES;
@@ -168,6 +194,8 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn guard(concurrent: usize) -> AttestGuard {
@@ -227,13 +255,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_so_many_run_at_a_time() {
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_run_at_a_time_and_none_for_ever() {
         let guard = guard(2);
-        let held = (guard.slot().unwrap(), guard.slot().unwrap());
-        assert!(matches!(guard.slot(), Err(AttestError::Busy { .. })));
-        drop(held);
-        assert!(guard.slot().is_ok());
+        let start = Instant::now();
+        let end = start + Duration::from_secs(30);
+        let stuck = || guard.run(end, std::future::pending::<Result<(), _>>());
+        let quick = || guard.run(end, async { Ok(()) });
+        let mut held = [Box::pin(stuck()), Box::pin(stuck())];
+        for stuck in &mut held {
+            assert!(futures_util::poll!(stuck).is_pending());
+        }
+        assert!(matches!(quick().await, Err(AttestError::Busy { .. })));
+        let [left, kept] = held;
+        drop(left);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        quick().await.expect("whoever leaves makes room");
+        assert!(matches!(kept.await, Err(AttestError::TooSlow(_))));
+        assert_eq!(start.elapsed(), Duration::from_secs(30));
     }
 
     #[test]
@@ -246,5 +285,28 @@ mod tests {
         let buckets = guard.buckets.lock().unwrap();
         assert_eq!(buckets.by_source.len(), SOURCES);
         assert!(buckets.shared.is_some());
+    }
+
+    // Else each new address would cost a walk over all of them, under the lock that everybody needs.
+    #[test]
+    fn a_full_table_is_walked_once_a_second_and_not_for_every_newcomer() {
+        let guard = guard(1);
+        let start = Instant::now();
+        let fill = |from: u32, now| {
+            for n in from..from + SOURCES as u32 {
+                let _ = guard.take(Source::Address(IpAddr::V4(n.into())), now);
+            }
+        };
+        let walked = || guard.buckets.lock().unwrap().walked;
+        fill(0, start);
+        fill(1 << 24, start);
+        assert_eq!(walked(), Some(start));
+        fill(2 << 24, start + Duration::from_millis(999));
+        assert_eq!(walked(), Some(start), "though all buckets are full again");
+        let later = start + Duration::from_secs(1);
+        fill(3 << 24, later);
+        assert_eq!(walked(), Some(later));
+        let newcomer = Source::Address(Ipv4Addr::from(3 << 24).into());
+        assert!(guard.buckets.lock().unwrap().by_source.contains_key(&newcomer));
     }
 }

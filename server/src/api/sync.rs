@@ -12,16 +12,14 @@ use std::time::Duration;
 use mayfly_model::{Entry, EntryId};
 use mayfly_proto::spire::server::entry::{EntryRevision, SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse};
 use mayfly_proto::spire::types;
-use mayfly_svid::SpiffeId;
 use prost::Message;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use super::driven::Out;
 use super::entry::masked;
-use super::status::{invalid, to_status};
-use super::{Api, BATCH_MAX};
-use crate::app::caller::agent_in_force;
+use super::status::invalid;
+use super::{Api, BATCH_MAX, Call};
 use crate::app::register;
 
 /// Entries, or revisions, in one message.
@@ -35,7 +33,7 @@ type Answer = SyncAuthorizedEntriesResponse;
 
 pub(super) async fn run(
     api: &Api,
-    agent_id: &SpiffeId,
+    call: &Call,
     mut inbound: Streaming<SyncAuthorizedEntriesRequest>,
     out: Out<Answer>,
 ) -> Result<(), Status> {
@@ -46,7 +44,7 @@ pub(super) async fn run(
         return Err(invalid("ids: must be empty in the first message"));
     }
     let mask = first.output_mask;
-    let entries = authorized(api, agent_id)?;
+    let entries = authorized(api, call)?;
     if let Some(all) = all_in_one(&entries, mask.as_ref()) {
         return out.send(all).await;
     }
@@ -70,7 +68,7 @@ pub(super) async fn run(
                 "ids: has {len} items, at most {BATCH_MAX} are taken at a time"
             )));
         }
-        send_wanted(api, agent_id, &request.ids, mask.as_ref(), &out).await?;
+        send_wanted(api, call, &request.ids, mask.as_ref(), &out).await?;
     }
     Ok(())
 }
@@ -83,11 +81,12 @@ async fn next(
         .map_err(|_| Status::deadline_exceeded("no message came"))?
 }
 
-/// What the agent may serve at this moment, asked anew each time: a ban ends the stream.
-fn authorized(api: &Api, agent_id: &SpiffeId) -> Result<Vec<Arc<Entry>>, Status> {
-    let snapshot = api.committer.snapshot();
-    let agent = agent_in_force(&snapshot, agent_id).map_err(|refused| to_status(&refused))?;
-    Ok(register::authorized(&snapshot, agent, api.now()))
+/// What the agent may serve at this moment, asked anew each time: a ban ends the stream, and so does the end of the SVID
+/// that it was opened with.
+fn authorized(api: &Api, call: &Call) -> Result<Vec<Arc<Entry>>, Status> {
+    let (snapshot, now) = (api.committer.snapshot(), api.now());
+    let agent = call.agent_now(&snapshot, now)?;
+    Ok(register::authorized(&snapshot, &agent, now))
 }
 
 fn all_in_one(entries: &[Arc<Entry>], mask: Option<&types::EntryMask>) -> Option<Answer> {
@@ -109,12 +108,12 @@ fn all_in_one(entries: &[Arc<Entry>], mask: Option<&types::EntryMask>) -> Option
 
 async fn send_wanted(
     api: &Api,
-    agent_id: &SpiffeId,
+    call: &Call,
     ids: &[String],
     mask: Option<&types::EntryMask>,
     out: &Out<Answer>,
 ) -> Result<(), Status> {
-    let entries: BTreeMap<EntryId, Arc<Entry>> = authorized(api, agent_id)?
+    let entries: BTreeMap<EntryId, Arc<Entry>> = authorized(api, call)?
         .into_iter()
         .map(|entry| (entry.id.clone(), entry))
         .collect();

@@ -34,6 +34,9 @@ pub enum AgentError {
         /// How many it has.
         chars: usize,
     },
+    /// The version would do things to an operator's terminal.
+    #[error("the agent version has control characters")]
+    VersionText,
     /// It may not, now.
     #[error(transparent)]
     Refused(#[from] CallerError),
@@ -136,7 +139,7 @@ pub async fn ban(committer: &Committer, actor: &Actor, now: Timestamp, id: Spiff
 /// Keeps the version that an agent reports; what is known already costs no commit.
 ///
 /// # Errors
-/// It is too long, or could not be stored.
+/// It is too long or has control characters, or could not be stored.
 pub async fn report(
     committer: &Committer,
     actor: &Actor,
@@ -147,6 +150,9 @@ pub async fn report(
     let chars = version.chars().count();
     if chars > VERSION_MAX {
         return Err(AgentError::VersionTooLong { chars });
+    }
+    if version.chars().any(char::is_control) {
+        return Err(AgentError::VersionText);
     }
     if version.is_empty() || agent.version == version {
         return Ok(());
@@ -304,7 +310,7 @@ impl AgentError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound => ErrorKind::NotFound,
-            Self::VersionTooLong { .. } => ErrorKind::InvalidArgument,
+            Self::VersionTooLong { .. } | Self::VersionText => ErrorKind::InvalidArgument,
             Self::Refused(error) => error.kind(),
             Self::Issue(error) => error.kind(),
             Self::Commit(error) => error.kind(),

@@ -55,6 +55,9 @@ pub enum AttestError {
     /// Something is missing or out of order.
     #[error("malformed request: {0}")]
     Request(&'static str),
+    /// The first message is too large, or is none.
+    #[error("the first message cannot be read: {0}")]
+    Unreadable(String),
     /// The method is not configured here.
     #[error("this server has no node attestor `{method}`; it has: {configured}")]
     UnknownMethod {
@@ -181,7 +184,7 @@ impl AttestError {
     /// What it means for the node.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Request(_) | Self::Csr(_) => ErrorKind::InvalidArgument,
+            Self::Request(_) | Self::Unreadable(_) | Self::Csr(_) => ErrorKind::InvalidArgument,
             Self::UnknownMethod { .. } => ErrorKind::FailedPrecondition,
             Self::Attest(error) => error.kind(),
             Self::Banned => ErrorKind::PermissionDenied,

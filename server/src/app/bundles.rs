@@ -18,7 +18,10 @@ pub enum BundleError {
     #[error("bundle not found")]
     NotFound,
     /// The own trust domain is no foreign one (SPID-13).
-    #[error("`{0}` is this server's own trust domain; its bundle is read with GetBundle and grows with AppendBundle")]
+    #[error(
+        "`{0}` is this server's own trust domain: the server keeps that bundle by itself, and only bundles of other \
+         trust domains are set and deleted; `mayfly bundle show` shows it"
+    )]
     Own(TrustDomain),
     /// Nothing was given to append.
     #[error("no authorities to append")]

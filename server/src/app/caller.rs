@@ -7,7 +7,6 @@
 //! Not here: which method is open to whom (`api`'s `SERVICES`), what a method then does with its arguments.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mayfly_model::{Actor, Agent, ErrorKind, is_agent_id};
@@ -33,10 +32,7 @@ pub enum Caller {
     /// Anything else with an X.509-SVID that our bundle verifies.
     Workload(SpiffeId),
     /// Nobody that we know: no client certificate.
-    Anonymous {
-        /// Where it called from, as the network says; none on the local socket.
-        addr: Option<SocketAddr>,
-    },
+    Anonymous,
 }
 
 /// What an operator may do. A higher one may all that a lower one may.
@@ -154,6 +150,12 @@ pub enum CallerError {
         /// The caller.
         id: SpiffeId,
     },
+    /// An agent wants what only operators may.
+    #[error("{id} is an agent, and agents are no operators, whatever their entries and `admin_ids` say")]
+    AgentWithoutRole {
+        /// The agent.
+        id: SpiffeId,
+    },
     /// A viewer wants to change something.
     #[error("{who} may only read; this call needs the admin role")]
     AdminOnly {
@@ -174,20 +176,15 @@ pub enum CallerError {
 /// It showed a certificate that is none of an SVID, or one that is over, or it is an agent that is not in force.
 pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
     let known = |caller| Ok(Identified { caller, confirm: None });
-    let addr = match &info.peer {
-        Peer::Unix(peer) => {
-            let pid = peer.pid.unwrap_or(0);
-            return known(Caller::Local {
-                uid: peer.uid,
-                gid: peer.gid,
-                pid,
-            });
-        }
-        Peer::Tcp(addr) => Some(*addr),
-        _ => None,
-    };
+    if let Peer::Unix(peer) = &info.peer {
+        return known(Caller::Local {
+            uid: peer.uid,
+            gid: peer.gid,
+            pid: peer.pid.unwrap_or(0),
+        });
+    }
     let Some(leaf) = info.peer_certificates.as_deref().and_then(<[_]>::first) else {
-        return known(Caller::Anonymous { addr });
+        return known(Caller::Anonymous);
     };
     let svid = X509Svid::from_chain(vec![leaf.clone()])?;
     let id = svid.spiffe_id().clone();
@@ -204,11 +201,16 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
 }
 
 fn identify_agent(svid: &X509Svid, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
-    let agent = agent_in_force(snapshot, svid.spiffe_id())?;
     let refused = |refusal| CallerError::Agent {
-        id: agent.id.clone(),
+        id: svid.spiffe_id().clone(),
         refusal,
     };
+    let agent = snapshot
+        .agent(svid.spiffe_id())
+        .ok_or_else(|| refused(AgentRefusal::NotAttested))?;
+    if agent.banned {
+        return Err(refused(AgentRefusal::Banned));
+    }
     if svid.not_after() < now {
         return Err(refused(AgentRefusal::Expired));
     }
@@ -226,22 +228,6 @@ fn identify_agent(svid: &X509Svid, snapshot: &Snapshot, now: Timestamp) -> Resul
     })
 }
 
-/// The agent, if it has attested and is not banned: for calls that last, which ask again.
-///
-/// # Errors
-/// It is not there, or banned.
-pub fn agent_in_force<'s>(snapshot: &'s Snapshot, id: &SpiffeId) -> Result<&'s Arc<Agent>, CallerError> {
-    let refused = |refusal| CallerError::Agent {
-        id: id.clone(),
-        refusal,
-    };
-    let agent = snapshot.agent(id).ok_or_else(|| refused(AgentRefusal::NotAttested))?;
-    if agent.banned {
-        return Err(refused(AgentRefusal::Banned));
-    }
-    Ok(agent)
-}
-
 /// Whether `caller` may call a method with `access`.
 ///
 /// # Errors
@@ -255,7 +241,7 @@ pub fn authorize(
 ) -> Result<(), CallerError> {
     let need = match (access, caller) {
         (Access::Anyone, _) | (Access::Agent | Access::AgentOr(_), Caller::Agent(_)) => return Ok(()),
-        (Access::Agent, Caller::Anonymous { .. }) => return Err(CallerError::NoCertificate),
+        (Access::Agent, Caller::Anonymous) => return Err(CallerError::NoCertificate),
         (Access::Agent, _) => return Err(CallerError::NotAnAgent { who: caller.who() }),
         (Access::Downstream, _) => return authorize_downstream(caller, snapshot, now),
         (Access::Operator(role) | Access::AgentOr(role) | Access::Local(role), _) => role,
@@ -265,16 +251,16 @@ pub fn authorize(
         Some(_) => Err(CallerError::AdminOnly { who: caller.who() }),
         None => Err(match caller {
             Caller::Local { uid, .. } => CallerError::UidWithoutRole { uid: *uid },
-            Caller::Agent(agent) => CallerError::IdWithoutRole { id: agent.id.clone() },
+            Caller::Agent(agent) => CallerError::AgentWithoutRole { id: agent.id.clone() },
             Caller::Workload(id) => CallerError::IdWithoutRole { id: id.clone() },
-            Caller::Anonymous { .. } => CallerError::NoCertificate,
+            Caller::Anonymous => CallerError::NoCertificate,
         }),
     }
 }
 
 fn authorize_downstream(caller: &Caller, snapshot: &Snapshot, now: Timestamp) -> Result<(), CallerError> {
     match caller {
-        Caller::Anonymous { .. } => Err(CallerError::NoCertificate),
+        Caller::Anonymous => Err(CallerError::NoCertificate),
         Caller::Workload(id)
             if snapshot
                 .entries_of_spiffe_id(id)
@@ -300,7 +286,7 @@ impl RoleMap {
                     .any(|entry| entry.spec.admin && !entry.is_expired(now));
                 (self.admin_ids.contains(id) || by_entry, self.viewer_ids.contains(id))
             }
-            Caller::Agent(_) | Caller::Anonymous { .. } => (false, false),
+            Caller::Agent(_) | Caller::Anonymous => (false, false),
         };
         match (admin, viewer) {
             (true, _) => Some(Role::Admin),
@@ -317,7 +303,7 @@ impl Caller {
             Self::Local { uid, .. } => format!("uid:{uid}"),
             Self::Agent(agent) => agent.id.to_string(),
             Self::Workload(id) => id.to_string(),
-            Self::Anonymous { .. } => "anonymous".into(),
+            Self::Anonymous => "anonymous".into(),
         }
     }
 

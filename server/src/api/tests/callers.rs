@@ -134,6 +134,13 @@ async fn a_refused_caller_reads_what_to_do() {
     let status = count(&server.workload("/some").await).await;
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("spiffe://td/some"), "{status}");
+    let status = count(&server.agent("a").await).await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let no_way = !status.message().contains("an administrator can");
+    assert!(
+        status.message().contains("agents are no operators") && no_way,
+        "{status}"
+    );
     assert_eq!(count(&server.remote(None)).await.code(), Code::Unauthenticated);
     let status = server
         .local(VIEWER)
@@ -369,6 +376,7 @@ async fn a_version_that_is_known_costs_no_commit() {
     assert_eq!(post("1.2.3").await, Code::Ok);
     assert_eq!(post("").await, Code::Ok);
     assert_eq!(post(&"v".repeat(256)).await, Code::InvalidArgument);
+    assert_eq!(post("1.2.3\x1b[2J").await, Code::InvalidArgument, "operators see it");
     assert_eq!(server.done().await, before);
     let record = server
         .world

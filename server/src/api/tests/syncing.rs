@@ -251,3 +251,26 @@ async fn expired_entries_are_given_to_nobody_and_an_alias_brings_what_is_below_i
     server.world.clock.advance(Duration::from_secs(60));
     assert_eq!(authorized().await, [below.to_string()]);
 }
+
+// A stream lives as long as the SVID that opened it: what an agent has replaced may be in other hands.
+#[tokio::test]
+async fn a_stream_ends_with_the_svid_that_opened_it() {
+    let server = Server::new().await;
+    let agent = server.agent("a").await;
+    for n in 0..501 {
+        server.world.entry(&format!("e{n}"), &parent(), |_| {}).await;
+    }
+    let mut replaced = Sync::open(&agent, None).await;
+    replaced.round().await;
+    let again = server.agent("a").await;
+    replaced.ask([]).await;
+    let refused = replaced.answers.message().await.unwrap_err();
+    assert_eq!(permission_denied_reason(&refused), Some(Reason::AgentNotActive));
+
+    let mut expired = Sync::open(&again, None).await;
+    expired.round().await;
+    server.world.clock.advance(Duration::from_secs(3_601));
+    expired.ask([]).await;
+    let refused = expired.answers.message().await.unwrap_err();
+    assert_eq!(permission_denied_reason(&refused), Some(Reason::AgentExpired));
+}
