@@ -138,7 +138,7 @@ impl Server {
                 admin_uids: [ADMIN].into(),
                 viewer_uids: [VIEWER].into(),
                 admin_ids: [id("/ops")].into(),
-                viewer_ids: [id("/auditor")].into(),
+                viewer_ids: [id("/auditor"), "spiffe://other/auditor".parse().unwrap()].into(),
                 ..RoleMap::default()
             },
             attest_limits,

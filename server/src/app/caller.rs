@@ -1,8 +1,8 @@
 //! Who calls, and what they may call.
 //!
 //! A caller is what the kernel (Unix socket) or the TLS verifier says of the connection, looked up anew for each call:
-//! a ban, an eviction or an expiry counts from the next call on, however old the connection is. There is no anonymous
-//! operator: a uid or a SPIFFE ID has a [`Role`] or it has none.
+//! a ban, an eviction, an expiry or the end of a federation counts from the next call on, however old the connection is.
+//! There is no anonymous operator: a uid or a SPIFFE ID has a [`Role`] or it has none.
 //!
 //! Not here: which method is open to whom (`api`'s `SERVICES`), what a method then does with its arguments.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use mayfly_model::{Actor, Agent, ErrorKind, is_agent_id};
 use mayfly_runtime::listen::{ConnInfo, Peer};
-use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid, X509SvidError};
+use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid, X509SvidError};
 
 use crate::commit::Snapshot;
 
@@ -118,6 +118,9 @@ pub enum CallerError {
         /// Its last second.
         not_after: Timestamp,
     },
+    /// The SVID is of a trust domain whose bundle is gone.
+    #[error("this server has no bundle of the client's trust domain `{0}`; an administrator can set it")]
+    ForeignTrustDomain(TrustDomain),
     /// An agent that is not in force.
     #[error("agent `{id}` {}", .refusal.words())]
     Agent {
@@ -173,7 +176,8 @@ pub enum CallerError {
 /// Who the connection belongs to, now.
 ///
 /// # Errors
-/// It showed a certificate that is none of an SVID, or one that is over, or it is an agent that is not in force.
+/// It showed a certificate that is none of an SVID, or one that is over or of a trust domain that is no longer trusted, or
+/// it is an agent that is not in force.
 pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
     let known = |caller| Ok(Identified { caller, confirm: None });
     if let Peer::Unix(peer) = &info.peer {
@@ -196,6 +200,11 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
         return Err(CallerError::SvidExpired {
             not_after: svid.not_after(),
         });
+    }
+    // TLS asked once, when the connection began; the trust may have ended since.
+    let trust_domain = id.trust_domain();
+    if trust_domain != *snapshot.trust_domain() && snapshot.bundle(&trust_domain).is_none() {
+        return Err(CallerError::ForeignTrustDomain(trust_domain));
     }
     known(Caller::Workload(id))
 }
@@ -337,7 +346,9 @@ impl CallerError {
     /// What it means for the caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoCertificate | Self::NotAnSvid(_) | Self::SvidExpired { .. } => ErrorKind::Unauthenticated,
+            Self::NoCertificate | Self::NotAnSvid(_) | Self::SvidExpired { .. } | Self::ForeignTrustDomain(_) => {
+                ErrorKind::Unauthenticated
+            }
             _ => ErrorKind::PermissionDenied,
         }
     }

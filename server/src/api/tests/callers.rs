@@ -280,6 +280,40 @@ async fn a_renewed_svid_ends_the_old_one_when_it_is_first_used() {
     assert_eq!(permission_denied_reason(&refused), Some(Reason::AgentMustReattest));
 }
 
+// TLS has verified the chain when the connection began; who is trusted no more is nobody from the next call on.
+#[tokio::test]
+async fn a_foreign_caller_is_one_as_long_as_there_is_a_bundle_of_its_trust_domain() {
+    let server = Server::new().await;
+    let foreign = |path: &str| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://other{path}").try_into().unwrap())];
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        server.remote(Some(&X509Svid::from_chain(vec![leaf.der().clone()]).unwrap()))
+    };
+    let count = |caller: &Connected| {
+        let mut client = caller.entry();
+        async move { code(client.count_entries(CountEntriesRequest::default()).await) }
+    };
+    let (auditor, ours_by_path) = (foreign("/auditor"), foreign("/spire/agent/echo/a"));
+    server.agent("a").await;
+    assert_eq!(count(&auditor).await, Code::Unauthenticated);
+    server.world.commit(entries::foreign_bundle("other")).await.unwrap();
+    assert_eq!(count(&auditor).await, Code::Ok);
+    assert_eq!(
+        count(&foreign("/ops")).await,
+        Code::PermissionDenied,
+        "ours is another one"
+    );
+    assert_eq!(code(authorized(&ours_by_path).await), Code::PermissionDenied);
+    let delete = mayfly_model::Change::BundleDelete {
+        trust_domain: "other".parse().unwrap(),
+        mode: mayfly_model::BundleDeleteMode::Restrict,
+    };
+    server.world.commit(delete).await.unwrap();
+    assert_eq!(count(&auditor).await, Code::Unauthenticated);
+}
+
 #[tokio::test]
 async fn a_certificate_that_is_no_svid_is_no_caller() {
     let server = Server::new().await;
