@@ -10,9 +10,9 @@ use mayfly_proto::spire::types;
 use mayfly_svid::{Bundle, TrustDomain};
 use tonic::{Request, Response, Status};
 
-use super::entry::check_batch;
+use super::batch::{batch, check_batch};
 use super::page::Wanted;
-use super::status::{invalid, to_item, to_status};
+use super::status::{invalid, to_status};
 use super::{Api, Call};
 use crate::app::bundles::{self, BundleError};
 
@@ -128,7 +128,7 @@ impl BundleApi for BundleService {
             .into_iter()
             .map(|(status, bundle)| batch_create_federated_bundle_response::Result {
                 status: Some(status),
-                bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+                bundle: put(bundle, output_mask.as_ref()),
             });
         Ok(Response::new(BatchCreateFederatedBundleResponse {
             results: results.collect(),
@@ -146,7 +146,7 @@ impl BundleApi for BundleService {
             output_mask,
         } = request.into_inner();
         check_batch("bundle", bundle.len())?;
-        let read = |wire: &types::Bundle| {
+        let read = |wire: &types::Bundle| -> Result<_, ConvertError> {
             Ok((
                 name(&wire.trust_domain)?,
                 convert::bundle_patch(wire, input_mask.as_ref())?,
@@ -158,7 +158,7 @@ impl BundleApi for BundleService {
             .into_iter()
             .map(|(status, bundle)| batch_update_federated_bundle_response::Result {
                 status: Some(status),
-                bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+                bundle: put(bundle, output_mask.as_ref()),
             });
         Ok(Response::new(BatchUpdateFederatedBundleResponse {
             results: results.collect(),
@@ -178,7 +178,7 @@ impl BundleApi for BundleService {
             .into_iter()
             .map(|(status, bundle)| batch_set_federated_bundle_response::Result {
                 status: Some(status),
-                bundle: bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+                bundle: put(bundle, output_mask.as_ref()),
             });
         Ok(Response::new(BatchSetFederatedBundleResponse {
             results: results.collect(),
@@ -218,31 +218,14 @@ fn name(text: &str) -> Result<TrustDomain, ConvertError> {
     convert::trust_domain("trust_domain", text)
 }
 
+fn put(put: Option<Result<Arc<Bundle>, BundleError>>, mask: Option<&types::BundleMask>) -> Option<types::Bundle> {
+    put?.ok().map(|bundle| masked(&bundle, mask))
+}
+
 fn masked(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle {
     let wire = types::Bundle::from(bundle);
     match mask {
         Some(mask) => mask.project(wire),
         None => wire,
     }
-}
-
-/// Acts on the items that can be read, all at once, and answers for each where it stood.
-async fn batch<T, O, F>(
-    items: impl Iterator<Item = Result<T, ConvertError>>,
-    act: impl FnOnce(Vec<T>) -> F,
-) -> Vec<(types::Status, Option<O>)>
-where
-    F: Future<Output = Vec<Result<O, BundleError>>>,
-{
-    let mut wanted = vec![];
-    let places: Vec<_> = items.map(|item| item.map(|item| wanted.push(item))).collect();
-    let mut results = act(wanted).await.into_iter();
-    let places = places.into_iter().map(|place| match place {
-        Err(_) => (to_item(&place), None),
-        Ok(()) => {
-            let result = results.next().expect("there is an answer for each item");
-            (to_item(&result), result.ok())
-        }
-    });
-    places.collect()
 }

@@ -8,12 +8,13 @@ use mayfly_proto::spire::server::entry::entry_server::Entry as EntryApi;
 use mayfly_proto::spire::server::entry::{self as wire, *};
 use mayfly_proto::spire::types;
 use prost::Message;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::batch::{batch, check_batch};
 use super::driven::{Driven, driven};
 use super::page::{self, Wanted};
-use super::status::{invalid, to_item, to_status};
-use super::{Api, BATCH_MAX, Call, sync};
+use super::status::{invalid, to_status};
+use super::{Api, Call, sync};
 use crate::app::register::{self, EntryFilter, NewEntry, RegisterError};
 
 /// One answer of `GetAuthorizedEntries` is at most what SPIRE's agents read.
@@ -97,7 +98,7 @@ impl EntryApi for EntryService {
         let call = Call::of(&request)?;
         let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let read = |entry: &types::Entry| {
+        let read = |entry: &types::Entry| -> Result<_, ConvertError> {
             let id = if entry.id.is_empty() {
                 None
             } else {
@@ -114,7 +115,7 @@ impl EntryApi for EntryService {
             .into_iter()
             .map(|(status, entry)| batch_create_entry_response::Result {
                 status: Some(status),
-                entry: entry.map(|entry| masked(&entry, output_mask.as_ref())),
+                entry: there(entry).map(|entry| masked(&entry, output_mask.as_ref())),
             });
         Ok(Response::new(BatchCreateEntryResponse {
             results: results.collect(),
@@ -132,16 +133,18 @@ impl EntryApi for EntryService {
             output_mask,
         } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let read = |entry: &types::Entry| Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?));
+        let read = |entry: &types::Entry| -> Result<_, ConvertError> {
+            Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?))
+        };
         let update = |wanted| register::update(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(entries.iter().map(read), update).await;
         let results = results
             .into_iter()
             .map(|(status, entry)| batch_update_entry_response::Result {
-                entry: entry
-                    .filter(|_| status.code == i32::from(Code::Ok))
-                    .map(|entry| masked(&entry, output_mask.as_ref())),
                 status: Some(status),
+                entry: entry
+                    .and_then(Result::ok)
+                    .map(|entry| masked(&entry, output_mask.as_ref())),
             });
         Ok(Response::new(BatchUpdateEntryResponse {
             results: results.collect(),
@@ -155,14 +158,8 @@ impl EntryApi for EntryService {
         let call = Call::of(&request)?;
         let ids = request.into_inner().ids;
         check_batch("ids", ids.len())?;
-        let delete = async |wanted| {
-            let results = register::delete(&self.0.committer, &call.actor, call.now, wanted).await;
-            results
-                .into_iter()
-                .map(|result| result.map(|()| None))
-                .collect::<Vec<_>>()
-        };
-        let results = batch_optional(ids.iter().map(|id| entry_id(id)), delete).await;
+        let delete = |wanted| register::delete(&self.0.committer, &call.actor, call.now, wanted);
+        let results = batch(ids.iter().map(|id| entry_id(id)), delete).await;
         let results = results.into_iter().zip(ids);
         let results = results.map(|((status, _), id)| batch_delete_entry_response::Result {
             status: Some(status),
@@ -218,16 +215,6 @@ pub(super) fn masked(entry: &Entry, mask: Option<&types::EntryMask>) -> types::E
     }
 }
 
-/// Refuses batches that are too long.
-pub(super) fn check_batch(field: &str, len: usize) -> Result<(), Status> {
-    if len > BATCH_MAX {
-        return Err(invalid(format!(
-            "{field}: has {len} items, at most {BATCH_MAX} are taken at a time"
-        )));
-    }
-    Ok(())
-}
-
 fn entry_id(text: &str) -> Result<EntryId, ConvertError> {
     if text.is_empty() {
         return Err(ConvertError::new("entry.id", "is missing"));
@@ -235,40 +222,9 @@ fn entry_id(text: &str) -> Result<EntryId, ConvertError> {
     text.parse().map_err(|error| ConvertError::new("entry.id", error))
 }
 
-type Answer = (types::Status, Option<Arc<Entry>>);
-
-async fn batch<T, F>(items: impl Iterator<Item = Result<T, ConvertError>>, act: impl FnOnce(Vec<T>) -> F) -> Vec<Answer>
-where
-    F: Future<Output = Vec<Result<Arc<Entry>, RegisterError>>>,
-{
-    batch_optional(items, async |wanted| {
-        act(wanted)
-            .await
-            .into_iter()
-            .map(|result| result.map(Some))
-            .collect::<Vec<_>>()
-    })
-    .await
-}
-
-/// Acts on the items that can be read, all at once, and answers for each where it stood. An entry that is there already is
-/// part of the answer.
-async fn batch_optional<T>(
-    items: impl Iterator<Item = Result<T, ConvertError>>,
-    act: impl AsyncFnOnce(Vec<T>) -> Vec<Result<Option<Arc<Entry>>, RegisterError>>,
-) -> Vec<Answer> {
-    let mut wanted = vec![];
-    let places: Vec<_> = items.map(|item| item.map(|item| wanted.push(item))).collect();
-    let mut results = act(wanted).await.into_iter();
-    let places = places.into_iter().map(|place| match place {
-        Err(_) => (to_item(&place), None),
-        Ok(()) => {
-            let result = results.next().expect("there is an answer for each item");
-            let status = to_item(&result);
-            (status, result.unwrap_or_else(|refused| refused.existing().cloned()))
-        }
-    });
-    places.collect()
+/// The entry that an item of a batch led to; the one that is there already is part of the answer to its twin.
+fn there(put: Option<Result<Arc<Entry>, RegisterError>>) -> Option<Arc<Entry>> {
+    put?.map_or_else(|refused| refused.existing().cloned(), Some)
 }
 
 fn read_filter(filter: Option<&list_entries_request::Filter>) -> Result<EntryFilter, ConvertError> {

@@ -8,15 +8,16 @@
 //! [`SERVICES`] says for every method who may call it, and [`gate`] is the one place that asks; no service checks a
 //! caller's class again. What a service needs of its caller is in the [`Call`] that the gate leaves with the request.
 //!
-//! Bounds of what a caller may send: a message of 4 MiB (256 KiB where anybody may call), a batch of [`BATCH_MAX`] items (500 for SVIDs), a page of 1000
-//! items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own ([`limits`]). No memory is set aside by a
-//! number that a caller states.
+//! Bounds of what a caller may send: a message of 4 MiB (256 KiB where anybody may call), a batch of [`BATCH_MAX`] items
+//! (500 for SVIDs), a page of 1000 items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own
+//! ([`limits`]). No memory is set aside by a number that a caller states.
 //!
 //! Not here: decisions (`app`), sockets and TLS (`mayfly_runtime::listen`). Start at [`SERVICES`], then `gate`.
 
 pub mod watch;
 
 mod agent;
+mod batch;
 mod bundle;
 mod call;
 mod debug;
@@ -45,6 +46,7 @@ use mayfly_svid::{Timestamp, X509Svid};
 use tokio::time::Instant;
 use tonic::service::Routes;
 
+pub use batch::BATCH_MAX;
 pub use call::Call;
 pub use gate::Gate;
 pub use limits::AttestLimits;
@@ -56,8 +58,6 @@ use crate::commit::Committer;
 use limits::AttestGuard;
 use watch::WatchService;
 
-/// The most items that a batch call takes.
-pub const BATCH_MAX: usize = 1000;
 /// The largest message that is read.
 const MESSAGE_MAX: usize = 4 << 20;
 /// The largest message that is read by methods that strangers may call: an attestation with its payload of 128 KiB.

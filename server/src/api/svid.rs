@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use mayfly_model::EntryId;
+use mayfly_model::{EntryId, ErrorKind};
 use mayfly_proto::spire::server::svid::svid_server::Svid as SvidApi;
 use mayfly_proto::spire::server::svid::*;
-use mayfly_proto::spire::types;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::status::{to_item, to_status};
+use super::batch::batch;
+use super::status::{Failure, to_status};
 use super::{Api, Call};
 use crate::app::issue::IssueError;
 use crate::app::mint;
@@ -39,6 +39,7 @@ impl SvidApi for SvidService {
         request: Request<BatchNewX509svidRequest>,
     ) -> Result<Response<BatchNewX509svidResponse>, Status> {
         let call = Call::of(&request)?;
+        let agent = call.agent()?;
         let params = request.into_inner().params;
         if params.len() > SVIDS_MAX {
             let len = params.len();
@@ -46,40 +47,14 @@ impl SvidApi for SvidService {
                 "{len} SVIDs asked for, at most {SVIDS_MAX} at a time"
             )));
         }
-        let mut wanted = vec![];
-        let places: Vec<Result<(), types::Status>> = params
+        let issue = |wanted| self.0.issuance.for_entries(&call.actor, agent, wanted);
+        let results = batch(params.into_iter().map(read_params), issue).await;
+        let results = results
             .into_iter()
-            .map(
-                |NewX509svidParams { entry_id, csr }| match entry_id.parse::<EntryId>() {
-                    _ if entry_id.is_empty() => Err(refused(Code::InvalidArgument, "entry_id: is missing")),
-                    _ if csr.is_empty() => Err(refused(Code::InvalidArgument, "csr: is missing")),
-                    Ok(id) => {
-                        wanted.push((id, csr));
-                        Ok(())
-                    }
-                    Err(_) => Err(to_item(&Err::<(), _>(IssueError::EntryNotFound))),
-                },
-            )
-            .collect();
-        let mut issued = self
-            .0
-            .issuance
-            .for_entries(&call.actor, call.agent()?, wanted)
-            .await
-            .into_iter();
-        let results = places.into_iter().map(|place| match place {
-            Err(status) => batch_new_x509svid_response::Result {
+            .map(|(status, svid)| batch_new_x509svid_response::Result {
                 status: Some(status),
-                svid: None,
-            },
-            Ok(()) => {
-                let result = issued.next().expect("there is an answer for each request");
-                batch_new_x509svid_response::Result {
-                    status: Some(to_item(&result)),
-                    svid: result.ok().map(|svid| (&svid).into()),
-                }
-            }
-        });
+                svid: svid.and_then(Result::ok).map(|svid| (&svid).into()),
+            });
         Ok(Response::new(BatchNewX509svidResponse {
             results: results.collect(),
         }))
@@ -112,9 +87,33 @@ impl SvidApi for SvidService {
     }
 }
 
-fn refused(code: Code, message: &str) -> types::Status {
-    types::Status {
-        code: code.into(),
-        message: message.into(),
+fn read_params(wire: NewX509svidParams) -> Result<(EntryId, Vec<u8>), ParamsError> {
+    let NewX509svidParams { entry_id, csr } = wire;
+    if entry_id.is_empty() {
+        return Err(ParamsError::Missing("entry_id"));
+    }
+    if csr.is_empty() {
+        return Err(ParamsError::Missing("csr"));
+    }
+    // A text that is no ID is the ID of nothing.
+    let id = entry_id.parse().map_err(|_| IssueError::EntryNotFound)?;
+    Ok((id, csr))
+}
+
+/// Why an item of a batch is no request.
+#[derive(Debug, thiserror::Error)]
+enum ParamsError {
+    #[error("{0}: is missing")]
+    Missing(&'static str),
+    #[error(transparent)]
+    Unknown(#[from] IssueError),
+}
+
+impl Failure for ParamsError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Missing(_) => ErrorKind::InvalidArgument,
+            Self::Unknown(error) => error.kind(),
+        }
     }
 }
