@@ -18,8 +18,8 @@ pub(super) fn check_batch(field: &str, len: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// Acts on the items that could be read, all at once; `act` answers in order, once for each. The answers are in the order of
-/// `items`: the status of each, and what became of it if it could be read.
+/// Acts on the items that could be read, all at once; `act` answers in order, once for each. The answers are in the
+/// order of `items`: the status of each, and what became of it if it could be read.
 pub(super) async fn batch<T, O, E, R, F>(
     items: impl Iterator<Item = Result<T, R>>,
     act: impl FnOnce(Vec<T>) -> F,

@@ -11,7 +11,8 @@ use super::status::to_status;
 use crate::app::caller::{Caller, identify};
 use crate::commit::Snapshot;
 
-/// Who calls, why, when, and the state that the call was admitted by. An extension of each request that passed the gate.
+/// Who calls, why, when, and the state that the call was admitted by. An extension of each request that passed the
+/// gate.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Who calls; the gate has checked that they may.
@@ -50,8 +51,8 @@ impl Call {
         }
     }
 
-    /// The agent that calls as it stands in a later `snapshot`, for calls that last: it may be banned by then, and what it
-    /// showed may have expired or been replaced.
+    /// The agent that calls as it stands in a later `snapshot`, for calls that last: it may be banned by then, and what
+    /// it showed may have expired or been replaced.
     ///
     /// # Errors
     /// It may no longer call.

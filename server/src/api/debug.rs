@@ -16,8 +16,8 @@ pub(super) struct DebugService(pub(super) Arc<Api>);
 
 #[tonic::async_trait]
 impl Debug for DebugService {
-    /// Uptime in seconds, the chain of the server's SVID with the authority, and how many of each thing there are. Federated
-    /// bundles are the foreign ones (SPIRE counts its own among them).
+    /// Uptime in seconds, the chain of the server's SVID with the authority, and how many of each thing there are.
+    /// Federated bundles are the foreign ones (SPIRE counts its own among them).
     async fn get_info(&self, request: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
         let snapshot = Call::of(&request)?.snapshot;
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);

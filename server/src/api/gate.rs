@@ -147,8 +147,8 @@ fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call
     })
 }
 
-/// Ends the agent's old SVID now that the new one works. In the background: the call does not wait for the disk, and the
-/// next one tries again if this could not be done.
+/// Ends the agent's old SVID now that the new one works. In the background: the call does not wait for the disk, and
+/// the next one tries again if this could not be done.
 fn confirm_renewed(api: &Arc<Api>, caller: &Caller, info: &ConnInfo, serial: Serial, time: Timestamp) {
     let Caller::Agent(agent) = caller else { return };
     let change = Change::AgentConfirm {

@@ -107,9 +107,9 @@ impl AttestGuard {
         Ok(())
     }
 
-    /// Runs `attestation` in one of the slots, until `end` at most. To be called when the request is here and not before:
-    /// who says nothing keeps nobody out. As a task, because HTTP/2 does not poll a stream whose caller gives it no room:
-    /// a slot held by the stream would be held for as long as its caller likes.
+    /// Runs `attestation` in one of the slots, until `end` at most. To be called when the request is here and not
+    /// before: who says nothing keeps nobody out. As a task, because HTTP/2 does not poll a stream whose caller gives
+    /// it no room: a slot held by the stream would be held for as long as its caller likes.
     ///
     /// # Errors
     /// That of `attestation`; [`AttestError::Busy`], with when to come back; [`AttestError::TooSlow`].

@@ -8,8 +8,8 @@
 //! [`SERVICES`] says for every method who may call it, and [`gate`] is the one place that asks; no service checks a
 //! caller's class again. What a service needs of its caller is in the [`Call`] that the gate leaves with the request.
 //!
-//! Bounds of what a caller may send: a message of 4 MiB (256 KiB where anybody may call), a batch of [`BATCH_MAX`] items
-//! (500 for SVIDs), a page of 1000 items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own
+//! Bounds of what a caller may send: a message of 4 MiB (256 KiB where anybody may call), a batch of [`BATCH_MAX`]
+//! items (500 for SVIDs), a page of 1000 items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own
 //! ([`limits`]). No memory is set aside by a number that a caller states.
 //!
 //! Not here: decisions (`app`), sockets and TLS (`mayfly_runtime::listen`). Start at [`SERVICES`], then `gate`.

@@ -1,9 +1,9 @@
 //! `SyncAuthorizedEntries`: how SPIRE's agents, and ours where there is no Watch, learn what they may serve.
 //!
 //! The caller says once what fields it wants. Up to 500 entries that fit one message come back at once, and that is the
-//! end. More come as pages of revisions (ID, revision number, creation time, `more`); the caller then asks for those that
-//! it does not hold, by ID, as often as it likes, and gets them in pages. IDs that it may not serve are left out without
-//! a word. No message is larger than 1 MiB.
+//! end. More come as pages of revisions (ID, revision number, creation time, `more`); the caller then asks for those
+//! that it does not hold, by ID, as often as it likes, and gets them in pages. IDs that it may not serve are left out
+//! without a word. No message is larger than 1 MiB.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,8 +81,8 @@ async fn next(
         .map_err(|_| Status::deadline_exceeded("no message came"))?
 }
 
-/// What the agent may serve at this moment, asked anew each time: a ban ends the stream, and so does the end of the SVID
-/// that it was opened with.
+/// What the agent may serve at this moment, asked anew each time: a ban ends the stream, and so does the end of the
+/// SVID that it was opened with.
 fn authorized(api: &Api, call: &Call) -> Result<Vec<Arc<Entry>>, Status> {
     let (snapshot, now) = (api.committer.snapshot(), api.now());
     let agent = call.agent_now(&snapshot, now)?;

@@ -1,7 +1,7 @@
 //! A new agent, or a known one again: the node shows what it is, and gets an SVID in the same commit that records it.
 //!
 //! ```text
-//!   payload, CSR ─▶ sizes ─▶ CSR is good? ─▶ attestor (challenges) ─▶ banned? ─▶ one commit: token used, agent, intent ─▶ sign
+//!   payload, CSR ─▶ CSR is good? ─▶ attestor (challenges) ─▶ banned? ─▶ one commit: token used, agent, intent ─▶ sign
 //! ```
 //!
 //! A token is used up by the commit that admits its agent and by nothing before it, so that a bad request burns none.

@@ -1,8 +1,8 @@
 //! Who calls, and what they may call.
 //!
 //! A caller is what the kernel (Unix socket) or the TLS verifier says of the connection, looked up anew for each call:
-//! a ban, an eviction, an expiry or the end of a federation counts from the next call on, however old the connection is.
-//! There is no anonymous operator: a uid or a SPIFFE ID has a [`Role`] or it has none.
+//! a ban, an eviction, an expiry or the end of a federation counts from the next call on, however old the connection
+//! is. There is no anonymous operator: a uid or a SPIFFE ID has a [`Role`] or it has none.
 //!
 //! Not here: which method is open to whom (`api`'s `SERVICES`), what a method then does with its arguments.
 
@@ -176,8 +176,8 @@ pub enum CallerError {
 /// Who the connection belongs to, now.
 ///
 /// # Errors
-/// It showed a certificate that is none of an SVID, or one that is over or of a trust domain that is no longer trusted, or
-/// it is an agent that is not in force.
+/// It showed a certificate that is none of an SVID, or one that is over or of a trust domain that is no longer trusted,
+/// or it is an agent that is not in force.
 pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
     let known = |caller| Ok(Identified { caller, confirm: None });
     if let Peer::Unix(peer) = &info.peer {

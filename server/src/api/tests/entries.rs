@@ -121,6 +121,35 @@ async fn what_is_there_already_is_returned_and_nothing_changes() {
 }
 
 #[tokio::test]
+async fn of_what_a_full_batch_wants_several_times_the_first_is_made() {
+    let server = Server::new().await;
+    let entries = |count: usize| (0..count).map(|n| wire_entry(&format!("/w{}", n % 10), &parent()));
+    let before = server.done().await;
+    let too_many = BatchCreateEntryRequest {
+        entries: entries(1001).collect(),
+        output_mask: None,
+    };
+    let refused = server.admin().entry().batch_create_entry(too_many).await;
+    assert_eq!(code(refused), Code::InvalidArgument);
+    assert_eq!(server.done().await, before);
+    let results = create(&server, entries(1000).collect()).await;
+    let id = |result: &CreateResult| result.entry.as_ref().unwrap().id.clone();
+    for (n, result) in results.iter().enumerate() {
+        let expected = if n < 10 { Code::Ok } else { Code::AlreadyExists };
+        assert_eq!(item_code(&result.status), expected, "{n}");
+        assert_eq!(id(result), id(&results[n % 10]), "{n}");
+    }
+    assert_eq!(results.len(), 1000);
+    // The same of two callers at once.
+    let both = tokio::join!(
+        create(&server, vec![wire_entry("/both", &parent())]),
+        create(&server, vec![wire_entry("/both", &parent())])
+    );
+    assert_eq!(id(&both.0[0]), id(&both.1[0]));
+    assert_eq!(server.world.committer.snapshot().entry_count(), 11);
+}
+
+#[tokio::test]
 async fn each_item_of_a_batch_stands_alone_and_is_answered_where_it_stood() {
     let server = Server::new().await;
     let bad = types::Entry {
