@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use mayfly_proto::status::code_name;
 use mayfly_runtime::files::FileError;
 use mayfly_runtime::{Chain, env};
 use serde_json::json;
@@ -220,29 +221,6 @@ impl CliError {
 impl From<FileError> for CliError {
     fn from(error: FileError) -> Self {
         Self::File(error)
-    }
-}
-
-/// The name of a gRPC code as the gRPC specification writes it.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

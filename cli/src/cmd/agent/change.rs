@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mayfly_proto::spire::server::agent::{BanAgentRequest, DeleteAgentRequest, list_agents_request};
+use mayfly_proto::status::code_name;
 use mayfly_svid::SpiffeId;
 use serde_json::json;
 use tonic::Status;
@@ -11,7 +12,7 @@ use super::{AgentView, IdArgs, before_text, list_all, not_found_hint, show_list}
 use crate::Context;
 use crate::cmd::entry::id_to_wire;
 use crate::connect::{ReasonArg, Server};
-use crate::errors::{CliError, Exit, code_name, sentence};
+use crate::errors::{CliError, Exit, sentence};
 use crate::values;
 
 pub(super) const PURGE_EXAMPLES: &str = "\

@@ -2,6 +2,7 @@
 
 use mayfly_proto::spire::server::entry::{BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest};
 use mayfly_proto::spire::types::{Entry, EntryMask, Status as ItemStatus};
+use mayfly_proto::status::code_name;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -9,7 +10,7 @@ use super::fields::id_text;
 use super::view::EntryView;
 use crate::Context;
 use crate::connect::Server;
-use crate::errors::{CliError, Exit, code_name, sentence};
+use crate::errors::{CliError, Exit, sentence};
 
 /// Items of a call: far below the message limit, few enough to show progress.
 const CHUNK: usize = 100;

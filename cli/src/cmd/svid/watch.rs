@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use mayfly_proto::spiffe::workload::X509svidResponse;
+use mayfly_proto::status::code_name;
 use mayfly_runtime::BackoffPolicy;
 use serde_json::json;
 use tonic::{Code, Status};
 
 use super::IdentityView;
 use crate::Context;
-use crate::errors::{CliError, Exit, code_name, sentence};
+use crate::errors::{CliError, Exit, sentence};
 use crate::values;
 use crate::workload::{Workload, identities};
 
