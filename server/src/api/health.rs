@@ -9,18 +9,19 @@ use mayfly_proto::grpc::health::health_server::Health;
 use mayfly_proto::grpc::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::{Request, Response, Status};
 
-use super::{Api, SERVICES};
+use super::{Api, Face, SERVICES};
 
-pub(super) struct HealthService(pub(super) Arc<Api>);
+pub(super) struct HealthService(pub(super) Arc<Api>, pub(super) Face);
 
 #[tonic::async_trait]
 impl Health for HealthService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    /// The server as a whole under the empty name, and the same answer for each of its services.
+    /// The server as a whole under the empty name, and the same answer for each service of this listener.
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = &request.get_ref().service;
-        if !name.is_empty() && !SERVICES.iter().any(|service| service.name == name) {
+        let mut services = SERVICES.iter().filter(|service| service.is_on(self.1));
+        if !name.is_empty() && !services.any(|service| service.name == name) {
             return Err(Status::not_found("there is no such service here"));
         }
         let serving = self.0.readiness.is_ready() && *self.0.committer.healthy().borrow();

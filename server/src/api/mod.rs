@@ -171,6 +171,20 @@ pub enum Face {
     Local,
 }
 
+impl Face {
+    /// Whether methods with `access` exist here.
+    fn has(self, access: Access) -> bool {
+        self == Self::Local || !matches!(access, Access::Local(_))
+    }
+}
+
+impl Service {
+    /// Whether there is a method of it on `face`.
+    fn is_on(&self, face: Face) -> bool {
+        self.methods.iter().any(|(_, access)| face.has(*access))
+    }
+}
+
 /// The server's own SVID, as presented now.
 pub type OwnSvid = Arc<dyn Fn() -> Option<X509Svid> + Send + Sync>;
 
@@ -297,7 +311,7 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
         Arc::new(svid::SvidService(api.clone()))
     );
     add!(WatchServer<_>, api.watch.clone());
-    add!(HealthServer<_>, Arc::new(health::HealthService(api.clone())));
+    add!(HealthServer<_>, Arc::new(health::HealthService(api.clone(), face)));
     if face == Face::Local {
         add!(
             server::debug::debug_server::DebugServer<_>,

@@ -31,6 +31,13 @@ async fn health_is_serving_while_the_server_is_ready_for_whoever_asks() {
         );
         assert_eq!(code(check(caller, "nothing").await), Code::NotFound);
     }
+    let logger = "spire.api.server.logger.v1.Logger";
+    assert_eq!(
+        check(server.local(NOBODY), logger).await.unwrap(),
+        ServingStatus::Serving
+    );
+    let not_there = check(server.remote(None), logger).await;
+    assert_eq!(code(not_there), Code::NotFound, "it is not on TCP");
     let block = server.readiness.block("something");
     assert_eq!(check(server.remote(None), "").await.unwrap(), ServingStatus::NotServing);
     drop(block);
