@@ -279,7 +279,7 @@ pub enum Conflict {
     #[error("bundle not found")]
     BundleNotFound,
     /// Entries federate with it.
-    #[error("bundle is in use: {0} entries federate with it")]
+    #[error("bundle is in use; entries that federate with it: {0}")]
     BundleInUse(usize),
 }
 

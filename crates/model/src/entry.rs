@@ -190,6 +190,9 @@ pub enum EntryError {
         /// Its length.
         len: usize,
     },
+    /// The hint holds what would steer a terminal or turn text around.
+    #[error("the hint holds a control character or a change of writing direction; write plain text")]
+    HintText,
     /// Not a DNS name that certificates can carry.
     #[error("`{name}` is not a DNS name")]
     DnsName {
@@ -280,6 +283,9 @@ impl EntrySpec {
         if self.hint.len() > 1024 {
             return Err(EntryError::HintTooLong { len: self.hint.len() });
         }
+        if self.hint.chars().any(|c| c.is_control() || is_direction_mark(c)) {
+            return Err(EntryError::HintText);
+        }
         if self.dns_names.len() > 100 {
             return Err(EntryError::DnsNameCount {
                 count: self.dns_names.len(),
@@ -344,6 +350,11 @@ pub fn entries_digest<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
         let head = digest.as_ref().first_chunk().expect("SHA-256 has 32 octets");
         sum ^ u64::from_be_bytes(*head)
     })
+}
+
+/// Whether `c` changes the direction of what follows: a hint with it would read as another one.
+fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A host name as certificates carry it: labels of letters, digits, `-` and `_`, the first may be `*`; at most 253 bytes.
@@ -426,6 +437,11 @@ mod tests {
             check(|s| s.hint = "h".repeat(1025)),
             Err(EntryError::HintTooLong { len: 1025 })
         ));
+        // WAPI-26: free text, as long as it is text.
+        assert_eq!(check(|s| s.hint = "für intern, 内部".into()), Ok(()));
+        for hint in ["a\u{1b}[31m", "a\nb", "a\u{202e}b"] {
+            assert_eq!(check(|s| s.hint = hint.into()), Err(EntryError::HintText), "{hint:?}");
+        }
         assert!(matches!(
             check(|s| s.selectors = Selectors::default()),
             Err(EntryError::SelectorCount { count: 0 })

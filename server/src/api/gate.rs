@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use mayfly_model::{Change, Step};
+use mayfly_proto::status::code_name;
 use mayfly_runtime::listen::ConnInfo;
 use mayfly_svid::{Serial, Timestamp};
 use rand::Rng;
@@ -21,7 +22,7 @@ use tonic::{Code, Status};
 use tower::Service;
 use tracing::{Instrument, Span, debug, info_span, warn};
 
-use super::metrics::{ApiMetrics, MethodLabels, code_name};
+use super::metrics::{ApiMetrics, MethodLabels};
 use super::status::{invalid, to_status};
 use super::{Api, Call, Face, SERVICES};
 use crate::app::caller::{Access, Caller, Identified, authorize, identify};
