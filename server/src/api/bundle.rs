@@ -14,7 +14,7 @@ use super::batch::{batch, check_batch};
 use super::page::Wanted;
 use super::status::{invalid, to_status};
 use super::{Api, Call};
-use crate::app::bundles::{self, BundleError};
+use crate::app::bundles::{self, BundleError, Put};
 
 pub(super) struct BundleService(pub(super) Arc<Api>);
 
@@ -122,7 +122,7 @@ impl BundleApi for BundleService {
         let call = Call::of(&request)?;
         let BatchCreateFederatedBundleRequest { bundle, output_mask } = request.into_inner();
         check_batch("bundle", bundle.len())?;
-        let create = |wanted| bundles::create(&self.0.committer, &call.actor, call.now, wanted);
+        let create = |wanted| bundles::put(&self.0.committer, &call.actor, call.now, wanted, Put::Create);
         let results = batch(bundle.iter().map(Bundle::try_from), create).await;
         let results = results
             .into_iter()
@@ -172,7 +172,7 @@ impl BundleApi for BundleService {
         let call = Call::of(&request)?;
         let BatchSetFederatedBundleRequest { bundle, output_mask } = request.into_inner();
         check_batch("bundle", bundle.len())?;
-        let set = |wanted| bundles::set(&self.0.committer, &call.actor, call.now, wanted);
+        let set = |wanted| bundles::put(&self.0.committer, &call.actor, call.now, wanted, Put::Set);
         let results = batch(bundle.iter().map(Bundle::try_from), set).await;
         let results = results
             .into_iter()

@@ -93,32 +93,32 @@ pub async fn append(
     committer.snapshot().own_bundle().cloned().ok_or(BundleError::NotFound)
 }
 
-/// Adds foreign bundles; the answers are in the order of `bundles`. Each stands or falls alone.
-pub async fn create(
-    committer: &Committer,
-    actor: &Actor,
-    now: Timestamp,
-    bundles: Vec<Bundle>,
-) -> Vec<Result<Arc<Bundle>, BundleError>> {
-    let snapshot = committer.snapshot();
-    let changes = bundles.into_iter().map(|bundle| {
-        check_bundle(&snapshot, &bundle)?;
-        Ok((bundle.trust_domain.clone(), Change::BundleCreate(Box::new(bundle))))
-    });
-    put_bundles(committer, actor, now, changes.collect()).await
+/// What happens to a foreign bundle that an operator brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is added; one that is there stops it.
+    Create,
+    /// It is added, or replaces the one that is there.
+    Set,
 }
 
-/// Adds or replaces foreign bundles.
-pub async fn set(
+/// Puts foreign bundles in place; the answers are in the order of `bundles`. Each stands or falls alone.
+pub async fn put(
     committer: &Committer,
     actor: &Actor,
     now: Timestamp,
     bundles: Vec<Bundle>,
+    how: Put,
 ) -> Vec<Result<Arc<Bundle>, BundleError>> {
     let snapshot = committer.snapshot();
     let changes = bundles.into_iter().map(|bundle| {
         check_bundle(&snapshot, &bundle)?;
-        Ok((bundle.trust_domain.clone(), Change::BundleSet(Box::new(bundle))))
+        let (trust_domain, bundle) = (bundle.trust_domain.clone(), Box::new(bundle));
+        let change = match how {
+            Put::Create => Change::BundleCreate(bundle),
+            Put::Set => Change::BundleSet(bundle),
+        };
+        Ok((trust_domain, change))
     });
     put_bundles(committer, actor, now, changes.collect()).await
 }
