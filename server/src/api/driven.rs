@@ -55,6 +55,8 @@ impl<T: Send + 'static> Stream for Driven<T> {
         }
         match self.messages.poll_recv(cx) {
             Poll::Ready(Some(message)) => Poll::Ready(Some(Ok(message))),
+            // The code may give `Out` away and go on: how it ends is still to come, and its waker is set.
+            Poll::Ready(None) if self.run.is_some() => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(self.failed.take().map(Err)),
             Poll::Pending => Poll::Pending,
         }
@@ -65,6 +67,17 @@ impl<T: Send + 'static> Stream for Driven<T> {
 mod tests {
     use super::*;
     use futures_util::StreamExt;
+
+    #[tokio::test]
+    async fn the_end_is_waited_for_when_the_messages_have_ended_before_it() {
+        let stream = driven(|out: Out<u8>| async move {
+            drop(out);
+            tokio::task::yield_now().await;
+            Err(Status::aborted("end"))
+        });
+        let all: Vec<_> = stream.map(|item| item.map_err(|status| status.code())).collect().await;
+        assert_eq!(all, [Err(tonic::Code::Aborted)]);
+    }
 
     #[tokio::test]
     async fn what_is_sent_arrives_in_order_and_the_error_comes_last() {
