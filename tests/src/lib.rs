@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod effort;
 pub mod evidence;
 pub mod frames;
+pub mod go_module;
 pub mod lane;
 pub mod nodes;
 pub mod program;
