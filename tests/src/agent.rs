@@ -56,11 +56,20 @@ impl Agent {
 
     /// One with other settings, ready.
     pub async fn join_with(server: &Server, options: AgentOptions) -> Self {
+        let mut agent = Self::prepare(server, options).await;
+        agent.start_joined(server).await;
+        agent
+    }
+
+    /// Starts one that was prepared, and waits until it has joined and is ready.
+    ///
+    /// # Panics
+    /// Another one joined at the same time.
+    pub async fn start_joined(&mut self, server: &Server) {
         let admin = server.admin();
         let before: Vec<String> = ids(&admin).await;
-        let mut agent = Self::prepare(server, options).await;
-        agent.daemon.start();
-        agent.wait_ready().await;
+        self.daemon.start();
+        self.wait_ready().await;
         let joined: Vec<String> = ids(&admin)
             .await
             .into_iter()
@@ -71,8 +80,7 @@ impl Agent {
             1,
             "one agent has joined; stories of one server start theirs one after the other"
         );
-        agent.id = joined.into_iter().next().expect("just counted");
-        agent
+        self.id = joined.into_iter().next().expect("just counted");
     }
 
     /// One that is not started.

@@ -50,6 +50,8 @@ pub struct Daemon {
     log: PathBuf,
     child: Option<Child>,
     starts: u32,
+    before: Vec<String>,
+    env: Vec<(&'static str, PathBuf)>,
 }
 
 impl Daemon {
@@ -61,7 +63,19 @@ impl Daemon {
             log: config.with_extension("log"),
             child: None,
             starts: 0,
+            before: vec![],
+            env: vec![],
         }
+    }
+
+    /// Starts it by another program from now on: these words, then the daemon's own. That program has to become it.
+    pub fn within(&mut self, words: &[&str]) {
+        self.before = words.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// Gives it a variable at its next start.
+    pub fn env(&mut self, name: &'static str, value: &Path) {
+        self.env.push((name, value.to_owned()));
     }
 
     /// Starts it.
@@ -75,7 +89,17 @@ impl Daemon {
             .append(true)
             .open(&self.log)
             .expect("the log can be written");
-        let child = Command::new(binary(self.name))
+        let program = binary(self.name);
+        let mut command = match self.before.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let child = command
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .arg("run")
             .arg("--config")
             .arg(&self.config)
