@@ -284,6 +284,16 @@ pub enum Conflict {
 }
 
 impl Change {
+    /// Whether its log records are all there is to it: it has no guard, nothing refuses it, and it changes no state.
+    #[must_use]
+    pub fn is_record(&self) -> bool {
+        match self {
+            Self::Together(changes) => changes.iter().all(Self::is_record),
+            Self::SvidIntents(_) | Self::SvidOutcome { .. } | Self::Note { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What the log says of this change, once it has happened and caused `deltas`: kind, subject and body of each record.
     pub fn records(&self, deltas: &[Delta]) -> Vec<(&'static str, String, Value)> {
         let one = |kind, subject: String, body| vec![(kind, subject, body)];

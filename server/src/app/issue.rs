@@ -9,6 +9,7 @@
 //! A credential whose intent is not durable does not leave the server. A ban, a deletion or a change that commits while
 //! the intent is being written still stops the signature: the question is asked again right before it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use mayfly_ca::{CsrError, Issuer, ProfileError, SignError, Ticket, Validity, X50
 use mayfly_model::{Actor, Agent, Change, Entry, EntryId, ErrorKind, Step, SvidIntent};
 use mayfly_runtime::Clock;
 use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use crate::commit::{CommitError, Committer, Snapshot};
 
@@ -228,7 +229,7 @@ impl Issuance {
         }
     }
 
-    /// Checks each CSR and fixes what will be signed. On a blocking thread: a proof of possession costs a signature check.
+    /// Checks each CSR and fixes what will be signed. A proof of possession costs a signature check.
     async fn prepare(&self, requests: Vec<Result<Request, IssueError>>) -> Vec<Result<Prepared, IssueError>> {
         let Some(active) = self.active.load_full() else {
             return requests
@@ -291,6 +292,7 @@ impl Issuance {
         let count = recorded.len();
         let committer = self.committer.clone();
         let (results, signed, failed) = blocking_with(
+            count,
             move || {
                 let (mut signed, mut failed) = (vec![], vec![]);
                 let results = recorded
@@ -315,9 +317,10 @@ impl Issuance {
         .await;
         for result in &results {
             match result {
+                // Not `info`: the evidence has each of them, and a large fleet's log would be nothing else.
                 Ok(svid) => {
-                    info!(spiffe_id = %svid.spiffe_id(), serial = %svid.serial(), not_after = %svid.not_after(),
-                                  actor = actor.who, "X509-SVID issued")
+                    debug!(spiffe_id = %svid.spiffe_id(), serial = %svid.serial(), not_after = %svid.not_after(),
+                           actor = actor.who, "X509-SVID issued");
                 }
                 Err(failure @ IssueError::Sign(_)) => {
                     error!(error = %mayfly_runtime::Chain(failure), "the key did not sign");
@@ -412,22 +415,34 @@ fn all_failed((count, refused): (usize, CommitError)) -> Vec<Result<Prepared, Is
     (0..count).map(|_| Err(IssueError::Commit(refused.clone()))).collect()
 }
 
+/// So few SVIDs are checked or signed where their request runs: 0.1 ms of work each, and handing it to another thread
+/// costs as much again.
+const INLINE: usize = 1;
+
 async fn blocking<T: Send + 'static>(
     count: usize,
     work: impl FnOnce() -> Vec<Result<T, IssueError>> + Send + 'static,
 ) -> Vec<Result<T, IssueError>> {
-    blocking_with(work, || (0..count).map(|_| Err(IssueError::Stopped)).collect()).await
+    blocking_with(count, work, || (0..count).map(|_| Err(IssueError::Stopped)).collect()).await
 }
 
-/// Runs `work` where it may block; `stopped` stands in when the runtime is going down.
-async fn blocking_with<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static, stopped: impl FnOnce() -> T) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panicked) => {
-            error!(error = %panicked, "issuing was cut off");
-            stopped()
-        }
-    }
+/// Runs `work` for `count` SVIDs where it may take its time; `stopped` stands in when the runtime is going down, or when
+/// a part of the work panicked.
+async fn blocking_with<T: Send + 'static>(
+    count: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+    stopped: impl FnOnce() -> T,
+) -> T {
+    let done = if count <= INLINE {
+        // As on a thread of its own, a panic ends this request and not its connection.
+        catch_unwind(AssertUnwindSafe(work)).map_err(|_| "panicked".to_owned())
+    } else {
+        tokio::task::spawn_blocking(work).await.map_err(|cut| cut.to_string())
+    };
+    done.unwrap_or_else(|why| {
+        error!(why, "issuing was cut off");
+        stopped()
+    })
 }
 
 #[cfg(test)]

@@ -92,8 +92,7 @@ fn change_do(
         Change::BundleDelete { trust_domain, mode } => {
             bundle_delete(database, own, trust_domain, *mode, time, out)?;
         }
-        // Their log records are all there is to them.
-        Change::SvidIntents(_) | Change::SvidOutcome { .. } | Change::Note { .. } => {}
+        record if record.is_record() => {}
         // The model grew and this function did not: refusing is safe, doing nothing and recording it would not be.
         _ => {
             return Err(StoreError::Failed {
