@@ -20,13 +20,25 @@ pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 /// The connection ends.
 pub const GOAWAY: u8 = 7;
+/// A sign of life.
+pub const PING: u8 = 6;
+/// Room for more data.
+pub const WINDOW_UPDATE: u8 = 8;
 /// A header block goes on.
 pub const CONTINUATION: u8 = 9;
+
+/// The answer to SETTINGS or PING.
+pub const ACK: u8 = 1;
 
 /// The stream ends with this frame.
 pub const END_STREAM: u8 = 1;
 /// The header block ends with this frame.
 pub const END_HEADERS: u8 = 4;
+/// The frame's first octet says how many of its last ones are padding.
+pub const PADDED: u8 = 8;
+
+/// The setting that says how much a peer may send on a stream before it is read.
+pub const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// A frame that was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +111,16 @@ pub fn call(path: &str, authority: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
     block
 }
 
+/// A SETTINGS frame with one value.
+pub fn setting(name: u16, value: u32) -> Vec<u8> {
+    frame(
+        SETTINGS,
+        0,
+        0,
+        &[&name.to_be_bytes()[..], &value.to_be_bytes()].concat(),
+    )
+}
+
 /// `:authority` by its index in the static table, as text.
 pub fn authority(value: &[u8]) -> Vec<u8> {
     [vec![0x01], string(value)].concat()
@@ -107,10 +129,10 @@ pub fn authority(value: &[u8]) -> Vec<u8> {
 /// A gRPC message without content, uncompressed.
 pub const EMPTY_MESSAGE: [u8; 5] = [0; 5];
 
-/// A connection by hand.
+/// A connection by hand, over a Unix socket or whatever else octets pass through.
 #[allow(missing_debug_implementations, reason = "the codec has none")]
-pub struct Connection {
-    socket: UnixStream,
+pub struct Connection<S = UnixStream> {
+    socket: S,
     decoder: loona_hpack::Decoder<'static>,
 }
 
@@ -123,6 +145,13 @@ impl Connection {
         socket
             .set_write_timeout(Some(Duration::from_secs(10)))
             .expect("a socket");
+        Self::over(socket)
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Over a stream whose owner has seen to it that reading and writing end some time.
+    pub fn over(socket: S) -> Self {
         Self {
             socket,
             decoder: loona_hpack::Decoder::new(),
@@ -131,7 +160,7 @@ impl Connection {
 
     /// Sends octets; gives whether the peer still took them.
     pub fn send(&mut self, octets: &[u8]) -> bool {
-        self.socket.write_all(octets).is_ok()
+        self.socket.write_all(octets).and_then(|()| self.socket.flush()).is_ok()
     }
 
     /// The next frame; none when the peer has closed.

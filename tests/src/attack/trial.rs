@@ -1,0 +1,204 @@
+//! An attack beside honest clients, measured.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::honest::{Honest, Waits};
+use super::http2::{Assault, Calls};
+use super::{Face, Memory, Stranger};
+use crate::{Millis, effort};
+
+/// How many times honest clients are seen without and with the attack.
+const TURNS: u32 = 3;
+/// Goal L3.
+const SLOWER: u32 = 3;
+/// Below this, three times as long is what a busy machine does by itself.
+const FLOOR: Duration = Duration::from_millis(20);
+/// Goal L3.
+const GROWTH_KIB: u64 = 64 * 1024;
+
+/// One attack on one daemon.
+#[derive(Debug)]
+pub struct Trial {
+    name: String,
+    honest: Honest,
+    pid: u32,
+    attackers: usize,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Figures {
+    name: String,
+    before: Waits,
+    during: Waits,
+    growth_kib: u64,
+    blows: u64,
+}
+
+/// Threads that attack, until dropped.
+struct Attackers {
+    stop: Arc<AtomicBool>,
+    blows: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+// === impl Trial ===
+
+impl Trial {
+    /// Of `attack` on the daemon with this process ID, which serves `honest`.
+    pub fn new(attack: impl Into<String>, pid: u32, honest: &Honest) -> Self {
+        Self {
+            name: attack.into(),
+            honest: honest.clone(),
+            pid,
+            attackers: 2,
+        }
+    }
+
+    /// Attacks by frames: connects, strikes until the connection is over, and connects again.
+    pub async fn by_frames(self, face: &Face, assault: Assault) -> Figures {
+        let calls = Calls {
+            plain: face.plain_call(),
+            streaming: face.streaming_call(),
+        };
+        let face = face.clone();
+        self.by(move || {
+            let (mut stranger, calls) = (face.stranger(), calls.clone());
+            move |running: &dyn Fn() -> bool| match stranger.dial() {
+                Ok(mut connection) => assault(&mut connection, &calls, running),
+                Err(_) => 0,
+            }
+        })
+        .await
+    }
+
+    /// Attacks by connections: `strike` is called again and again by each attacker.
+    pub async fn by_strangers(
+        self,
+        face: &Face,
+        strike: impl Fn(&mut Stranger, &dyn Fn() -> bool) -> u64 + Clone + Send + 'static,
+    ) -> Figures {
+        let face = face.clone();
+        self.by(move || {
+            let (mut stranger, strike) = (face.stranger(), strike.clone());
+            move |running: &dyn Fn() -> bool| strike(&mut stranger, running)
+        })
+        .await
+    }
+
+    /// Attacks by whatever `attacker` makes: one for each thread and turn, called until the turn is over. It gives how
+    /// many blows it struck.
+    pub async fn by<A>(self, attacker: impl Fn() -> A) -> Figures
+    where
+        A: FnMut(&dyn Fn() -> bool) -> u64 + Send + 'static,
+    {
+        let (calm, storm) = effort((600, 1_000), (3_000, 6_000));
+        let (calm, storm) = (Duration::from_millis(calm), Duration::from_millis(storm));
+        let (mut before, mut during) = (Waits::default(), Waits::default());
+        // What is made on first use is not the attack's.
+        self.honest.ask_for(Duration::from_millis(100), &mut Waits::default()).await;
+        let memory = Memory::watch(self.pid);
+        let mut blows = 0;
+        for _ in 0..TURNS {
+            self.honest.ask_for(calm, &mut before).await;
+            let attackers = Attackers::start((0..self.attackers).map(|_| attacker()).collect());
+            self.honest.ask_for(storm, &mut during).await;
+            blows += tokio::task::spawn_blocking(move || attackers.end())
+                .await
+                .expect("attackers end when they are told to");
+        }
+        Figures {
+            name: self.name,
+            before,
+            during,
+            growth_kib: memory.growth_kib(),
+            blows,
+        }
+    }
+}
+
+// === impl Attackers ===
+
+impl Attackers {
+    fn start<A>(attackers: Vec<A>) -> Self
+    where
+        A: FnMut(&dyn Fn() -> bool) -> u64 + Send + 'static,
+    {
+        let (stop, blows) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = attackers.into_iter().map(|mut attack| {
+            let (stop, blows) = (Arc::clone(&stop), Arc::clone(&blows));
+            std::thread::spawn(move || {
+                // The value is that of the thread, and 19 the most that there is.
+                let _ = rustix::process::nice(19);
+                let running = || !stop.load(Ordering::Relaxed);
+                while running() {
+                    blows.fetch_add(attack(&running), Ordering::Relaxed);
+                }
+            })
+        });
+        let threads = threads.collect();
+        Self { stop, blows, threads }
+    }
+
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("an attacker does not break down");
+        }
+        self.blows.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Figures ===
+
+impl Figures {
+    /// Prints the line of the table and fails where goal L3 is missed.
+    ///
+    /// # Panics
+    /// Honest clients waited more than three times as long, or the daemon grew by more than 64 MiB.
+    pub fn judge(&self) {
+        println!("{self}");
+        assert!(self.blows > 0, "{}: nothing was sent", self.name);
+        for (what, before, during) in [
+            ("calls", &self.before.calls, &self.during.calls),
+            ("connections", &self.before.connections, &self.during.connections),
+        ] {
+            let (calm, storm) = (before.quantile(0.99), during.quantile(0.99));
+            assert!(
+                storm <= (calm * SLOWER).max(FLOOR),
+                "{}: p99 of honest {what} {calm:?} → {storm:?}",
+                self.name
+            );
+        }
+        assert!(
+            self.growth_kib <= GROWTH_KIB,
+            "{}: the daemon grew by {} KiB",
+            self.name,
+            self.growth_kib
+        );
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pair = |millis: &Millis| {
+            let ms = |share| millis.quantile(share).as_secs_f64() * 1e3;
+            format!("{:.1}/{:.1}", ms(0.5), ms(0.99))
+        };
+        write!(
+            f,
+            "ATTACK {:<44} | calls p50/p99 {:>11} → {:>11} ms | connects {:>11} → {:>11} ms | RSS +{:.1} MiB | {} blows",
+            self.name,
+            pair(&self.before.calls),
+            pair(&self.during.calls),
+            pair(&self.before.connections),
+            pair(&self.during.connections),
+            f64::from(u32::try_from(self.growth_kib).unwrap_or(u32::MAX)) / 1024.0,
+            self.blows,
+        )
+    }
+}
