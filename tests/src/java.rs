@@ -1,0 +1,129 @@
+//! The Java program among the foreign clients: built in the target folder, anew when its sources changed.
+
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::binaries::{sources, target_dir};
+
+const BUILD_HINT: &str = "on Debian and Ubuntu: apt-get install default-jdk-headless maven; packages come from Maven \
+                          Central or the mirror of Maven's settings.xml: is it reachable?";
+
+/// `clients/java` as user `uid`; role and further arguments are to be added.
+///
+/// A virtual machine cannot become another user once it runs, so it starts as that one.
+///
+/// # Panics
+/// It cannot be built; says why and what to do.
+pub fn command(uid: u32) -> tokio::process::Command {
+    static READY: OnceLock<PathBuf> = OnceLock::new();
+    let program = READY.get_or_init(|| for_everybody(&prepare(&target_dir().join("stories-java"))));
+    let mut command = tokio::process::Command::new("setpriv");
+    command
+        .args([&format!("--reuid={uid}"), &format!("--regid={uid}")])
+        .args(["--clear-groups", "java"])
+        // A quick start and little memory matter more here than speed later.
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m"])
+        .arg("-XX:-UsePerfData")
+        .arg("-classpath")
+        .arg(format!("{0}/classes:{0}/lib/*", program.display()))
+        .arg("client.Main")
+        // It may be started in a folder that the user may not read.
+        .current_dir("/");
+    command
+}
+
+/// Builds into `folder`.
+fn prepare(folder: &Path) -> PathBuf {
+    let project = sources().join("clients/java");
+    let wanted = contents(&project);
+    let built = folder.join("built-from");
+    std::fs::create_dir_all(folder).expect("the target folder is writable");
+    // Stories of several processes may come here at the same time.
+    let lock = File::create(folder.with_extension("lock")).expect("the target folder is writable");
+    lock.lock().expect("the lock file can be locked");
+    if std::fs::read(&built).is_ok_and(|present| present == wanted) {
+        return folder.to_owned();
+    }
+    // What is half made is made again.
+    std::fs::remove_dir_all(folder).expect("the target folder is writable");
+    std::fs::create_dir_all(folder).expect("the target folder is writable");
+    let output = std::process::Command::new("mvn")
+        .args(["--quiet", "--batch-mode", "--file"])
+        .arg(project.join("pom.xml"))
+        .arg(format!("-Dstories.directory={}", folder.display()))
+        .arg("compile")
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run mvn: {error}\nhint: {BUILD_HINT}"));
+    assert!(
+        output.status.success(),
+        "mvn ended with {}\n{}{}\nhint: {BUILD_HINT}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    std::fs::write(built, wanted).expect("the target folder is writable");
+    folder.to_owned()
+}
+
+/// All that the program is built from, one after the other.
+fn contents(project: &Path) -> Vec<u8> {
+    let sources = project.join("src/main/java/client");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&sources)
+        .expect("the program is part of the sources")
+        .map(|entry| entry.expect("a folder of ours").path())
+        .collect();
+    files.sort();
+    files.push(project.join("pom.xml"));
+    files
+        .iter()
+        .flat_map(|file| std::fs::read(file).expect("the program is part of the sources"))
+        .collect()
+}
+
+/// `folder`, or where other users cannot reach it a copy that they can.
+fn for_everybody(folder: &Path) -> PathBuf {
+    let reachable = folder.ancestors().all(|ancestor| {
+        std::fs::metadata(ancestor).is_ok_and(|metadata| metadata.permissions().mode() & 0o005 == 0o005)
+    });
+    if reachable {
+        return folder.to_owned();
+    }
+    let copy = std::env::temp_dir().join("mayfly-stories-java");
+    std::fs::create_dir_all(&copy).expect("the temporary folder is writable");
+    let metadata = std::fs::symlink_metadata(&copy).expect("just made");
+    assert!(
+        metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o022 == 0,
+        "{} is somebody else's; remove it",
+        copy.display()
+    );
+    let lock = File::create(copy.join("lock")).expect("it is ours");
+    lock.lock().expect("the lock file can be locked");
+    let wanted = std::fs::read(folder.join("built-from")).expect("it is built");
+    if std::fs::read(copy.join("built-from")).is_ok_and(|present| present == wanted) {
+        return copy;
+    }
+    copy_all(folder, &copy);
+    copy
+}
+
+/// Copies files and folders, `built-from` after all others.
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the copy is ours");
+    std::fs::set_permissions(to, PermissionsExt::from_mode(0o755)).expect("the copy is ours");
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(from)
+        .expect("the target folder is readable")
+        .map(|entry| entry.expect("a folder of ours").path())
+        .collect();
+    entries.sort_by_key(|path| path.ends_with("built-from"));
+    for path in entries {
+        let target = to.join(path.file_name().expect("an entry of a folder has a name"));
+        if path.is_dir() {
+            copy_all(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("the copy is ours");
+            std::fs::set_permissions(&target, PermissionsExt::from_mode(0o644)).expect("the copy is ours");
+        }
+    }
+}
