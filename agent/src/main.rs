@@ -67,6 +67,7 @@ fn main() -> ExitCode {
 
 fn run_agent(settings: Settings) -> anyhow::Result<()> {
     telemetry::init(&settings.log)?;
+    mayfly_runtime::raise_open_files_limit();
     for (key, value) in &settings.effective {
         info!(key, value, "setting");
     }

@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         }
     };
     install_crypto_provider();
+    mayfly_runtime::raise_open_files_limit();
     match assemble::run(loaded, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

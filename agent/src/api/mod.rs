@@ -135,7 +135,12 @@ impl WorkloadServer {
             callers: Arc::clone(&callers),
             attestors: Arc::clone(&parts.attestors),
         };
-        let server = Server::new("workload_api", socket, settings.limits.clone()).acceptor(gate);
+        let limits = Limits {
+            // Twice the streams, so that those that are one too many still hear why.
+            max_requests_per_peer: Some(u32::try_from(settings.streams_per_uid.saturating_mul(2)).unwrap_or(u32::MAX)),
+            ..settings.limits.clone()
+        };
+        let server = Server::new("workload_api", socket, limits).acceptor(gate);
         Ok(Self {
             server,
             callers,

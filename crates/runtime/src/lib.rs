@@ -17,6 +17,7 @@ pub mod config;
 pub mod env;
 pub mod files;
 pub mod listen;
+mod open_files;
 pub mod provider;
 pub mod readiness;
 pub mod supervisor;
@@ -24,6 +25,7 @@ pub mod telemetry;
 
 pub use backoff::{Backoff, BackoffPolicy};
 pub use clock::{Clock, ManualClock, SystemClock, unix_seconds};
+pub use open_files::raise_open_files_limit;
 pub use provider::install_crypto_provider;
 pub use readiness::{BlockReady, Readiness};
 pub use supervisor::{OnExit, Supervisor, TaskSet};

@@ -101,7 +101,18 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
     parse_filter(level).map(drop)
 }
 
+/// `filter`, with what peers make h2 warn of left out unless somebody asks for it: a line for every connection that a
+/// peer misuses would let strangers fill a disk.
 fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    let written = parse_as_written(filter)?;
+    let asked_for = filter.contains("h2") || written.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
+    if asked_for {
+        return Ok(written);
+    }
+    parse_as_written(&format!("{filter},h2=error"))
+}
+
+fn parse_as_written(filter: &str) -> Result<EnvFilter, LogError> {
     let alone = |directive: &&str| !directive.contains(['=', '[']);
     if let Some(word) = filter
         .split(',')
@@ -262,6 +273,26 @@ mod tests {
         }
         for bad in ["lound", "info,debgu", "h2=loud"] {
             assert!(check_level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_peers_make_h2_warn_of_is_left_out_unless_it_is_asked_for() {
+        for (filter, said) in [
+            ("info", false),
+            ("warn", false),
+            ("info,mayfly=debug", true),
+            ("debug", true),
+            ("info,h2=warn", true),
+        ] {
+            let subscriber = tracing_subscriber::registry().with(parse_filter(filter).unwrap());
+            tracing::subscriber::with_default(subscriber, || {
+                assert_eq!(
+                    tracing::enabled!(target: "h2::proto", tracing::Level::WARN),
+                    said,
+                    "{filter}"
+                );
+            });
         }
     }
 

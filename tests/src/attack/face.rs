@@ -152,9 +152,7 @@ impl Stranger {
     pub fn socket(&mut self) -> io::Result<Box<dyn Wire>> {
         match &self.face {
             Face::Agent { .. } => self.unix().map(|socket| Box::new(socket) as Box<dyn Wire>),
-            Face::Server { port, from, .. } => {
-                tcp_from(*from, *port).map(|socket| Box::new(socket) as Box<dyn Wire>)
-            }
+            Face::Server { port, from, .. } => tcp_from(*from, *port).map(|socket| Box::new(socket) as Box<dyn Wire>),
         }
     }
 

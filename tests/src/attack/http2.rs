@@ -131,7 +131,9 @@ pub fn padded_data(to: &mut Connection<Box<dyn Wire>>, calls: &Calls, running: &
 
 /// Questions whose answers nobody takes.
 pub fn unread_pongs(to: &mut Connection<Box<dyn Wire>>, _: &Calls, running: &dyn Fn() -> bool) -> u64 {
-    let piece = [frame(PING, 0, 0, &[1; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(250);
+    let piece = [frame(PING, 0, 0, &[1; 8]), frame(SETTINGS, 0, 0, &[])]
+        .concat()
+        .repeat(250);
     repeat(to, running, PREFACE, &piece, 500)
 }
 
@@ -150,11 +152,7 @@ fn streams(first: u32) -> impl Iterator<Item = u32> + Clone {
 }
 
 /// New streams in batches, two frames each.
-fn flood(
-    to: &mut Connection<Box<dyn Wire>>,
-    running: &dyn Fn() -> bool,
-    batch: impl Fn(u32) -> Vec<u8>,
-) -> u64 {
+fn flood(to: &mut Connection<Box<dyn Wire>>, running: &dyn Fn() -> bool, batch: impl Fn(u32) -> Vec<u8>) -> u64 {
     let mut frames = u64::from(to.send(PREFACE));
     let mut first = 1;
     while running() && to.send(&batch(first)) {

@@ -100,7 +100,9 @@ impl Trial {
         let (calm, storm) = (Duration::from_millis(calm), Duration::from_millis(storm));
         let (mut before, mut during) = (Waits::default(), Waits::default());
         // What is made on first use is not the attack's.
-        self.honest.ask_for(Duration::from_millis(100), &mut Waits::default()).await;
+        self.honest
+            .ask_for(Duration::from_millis(100), &mut Waits::default())
+            .await;
         let memory = Memory::watch(self.pid);
         let mut blows = 0;
         for _ in 0..TURNS {

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::peer::PeerShares;
 use super::{ConnInfo, Limits, Peer};
 
 /// Makes of a raw socket what HTTP is spoken on, and says what is known of the peer.
@@ -47,6 +48,7 @@ pub struct Plain;
 pub struct Tls {
     config: Arc<ServerConfig>,
     slots: Arc<Semaphore>,
+    shares: Arc<PeerShares>,
 }
 
 // === impl Accepted ===
@@ -83,6 +85,7 @@ impl Tls {
         Self {
             config,
             slots: Arc::new(Semaphore::new(limits.max_handshakes as usize)),
+            shares: Arc::new(PeerShares::new(limits.max_handshakes.div_ceil(4) as usize)),
         }
     }
 }
@@ -93,9 +96,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Acceptor<S> for Tls {
     async fn accept(&self, socket: S, peer: Peer) -> io::Result<Accepted<TlsStream<S>>> {
         // The ClientHello first: whoever sends none waits here, without a slot and without a computation.
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+        // In this order, so that a peer without a share takes no slot: who says hello and then nothing waits for itself.
+        let share = self.shares.one_of(&peer).await;
         let slot = self.slots.acquire().await.map_err(io::Error::other)?;
         let io = hello.into_stream(Arc::clone(&self.config)).await?;
-        drop(slot);
+        drop((share, slot));
         let certificates = io.get_ref().1.peer_certificates();
         let certificates = certificates.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
         Ok(Accepted {

@@ -17,10 +17,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
-use super::{ConnInfo, Limits};
+use super::peer::PeerRequests;
+use super::{BoxError, ConnInfo, Limits};
 
 /// Length of the client's HTTP/2 preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
+/// After so many octets a connection lets others have their turn. Frames may be as short as nine octets, so that a
+/// socket's worth of them can be work for many milliseconds.
+const TURN: usize = 8 * 1024;
 /// How long a connection without requests may take to leave after GOAWAY.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 
@@ -49,6 +53,7 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Activity {
     start: Instant,
+    of_peer: PeerRequests,
     received: AtomicUsize,
     asked: AtomicBool,
     open: AtomicUsize,
@@ -75,11 +80,13 @@ pub(super) struct PerConnection<S> {
     activity: Arc<Activity>,
 }
 
-/// A stream that tells whether the preface has come.
+/// A stream that tells whether the preface has come, and that is not read for longer than its turn.
 #[derive(Debug)]
 pub(super) struct WatchedIo<Io> {
     io: Io,
     activity: Arc<Activity>,
+    /// Octets read since it last waited.
+    turn: usize,
 }
 
 enum Due {
@@ -174,9 +181,10 @@ where
 // === impl Activity ===
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(of_peer: PeerRequests) -> Self {
         Self {
             start: Instant::now(),
+            of_peer,
             received: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
             open: AtomicUsize::new(0),
@@ -188,10 +196,14 @@ impl Activity {
         self.received.load(Ordering::Relaxed) >= PREFACE
     }
 
-    fn begin(self: &Arc<Self>) -> OpenRequest {
-        self.open.fetch_add(1, Ordering::Relaxed);
+    /// Counts one more request; `None` if the peer has as many as it may.
+    fn begin(self: &Arc<Self>) -> Option<OpenRequest> {
         self.asked.store(true, Ordering::Relaxed);
-        OpenRequest(Arc::clone(self))
+        if !self.of_peer.begin() {
+            return None;
+        }
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Some(OpenRequest(Arc::clone(self)))
     }
 
     /// What is to be done now, or when to ask again.
@@ -236,6 +248,7 @@ impl Drop for OpenRequest {
             .last_end
             .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.of_peer.end();
     }
 }
 
@@ -256,17 +269,25 @@ impl<S, B> hyper::service::Service<Request<Incoming>> for PerConnection<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Into<BoxError>,
 {
     type Response = Response<CountedBody<B>>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let open = self.activity.begin();
+        let Some(open) = self.activity.begin() else {
+            // hyper looks for this one to know how to reset the stream.
+            let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
+            return Box::pin(async move { Err(refused.into()) });
+        };
         request.extensions_mut().extend(self.extensions.clone());
         request.extensions_mut().insert(self.info.clone());
         let answer = self.service.clone().oneshot(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| CountedBody { body, _open: open })) })
+        Box::pin(async move {
+            let answer = answer.await.map_err(Into::into)?;
+            Ok(answer.map(|body| CountedBody { body, _open: open }))
+        })
     }
 }
 
@@ -296,14 +317,23 @@ impl<B: Body + Unpin> Body for CountedBody<B> {
 
 impl<Io> WatchedIo<Io> {
     pub(super) fn new(io: Io, activity: Arc<Activity>) -> Self {
-        Self { io, activity }
+        Self { io, activity, turn: 0 }
     }
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for WatchedIo<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turn >= TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        match result {
+            Poll::Ready(_) => self.turn += buf.filled().len() - before,
+            Poll::Pending => self.turn = 0,
+        }
         if !self.activity.preface_received() {
             self.activity
                 .received

@@ -9,8 +9,11 @@ pub struct Limits {
     pub max_connections: u32,
     /// Connections at a time of one peer: an IPv4 address, an IPv6 /64, or a uid on a Unix socket.
     pub max_connections_per_peer: u32,
-    /// TLS handshakes that are computed at a time; more wait within their timeout. A peer that sends nothing takes no
-    /// slot: it gets one when its first message is here.
+    /// Open requests at a time of one peer, on all its connections; more are refused before anything is done for them
+    /// (`REFUSED_STREAM`, RFC 9113 §8.7). `None`: eight for each connection that it may have.
+    pub max_requests_per_peer: Option<u32>,
+    /// TLS handshakes at a time, a quarter of them for one peer; more wait within their timeout. A peer that sends
+    /// nothing takes no slot: it gets one when its first message is here.
     pub max_handshakes: u32,
     /// For the acceptor: from `accept` to a connection that HTTP can be spoken on, waiting for a slot included.
     pub handshake_timeout: Duration,
@@ -74,6 +77,11 @@ impl Limits {
             ..Self::default()
         }
     }
+
+    pub(super) fn requests_per_peer(&self) -> u32 {
+        self.max_requests_per_peer
+            .unwrap_or(self.max_connections_per_peer.saturating_mul(8))
+    }
 }
 
 impl Default for Limits {
@@ -81,6 +89,7 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_connections_per_peer: 1_024,
+            max_requests_per_peer: None,
             max_handshakes: 128,
             handshake_timeout: Duration::from_secs(10),
             preface_timeout: Duration::from_secs(10),

@@ -1,7 +1,8 @@
 //! Accept loops with limits: gRPC (HTTP/2) and plain HTTP/1.1, over TCP, TLS or a Unix socket.
 //!
 //! Everything that a peer can make us do before it is known has a bound in [`Limits`]: connections in all and per peer,
-//! TLS handshakes at a time, time to speak, streams, sizes, resets. No error of one connection, and none of `accept`
+//! TLS handshakes and requests at a time, time to speak, streams, sizes, resets. A connection that has much to say takes
+//! turns with the others. No error of one connection, and none of `accept`
 //! itself, ends the loop.
 //!
 //! ```text
@@ -202,7 +203,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
             metrics,
         } = self;
         let (acceptor, limits) = (Arc::new(acceptor), Arc::new(limits));
-        let counts = PeerCounts::new(limits.max_connections_per_peer);
+        let counts = PeerCounts::new(&limits);
         let tasks = TaskSet::new(name, limits.max_connections);
         // When this future is dropped, the connections go with it.
         let _abort = tasks.abort_on_drop();
@@ -235,7 +236,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 quiet.warn(|missed| warn!(listener = name, %peer, missed, "too many connections of one peer, refused"));
                 continue;
             };
-            let held = (counted, metrics.opened());
+            let (requests, held) = (counted.requests().clone(), (counted, metrics.opened()));
             let (acceptor, limits, metrics) = (Arc::clone(&acceptor), Arc::clone(&limits), metrics.clone());
             let (service, serve, stop) = (service.clone(), serve.clone(), stop.clone());
             let max = limits.max_connections;
@@ -249,7 +250,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 stop.clone(),
                 {
                     move |Accepted { io, info, extensions }| {
-                        let (activity, closing) = (Arc::new(Activity::new()), info.closing());
+                        let (activity, closing) = (Arc::new(Activity::new(requests)), info.closing());
                         let io = WatchedIo::new(io, Arc::clone(&activity));
                         let service = PerConnection::new(service, info, extensions, Arc::clone(&activity));
                         (serve(io, service), activity, closing)

@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustls::pki_types::CertificateDer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+
+use super::Limits;
 
 /// The other end of a connection, as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +46,19 @@ pub struct ConnInfo {
     closing: CancellationToken,
 }
 
-/// Connections at a time, by peer.
+/// Connections and requests at a time, by peer.
 #[derive(Debug, Clone)]
 pub(super) struct PeerCounts {
-    limit: u32,
-    open: Arc<Mutex<HashMap<PeerKey, u32>>>,
+    connections: u32,
+    requests: u32,
+    open: Arc<Mutex<HashMap<PeerKey, Open>>>,
+}
+
+/// What a peer has open.
+#[derive(Debug, Default)]
+struct Open {
+    connections: u32,
+    requests: Arc<AtomicU32>,
 }
 
 /// One connection of a peer, until dropped.
@@ -54,12 +66,28 @@ pub(super) struct PeerCounts {
 pub(super) struct Counted {
     counts: PeerCounts,
     key: PeerKey,
+    requests: PeerRequests,
 }
 
+/// The open requests of a peer, on all its connections.
+#[derive(Debug, Clone)]
+pub(super) struct PeerRequests {
+    open: Arc<AtomicU32>,
+    limit: u32,
+}
+
+/// What peers are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum PeerKey {
+pub(super) enum PeerKey {
     Ip(IpAddr),
     Uid(u32),
+}
+
+/// So many at a time for each peer; who comes later waits.
+#[derive(Debug)]
+pub(super) struct PeerShares {
+    each: usize,
+    shares: Mutex<HashMap<PeerKey, Weak<Semaphore>>>,
 }
 
 // === impl ConnInfo ===
@@ -98,7 +126,7 @@ impl ConnInfo {
 // === impl Peer ===
 
 impl Peer {
-    fn key(&self) -> PeerKey {
+    pub(super) fn key(&self) -> PeerKey {
         match self {
             Self::Unix(peer) => PeerKey::Uid(peer.uid),
             Self::Tcp(address) => PeerKey::Ip(match address.ip().to_canonical() {
@@ -132,9 +160,10 @@ impl From<tokio::net::unix::UCred> for UnixPeer {
 // === impl PeerCounts ===
 
 impl PeerCounts {
-    pub(super) fn new(limit: u32) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            limit,
+            connections: limits.max_connections_per_peer,
+            requests: limits.requests_per_peer(),
             open: Arc::default(),
         }
     }
@@ -142,34 +171,96 @@ impl PeerCounts {
     /// Counts one more connection of `peer`; `None` if it has as many as it may.
     pub(super) fn admit(&self, peer: &Peer) -> Option<Counted> {
         let key = peer.key();
-        let mut open = self.lock();
-        let count = open.entry(key).or_insert(0);
-        if *count >= self.limit {
+        let mut all = self.lock();
+        let open = all.entry(key).or_default();
+        if open.connections >= self.connections {
             return None;
         }
-        *count += 1;
-        drop(open);
+        open.connections += 1;
+        let requests = PeerRequests {
+            open: Arc::clone(&open.requests),
+            limit: self.requests,
+        };
+        drop(all);
         Some(Counted {
             counts: self.clone(),
             key,
+            requests,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerKey, u32>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerKey, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    pub(super) fn requests(&self) -> &PeerRequests {
+        &self.requests
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut open = self.counts.lock();
-        if let Some(count) = open.get_mut(&self.key) {
-            *count -= 1;
+        let mut all = self.counts.lock();
+        if let Some(open) = all.get_mut(&self.key) {
+            open.connections -= 1;
             // Peers that left must not stay in the map for ever.
-            if *count == 0 {
-                open.remove(&self.key);
+            if open.connections == 0 {
+                all.remove(&self.key);
             }
         }
+    }
+}
+
+// === impl PeerRequests ===
+
+impl PeerRequests {
+    /// Counts one more request, unless the peer has as many as it may.
+    pub(super) fn begin(&self) -> bool {
+        let one_more = |open| (open < self.limit).then_some(open + 1);
+        self.open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .is_ok()
+    }
+
+    /// One that was counted is over.
+    pub(super) fn end(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl PeerShares ===
+
+impl PeerShares {
+    pub(super) fn new(each: usize) -> Self {
+        Self {
+            each,
+            shares: Mutex::default(),
+        }
+    }
+
+    /// Waits until `peer` has less than its share.
+    ///
+    /// # Cancel safety
+    /// If dropped, the place in the queue is lost.
+    pub(super) async fn one_of(&self, peer: &Peer) -> Option<OwnedSemaphorePermit> {
+        // Never closed, so always granted.
+        self.share(peer).acquire_owned().await.ok()
+    }
+
+    fn share(&self, peer: &Peer) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(&peer.key()).and_then(Weak::upgrade) {
+            return share;
+        }
+        // Peers that left must not stay in the map for ever. Seldom: only when it is about to grow.
+        if shares.len() == shares.capacity() {
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::new(Semaphore::new(self.each));
+        shares.insert(peer.key(), Arc::downgrade(&share));
+        share
     }
 }
 
@@ -177,13 +268,31 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_peer_has_its_share_and_leaves_nothing_behind() {
+        let shares = PeerShares::new(1);
+        let held = shares.one_of(&tcp("192.0.2.1:1")).await.unwrap();
+        let (same, other) = (tcp("192.0.2.1:2"), tcp("192.0.2.2:1"));
+        assert!(futures_util::poll!(Box::pin(shares.one_of(&same))).is_pending());
+        assert!(futures_util::poll!(Box::pin(shares.one_of(&other))).is_ready());
+        drop(held);
+        assert!(futures_util::poll!(Box::pin(shares.one_of(&same))).is_ready());
+        for n in 0..10_000_u32 {
+            let _ = shares.one_of(&Peer::Tcp((std::net::Ipv4Addr::from(n), 1).into())).await;
+        }
+        assert!(shares.shares.lock().unwrap().len() < 100);
+    }
+
     fn tcp(address: &str) -> Peer {
         Peer::Tcp(address.parse().unwrap())
     }
 
     #[test]
     fn a_peer_is_counted_by_address_network_or_uid_and_forgotten_when_it_left() {
-        let counts = PeerCounts::new(1);
+        let counts = PeerCounts::new(&Limits {
+            max_connections_per_peer: 1,
+            ..Limits::default()
+        });
         let held = [
             counts.admit(&tcp("192.0.2.1:1")).unwrap(),
             counts.admit(&tcp("[2001:db8::1]:1")).unwrap(),

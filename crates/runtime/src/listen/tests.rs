@@ -240,6 +240,62 @@ async fn the_stop_ends_streams_in_order_and_cuts_what_hangs_when_the_drain_time_
     assert_eq!(running.metrics.open.get(), 0);
 }
 
+// Attack 20
+#[tokio::test(start_paused = true)]
+async fn requests_over_the_limit_of_a_peer_are_refused_on_all_its_connections_until_others_end() {
+    let limits = Limits {
+        max_requests_per_peer: Some(2),
+        ..Limits::default()
+    };
+    let (dial, listener) = memory();
+    let _running = start(Server::new("test", listener, limits));
+    let (mut one, _) = speak(connect(&dial).await).await.unwrap();
+    let (mut other, _) = speak(connect(&dial).await).await.unwrap();
+    let first = get(&mut one, "/hang").await.unwrap();
+    let _second = get(&mut other, "/hang").await.unwrap();
+    for client in [&mut one, &mut other] {
+        let refused = get(client, "/who").await.unwrap_err();
+        let reason = std::error::Error::source(&refused)
+            .and_then(|source| source.downcast_ref::<h2::Error>())
+            .and_then(h2::Error::reason);
+        assert_eq!(reason, Some(h2::Reason::REFUSED_STREAM), "{refused:?}");
+    }
+    drop(first);
+    tokio::time::sleep(SECOND).await;
+    text(get(&mut other, "/who").await.unwrap()).await;
+    text(get(&mut one, "/who").await.unwrap()).await;
+}
+
+// Attack 4
+#[tokio::test]
+async fn a_connection_with_much_to_say_takes_turns_with_others() {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    client.write_all(&vec![0; 1 << 20]).await.unwrap();
+    let counts = peer::PeerCounts::new(&Limits::default());
+    let counted = counts.admit(&Peer::Tcp("192.0.2.1:1".parse().unwrap())).unwrap();
+    let activity = Arc::new(Activity::new(counted.requests().clone()));
+    let mut io = WatchedIo::new(server, activity);
+    let others = std::cell::Cell::new(0);
+    let read = async {
+        let mut left = 1 << 20;
+        while left > 0 {
+            left -= io.read(&mut [0; 1024]).await.unwrap();
+        }
+    };
+    let other = async {
+        loop {
+            others.set(others.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = read => {}
+        () = other => {}
+    }
+    assert!(others.get() >= 100, "{}", others.get());
+}
+
 #[tokio::test(start_paused = true)]
 async fn connections_over_the_limits_are_closed_at_once_and_the_others_go_on() {
     for limits in [
@@ -389,6 +445,40 @@ async fn silent_tls_peers_block_neither_accept_nor_the_handshakes_of_others() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "0", "no client certificate was shown");
     assert_eq!(running.metrics.open.get(), 52);
+}
+
+// Attack 6
+#[tokio::test]
+async fn peers_that_say_hello_and_nothing_more_leave_room_for_the_handshakes_of_others() {
+    let (server, client) = tls();
+    let limits = Limits {
+        max_handshakes: 4,
+        ..Limits::default()
+    };
+    let listener = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = Tls::new(server, &limits);
+    let _running = start(Server::new("test", listener, limits).acceptor(tls));
+    let mut half_open = Vec::new();
+    for _ in 0..20 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut socket = socket.connect(address).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        let mut hello = rustls::ClientConnection::new(Arc::clone(&client), name).unwrap();
+        let mut octets = Vec::new();
+        hello.write_tls(&mut octets).unwrap();
+        socket.write_all(&octets).await.unwrap();
+        half_open.push(socket);
+    }
+    // The answer to the first one's hello: it has its slot.
+    half_open[0].readable().await.unwrap();
+    let target = format!("localhost:{}", address.port()).parse().unwrap();
+    let mut channel = crate::client::tls_channel(&target, client, &crate::client::ChannelSettings::default());
+    let request = Request::get("/chain").body(TonicBody::empty()).unwrap();
+    let ready = tower::ServiceExt::ready(&mut channel).await.unwrap();
+    let answered = tokio::time::timeout(5 * SECOND, ready.call(request)).await;
+    assert!(answered.expect("not blocked").is_ok());
 }
 
 #[tokio::test]
