@@ -67,6 +67,9 @@ final class Summary {
 
     static String message(Throwable error) {
         Status status = status(error);
-        return status == null ? Lines.explain(error) : status.getDescription();
+        if (status == null) {
+            return Lines.explain(error);
+        }
+        return status.getDescription() == null ? "" : status.getDescription();
     }
 }
