@@ -350,6 +350,7 @@ mod tests {
         (port, Arc::new(client))
     }
 
+    // IOP-32
     #[tokio::test]
     async fn a_bundle_is_fetched_over_https_and_nothing_else_is_taken_for_one() {
         let (pem, json) = {
@@ -357,6 +358,7 @@ mod tests {
             (bundle.x509_to_pem(), bundle.to_spiffe_json().unwrap())
         };
         let expected = Bundle::from_pem(td(), pem.as_bytes()).unwrap().x509_authorities;
+        let gone = pem.clone();
         let huge = format!("{pem}{}", " ".repeat(2 << 20));
         let router = axum::Router::new()
             .route("/bundle.pem", get(async || pem))
@@ -364,6 +366,7 @@ mod tests {
             .route("/moved", get(async || Redirect::temporary("/bundle.pem")))
             .route("/huge", get(async || huge))
             .route("/empty.json", get(async || r#"{"keys":[]}"#))
+            .route("/gone", get(async || (axum::http::StatusCode::NOT_FOUND, gone)))
             .route("/page", get(async || "<html>"));
         let (port, client) = web_server(router);
         let fetch = async |path: &str| {
@@ -375,6 +378,10 @@ mod tests {
         assert!(matches!(
             fetch("/moved").await,
             Err(BundleFileError::Status { status: 307, .. })
+        ));
+        assert!(matches!(
+            fetch("/gone").await,
+            Err(BundleFileError::Status { status: 404, .. })
         ));
         assert!(matches!(
             fetch("/none").await,

@@ -52,11 +52,15 @@ fn leaf_params(ids: &[&str]) -> CertificateParams {
 
 /// What an endpoint presents; the faulty ones do not go through [`SvidResolver`], which would refuse them.
 fn present(ca: &Ca, params: &CertificateParams) -> Arc<rustls::sign::SingleCertAndKey> {
+    Arc::new(certified(ca, params).into())
+}
+
+fn certified(ca: &Ca, params: &CertificateParams) -> rustls::sign::CertifiedKey {
     let key = KeyPair::generate().unwrap();
     let cert = params.signed_by(&key, ca).unwrap();
     let signing =
         rustls::crypto::aws_lc_rs::sign::any_supported_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into());
-    Arc::new(rustls::sign::CertifiedKey::new(vec![cert.der().clone()], signing.unwrap()).into())
+    rustls::sign::CertifiedKey::new(vec![cert.der().clone()], signing.unwrap())
 }
 
 fn resolver(ca: &Ca, id: &str) -> Arc<SvidResolver> {
@@ -142,7 +146,6 @@ fn good_client(ca: &Ca, authorize: Authorize) -> ClientConfig {
     )
 }
 
-// SVID-09
 #[test]
 fn both_sides_learn_whom_they_talk_to() {
     let ca = ca();
@@ -204,7 +207,7 @@ fn refused_server(ca: &Ca, params: &CertificateParams, trusted: &[Bundle], autho
         .unwrap()
 }
 
-// XSVID-02 XSVID-04 XSVID-13 XSVID-31 XSVID-33 SVID-01 WAPI-21
+// XSVID-02 XSVID-04 XSVID-13 XSVID-31 XSVID-33 SVID-01 WAPI-21 WAPI-22
 #[test]
 fn neither_side_lets_a_bad_peer_in() {
     let (ca, other) = (ca(), super::tests::ca());
@@ -270,6 +273,54 @@ fn neither_side_lets_a_bad_peer_in() {
             };
             assert!(text.contains(expected), "{name}: {text}");
         }
+    }
+}
+
+// SVID-09
+#[test]
+fn a_certificate_without_its_key_lets_nobody_in() {
+    let ca = ca();
+    let trusted = || bundles(&[bundle("td.example", ca.der())]);
+    // The chain of one, the key of another: what somebody has who copied a certificate.
+    let stolen = |id: &str| {
+        let [own, other] = [(); 2].map(|()| certified(&ca, &leaf_params(&[id])));
+        let pair = rustls::sign::CertifiedKey::new(own.cert, other.key);
+        Arc::new(rustls::sign::SingleCertAndKey::from(pair))
+    };
+    let servers = SpiffeServerVerifier::new(trusted(), anyone());
+    let client = client_config(Some(stolen("spiffe://td.example/client")), Arc::new(servers), clock());
+    let server = good_server(&ca, anyone(), ClientAuth::Optional);
+    let (error, _) = *handshake(server, client).unwrap_err();
+    assert!(format!("{error:?}").contains("BadSignature"), "{error:?}");
+
+    let clients = SpiffeClientVerifier::new(trusted(), anyone(), ClientAuth::Optional);
+    let server = server_config(stolen("spiffe://td.example/server"), Arc::new(clients), clock());
+    let (_, error) = *handshake(server, good_client(&ca, anyone())).unwrap_err();
+    assert!(format!("{error:?}").contains("BadSignature"), "{error:?}");
+}
+
+// SVID-11
+#[test]
+fn nothing_but_the_spiffe_id_says_who_a_peer_is() {
+    let ca = ca();
+    let trusted = [bundle("td.example", ca.der())];
+    let admin = "spiffe://td.example/admin";
+    let mut boastful = leaf_params(&["spiffe://td.example/a"]);
+    boastful.distinguished_name.push(rcgen::DnType::CommonName, admin);
+    for name in ["admin.td.example", "server.example"] {
+        boastful
+            .subject_alt_names
+            .push(SanType::DnsName(name.try_into().unwrap()));
+    }
+    boastful
+        .subject_alt_names
+        .push(SanType::Rfc822Name("admin@td.example".try_into().unwrap()));
+    let wanted = || Authorize::Id(id(admin));
+    for error in [
+        refused_client(&ca, &boastful, &trusted, wanted()),
+        refused_server(&ca, &boastful, &trusted, wanted()),
+    ] {
+        assert!(format!("{error:?}").contains("NotAuthorized"), "{error:?}");
     }
 }
 

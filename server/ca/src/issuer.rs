@@ -13,7 +13,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, X509Certificate};
 
 use crate::PublicKeyError;
 use crate::public_key::check_public_key;
@@ -62,6 +62,9 @@ pub enum AuthorityError {
     /// `keyCertSign` is absent (X509-SVID §4.3).
     #[error("the authority's key usage lacks keyCertSign")]
     NoKeyCertSign,
+    /// URI name constraints, which most verifiers refuse and nothing here would keep to (X509-SVID §4.2).
+    #[error("the authority has name constraints for URIs")]
+    NameConstraints,
     /// No subject, or no subject key identifier (RFC 5280 §4.1.2.6, §4.2.1.2).
     #[error("the authority has no subject or no subject key identifier")]
     Unnamed,
@@ -193,6 +196,9 @@ impl Issuer {
         let usage = certificate.key_usage().map_err(malformed)?;
         if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
             return Err(AuthorityError::NoKeyCertSign);
+        }
+        if constrains_uris(&certificate)? {
+            return Err(AuthorityError::NameConstraints);
         }
         check_authority_name(&trust_domain, &certificate)?;
         let key_id = subject_key_id(&certificate).ok_or(AuthorityError::Unnamed)?;
@@ -415,6 +421,16 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
         .as_ref()
         .try_into()
         .expect("SHA-256 has 32 bytes")
+}
+
+fn constrains_uris(certificate: &X509Certificate<'_>) -> Result<bool, AuthorityError> {
+    let constraints = certificate.name_constraints().map_err(|_| AuthorityError::Malformed)?;
+    let is_of_uris = |subtrees: &Option<Vec<GeneralSubtree<'_>>>| {
+        let mut bases = subtrees.iter().flatten().map(|subtree| &subtree.base);
+        bases.any(|base| matches!(base, GeneralName::URI(_)))
+    };
+    Ok(constraints
+        .is_some_and(|found| is_of_uris(&found.value.permitted_subtrees) || is_of_uris(&found.value.excluded_subtrees)))
 }
 
 fn check_authority_name(trust_domain: &TrustDomain, certificate: &X509Certificate<'_>) -> Result<(), AuthorityError> {

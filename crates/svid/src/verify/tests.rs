@@ -21,7 +21,7 @@ fn returns_the_svid_that_it_verified() {
     assert_eq!(svid.spiffe_id().as_str(), ID);
 }
 
-// SVID-01 WAPI-21 TDB-04 XSVID-32
+// SVID-01 SPID-13 WAPI-21 TDB-04 XSVID-32
 #[test]
 fn an_svid_counts_only_against_the_bundle_of_its_own_trust_domain() {
     let root = ca("root");
@@ -41,7 +41,7 @@ fn an_svid_counts_only_against_the_bundle_of_its_own_trust_domain() {
     );
 }
 
-// TDB-20
+// TDB-20 XSVID-48 WAPI-22
 #[test]
 fn an_empty_bundle_refuses_everything() {
     let leaf = issue(&ca("root"), &leaf_params(ID));
@@ -125,6 +125,39 @@ fn unknown_critical_extensions_are_refused_and_uncritical_ones_are_not() {
     }
 }
 
+/// Name constraints that permit URIs of one host, which `rcgen` does not write: RFC 5280 §4.2.1.10.
+fn permitting_uris_of(host: &str) -> CustomExtension {
+    let wrap = |tag: u8, inner: &[u8]| [&[tag, u8::try_from(inner.len()).unwrap()], inner].concat();
+    let subtree = wrap(0x30, &wrap(0x86, host.as_bytes()));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], wrap(0x30, &wrap(0xa0, &subtree)));
+    extension.set_criticality(true);
+    extension
+}
+
+// XSVID-19; that chains are refused whose ID lies inside, as webpki has no opinion of URIs, is on the safe side
+#[test]
+fn an_id_outside_the_uri_name_constraints_above_it_is_refused() {
+    let constrained = |name: &str| {
+        let mut params = ca_params(name);
+        params.custom_extensions.push(permitting_uris_of("elsewhere.example"));
+        params
+    };
+    let root = ca_of(constrained("constrained root"));
+    let leaf = issue(&root, &leaf_params(ID));
+    let verdict = verify_x509_svid(&[leaf], &anchors_of(&[root.der()]), NOW);
+    assert_eq!(verdict, Err(VerifyError::Path(PathError::NameConstraintViolation)));
+
+    let root = ca("root");
+    for (params, accepted) in [(constrained("between"), false), (ca_params("between"), true)] {
+        let between = rcgen::CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
+        let chain = [issue(&between, &leaf_params(ID)), between.der().clone()];
+        assert_eq!(
+            verify_x509_svid(&chain, &anchors_of(&[root.der()]), NOW).is_ok(),
+            accepted
+        );
+    }
+}
+
 // XSVID-29
 #[test]
 fn extended_key_usage_allows_both_roles_or_is_absent() {
@@ -141,6 +174,17 @@ fn extended_key_usage_allows_both_roles_or_is_absent() {
         let mut params = leaf_params(ID);
         params.extended_key_usages = purposes.to_vec();
         assert_eq!(verdict(&params).is_ok(), accepted, "{purposes:?}");
+    }
+    // XSVID-28: the same two roles in an extension that is critical.
+    let role = |last: u8| [0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, last];
+    let both = [&[0x30, 20][..], &role(1), &role(2)].concat();
+    for (content, accepted) in [(both, true), ([&[0x30, 10][..], &role(1)].concat(), false)] {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 37], content);
+        extension.set_criticality(true);
+        let mut params = leaf_params(ID);
+        params.extended_key_usages = vec![];
+        params.custom_extensions.push(extension);
+        assert_eq!(verdict(&params).is_ok(), accepted);
     }
 }
 

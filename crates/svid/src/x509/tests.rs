@@ -99,6 +99,7 @@ fn key_usage_of_a_leaf_signs_data_and_nothing_else() {
     );
 }
 
+// IOP-07
 #[test]
 fn what_is_above_the_leaf_must_be_a_ca_that_signs_certificates() {
     let root = ca("root");
@@ -142,6 +143,33 @@ fn sizes_are_checked_before_anything_is_parsed() {
         Err(X509SvidError::TooLarge { bytes: 65_537 })
     );
     assert_eq!(X509Svid::from_concatenated_der(&[]), Err(X509SvidError::Empty));
+}
+
+// SVID-12
+#[test]
+fn documents_of_other_kinds_are_no_svid() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = issue(&ca("root"), &leaf_params("spiffe://td.example/a"));
+    let request = leaf_params("spiffe://td.example/a").serialize_request(&key).unwrap();
+    let signed_part = &leaf[4..]; // without the signature around it
+    let base64_of_jwt = b"eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJzcGlmZmU6Ly90ZC5leGFtcGxlL2EifQ.c2ln".to_vec();
+    for (kind, document) in [
+        ("a token", base64_of_jwt),
+        ("a name", b"spiffe://td.example/a".to_vec()),
+        ("JSON", br#"{"spiffe_id": "spiffe://td.example/a"}"#.to_vec()),
+        (
+            "PEM",
+            b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".to_vec(),
+        ),
+        ("a raw public key", rcgen::PublicKeyData::subject_public_key_info(&key)),
+        ("a private key", key.serialize_der()),
+        ("a certificate request", request.der().to_vec()),
+        ("a certificate that nobody signed", signed_part.to_vec()),
+    ] {
+        let read = X509Svid::from_chain(vec![document.clone().into()]);
+        assert_eq!(read, Err(X509SvidError::Malformed { index: 0 }), "{kind}");
+        assert!(X509Svid::from_concatenated_der(&document).is_err(), "{kind}");
+    }
 }
 
 // WAX-07

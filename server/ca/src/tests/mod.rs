@@ -201,7 +201,7 @@ async fn leaves_of_every_kind_of_authority_verify_with_openssl_and_with_us() {
     }
 }
 
-// XSVID-10 XSVID-11 XSVID-08
+// XSVID-08 XSVID-10 XSVID-11
 #[tokio::test]
 async fn only_a_certificate_and_key_that_can_issue_become_an_issuer() {
     let key = signer(KeyType::EcP256).await;
@@ -226,6 +226,45 @@ async fn only_a_certificate_and_key_that_can_issue_become_an_issuer() {
         Issuer::new(td(), trailing, key),
         Err(AuthorityError::Malformed)
     ));
+}
+
+// XSVID-19: an authority that may name only some URIs does not become an issuer, whatever it permits.
+#[tokio::test]
+async fn an_authority_with_name_constraints_for_uris_is_refused() {
+    let root = rcgen::CertifiedIssuer::self_signed(authority_params(), rcgen::KeyPair::generate().unwrap()).unwrap();
+    let key = signer(KeyType::EcP256).await;
+    let spki = rcgen::SubjectPublicKeyInfo::from_der(key.public_key_der()).unwrap();
+    let made = |constraints: Option<Vec<u8>>| {
+        let mut params = authority_params();
+        let extension = constraints.map(|der| rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], der));
+        params.custom_extensions.extend(extension);
+        let cert = params.signed_by(&spki, &root).unwrap().der().clone();
+        Issuer::new(td(), cert, key.clone())
+    };
+    // SEQUENCE { [0] permitted or [1] excluded { SEQUENCE { [6] URI or [2] DNS name } } }
+    let constraints = |side: u8, kind: u8| {
+        let name = b"td.example";
+        let head = [0x30, 16, side, 14, 0x30, 12, kind, 10];
+        Some([&head[..], name].concat())
+    };
+    assert!(made(None).is_ok());
+    assert!(
+        made(constraints(0xa0, 0x82)).is_ok(),
+        "others say nothing of SPIFFE IDs"
+    );
+    for side in [0xa0, 0xa1] {
+        assert!(matches!(
+            made(constraints(side, 0x86)),
+            Err(AuthorityError::NameConstraints)
+        ));
+    }
+}
+
+fn authority_params() -> rcgen::CertificateParams {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params
 }
 
 #[derive(Debug)]
@@ -261,6 +300,7 @@ async fn a_ticket_is_signed_by_the_authority_that_prepared_it_only() {
     assert!(matches!(two.sign(ticket), Err(SignError::OtherAuthority)));
 }
 
+// SVID-06 XSVID-12
 #[tokio::test]
 async fn an_intermediate_authority_is_part_of_the_chain() {
     let root_key = rcgen::KeyPair::generate().unwrap();

@@ -280,7 +280,7 @@ async fn a_renewed_svid_ends_the_old_one_when_it_is_first_used() {
     assert_eq!(permission_denied_reason(&refused), Some(Reason::AgentMustReattest));
 }
 
-// TLS has verified the chain when the connection began; who is trusted no more is nobody from the next call on.
+// TLS has verified the chain when the connection began; who is trusted no more is nobody from the next call on. SVID-15
 #[tokio::test]
 async fn a_foreign_caller_is_one_as_long_as_there_is_a_bundle_of_its_trust_domain() {
     let server = Server::new().await;
