@@ -1,6 +1,7 @@
 //! The Java program among the foreign clients: built in the target folder, anew when its sources changed.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -18,7 +19,8 @@ const BUILD_HINT: &str = "on Debian and Ubuntu: apt-get install default-jdk-head
 /// It cannot be built; says why and what to do.
 pub fn command(uid: u32) -> tokio::process::Command {
     static READY: OnceLock<PathBuf> = OnceLock::new();
-    let program = READY.get_or_init(|| for_everybody(&prepare(&target_dir().join("stories-java"))));
+    let program =
+        READY.get_or_init(|| for_everybody(&prepare(&target_dir().join("stories-java")), &std::env::temp_dir()));
     let mut command = tokio::process::Command::new("setpriv");
     command
         .args([&format!("--reuid={uid}"), &format!("--regid={uid}")])
@@ -82,29 +84,31 @@ fn contents(project: &Path) -> Vec<u8> {
         .collect()
 }
 
-/// `folder`, or where other users cannot reach it a copy that they can.
-fn for_everybody(folder: &Path) -> PathBuf {
+/// `folder`, or where other users cannot reach it a copy that they can, in `public`.
+fn for_everybody(folder: &Path, public: &Path) -> PathBuf {
     let reachable = folder.ancestors().all(|ancestor| {
         std::fs::metadata(ancestor).is_ok_and(|metadata| metadata.permissions().mode() & 0o005 == 0o005)
     });
     if reachable {
         return folder.to_owned();
     }
-    let copy = std::env::temp_dir().join("mayfly-stories-java");
+    let wanted = std::fs::read(folder.join("built-from")).expect("it is built");
+    // Another build may be running from another copy.
+    let mut hasher = DefaultHasher::new();
+    wanted.hash(&mut hasher);
+    let copy = public.join(format!("mayfly-stories-java-{:016x}", hasher.finish()));
     std::fs::create_dir_all(&copy).expect("the temporary folder is writable");
     let metadata = std::fs::symlink_metadata(&copy).expect("just made");
     assert!(
         metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o022 == 0,
-        "{} is somebody else's; remove it",
+        "{} is not ours alone: remove it",
         copy.display()
     );
     let lock = File::create(copy.join("lock")).expect("it is ours");
     lock.lock().expect("the lock file can be locked");
-    let wanted = std::fs::read(folder.join("built-from")).expect("it is built");
-    if std::fs::read(copy.join("built-from")).is_ok_and(|present| present == wanted) {
-        return copy;
+    if !std::fs::read(copy.join("built-from")).is_ok_and(|present| present == wanted) {
+        copy_all(folder, &copy);
     }
-    copy_all(folder, &copy);
     copy
 }
 
@@ -125,5 +129,35 @@ fn copy_all(from: &Path, to: &Path) {
             std::fs::copy(&path, &target).expect("the copy is ours");
             std::fs::set_permissions(&target, PermissionsExt::from_mode(0o644)).expect("the copy is ours");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_in_a_private_folder_is_copied_to_where_others_can_read_it() {
+        let private = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(private.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let built = private.path().join("stories-java");
+        std::fs::create_dir_all(built.join("lib")).unwrap();
+        std::fs::write(built.join("lib/a.jar"), "a").unwrap();
+        std::fs::set_permissions(built.join("lib/a.jar"), PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(built.join("built-from"), "sources").unwrap();
+        let public = tempfile::tempdir().unwrap();
+
+        let copy = for_everybody(&built, public.path());
+        assert!(copy.starts_with(public.path()));
+        assert_eq!(std::fs::read_to_string(copy.join("lib/a.jar")).unwrap(), "a");
+        let mode = |path: &str| std::fs::metadata(copy.join(path)).unwrap().mode() & 0o777;
+        assert_eq!((mode("lib"), mode("lib/a.jar")), (0o755, 0o644));
+
+        // The same sources: the same copy, as it is. Others: another one.
+        std::fs::write(copy.join("lib/a.jar"), "b").unwrap();
+        assert_eq!(for_everybody(&built, public.path()), copy);
+        assert_eq!(std::fs::read_to_string(copy.join("lib/a.jar")).unwrap(), "b");
+        std::fs::write(built.join("built-from"), "other sources").unwrap();
+        assert_ne!(for_everybody(&built, public.path()), copy);
     }
 }
