@@ -8,6 +8,7 @@ use mayfly_tests::attack::honest::Honest;
 use mayfly_tests::{Agent, AgentOptions, EntrySpec, Server, ServerOptions};
 
 mod http2;
+mod processes;
 
 /// Whose workload is honest.
 const USER: u32 = 41_001;
