@@ -64,12 +64,6 @@ async fn entries_are_refused_field_by_field() {
             bad,
             "other.org",
         ),
-        (
-            "its own parent",
-            wrong(|e| e.parent_id = id("example.org", "/w")),
-            bad,
-            "own parent",
-        ),
         ("no selectors", wrong(|e| e.selectors.clear()), bad, "selectors"),
         (
             "selector without type",

@@ -206,7 +206,6 @@ async fn bad_entries_are_refused_with_the_field_and_nothing_changes() {
         ("reserved", |e| e.spiffe_id = wire_id("/spire/server")),
         ("reserved", |e| e.spiffe_id = wire_id("/task/pay/migrate")),
         ("reserved", |e| e.spiffe_id = wire_id("/breakglass/x")),
-        ("own parent", |e| e.parent_id = e.spiffe_id.clone()),
         ("entry.selectors", |e| e.selectors[0].r#type = "a:b".into()),
         ("1 to 100 selectors", |e| e.selectors.clear()),
         ("x509_svid_ttl", |e| e.x509_svid_ttl = 19),
