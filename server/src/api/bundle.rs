@@ -10,7 +10,7 @@ use mayfly_proto::spire::types;
 use mayfly_svid::{Bundle, TrustDomain};
 use tonic::{Request, Response, Status};
 
-use super::batch::{batch, check_batch};
+use super::batch::{NoRoom, Room, Unread, batch, check_batch, check_echo, fit};
 use super::page::Wanted;
 use super::status::{invalid, to_status};
 use super::{Api, Call};
@@ -122,14 +122,14 @@ impl BundleApi for BundleService {
         let call = Call::of(&request)?;
         let BatchCreateFederatedBundleRequest { bundle, output_mask } = request.into_inner();
         check_batch("bundle", bundle.len())?;
+        let mut room = Room::of(bundle.len());
+        let read = |wire: &types::Bundle| new_bundle(&mut room, wire, output_mask.as_ref());
         let create = |wanted| bundles::put(&self.0.committer, &call.actor, call.now, wanted, Put::Create);
-        let results = batch(bundle.iter().map(Bundle::try_from), create).await;
-        let results = results
-            .into_iter()
-            .map(|(status, bundle)| batch_create_federated_bundle_response::Result {
-                status: Some(status),
-                bundle: put(bundle, output_mask.as_ref()),
-            });
+        let results = shown(batch(bundle.iter().map(read), create).await, output_mask.as_ref());
+        let results = results.map(|(status, bundle)| batch_create_federated_bundle_response::Result {
+            status: Some(status),
+            bundle,
+        });
         Ok(Response::new(BatchCreateFederatedBundleResponse {
             results: results.collect(),
         }))
@@ -146,20 +146,26 @@ impl BundleApi for BundleService {
             output_mask,
         } = request.into_inner();
         check_batch("bundle", bundle.len())?;
-        let read = |wire: &types::Bundle| -> Result<_, ConvertError> {
-            Ok((
-                name(&wire.trust_domain)?,
-                convert::bundle_patch(wire, input_mask.as_ref())?,
-            ))
+        let mut room = Room::of(bundle.len());
+        let read = |wire: &types::Bundle| -> Result<_, Unread<ConvertError>> {
+            let read = || {
+                let patch = convert::bundle_patch(wire, input_mask.as_ref())?;
+                Ok((name(&wire.trust_domain)?, patch))
+            };
+            let (name, patch) = read().map_err(Unread::Refused)?;
+            // Some fields of the one and the others of the other: no larger than both.
+            if let Some(present) = call.snapshot.bundle(&name) {
+                reserve(&mut room, &present.as_ref().into(), output_mask.as_ref())?;
+            }
+            reserve(&mut room, wire, output_mask.as_ref())?;
+            Ok((name, patch))
         };
         let update = |wanted| bundles::update(&self.0.committer, &call.actor, call.now, wanted);
-        let results = batch(bundle.iter().map(read), update).await;
-        let results = results
-            .into_iter()
-            .map(|(status, bundle)| batch_update_federated_bundle_response::Result {
-                status: Some(status),
-                bundle: put(bundle, output_mask.as_ref()),
-            });
+        let results = shown(batch(bundle.iter().map(read), update).await, output_mask.as_ref());
+        let results = results.map(|(status, bundle)| batch_update_federated_bundle_response::Result {
+            status: Some(status),
+            bundle,
+        });
         Ok(Response::new(BatchUpdateFederatedBundleResponse {
             results: results.collect(),
         }))
@@ -172,14 +178,14 @@ impl BundleApi for BundleService {
         let call = Call::of(&request)?;
         let BatchSetFederatedBundleRequest { bundle, output_mask } = request.into_inner();
         check_batch("bundle", bundle.len())?;
+        let mut room = Room::of(bundle.len());
+        let read = |wire: &types::Bundle| new_bundle(&mut room, wire, output_mask.as_ref());
         let set = |wanted| bundles::put(&self.0.committer, &call.actor, call.now, wanted, Put::Set);
-        let results = batch(bundle.iter().map(Bundle::try_from), set).await;
-        let results = results
-            .into_iter()
-            .map(|(status, bundle)| batch_set_federated_bundle_response::Result {
-                status: Some(status),
-                bundle: put(bundle, output_mask.as_ref()),
-            });
+        let results = shown(batch(bundle.iter().map(read), set).await, output_mask.as_ref());
+        let results = results.map(|(status, bundle)| batch_set_federated_bundle_response::Result {
+            status: Some(status),
+            bundle,
+        });
         Ok(Response::new(BatchSetFederatedBundleResponse {
             results: results.collect(),
         }))
@@ -193,6 +199,7 @@ impl BundleApi for BundleService {
         let call = Call::of(&request)?;
         let BatchDeleteFederatedBundleRequest { trust_domains, mode } = request.into_inner();
         check_batch("trust_domains", trust_domains.len())?;
+        check_echo("trust_domains", &trust_domains)?;
         let mode = match Mode::try_from(mode) {
             Ok(Mode::Restrict) => BundleDeleteMode::Restrict,
             Ok(Mode::Delete) => BundleDeleteMode::Delete,
@@ -218,8 +225,35 @@ fn name(text: &str) -> Result<TrustDomain, ConvertError> {
     convert::trust_domain("trust_domain", text)
 }
 
-fn put(put: Option<Result<Arc<Bundle>, BundleError>>, mask: Option<&types::BundleMask>) -> Option<types::Bundle> {
-    put?.ok().map(|bundle| masked(&bundle, mask))
+/// Reads a bundle and takes the room of what will be shown of it.
+fn new_bundle(
+    room: &mut Room,
+    wire: &types::Bundle,
+    mask: Option<&types::BundleMask>,
+) -> Result<Bundle, Unread<ConvertError>> {
+    let bundle = Bundle::try_from(wire).map_err(Unread::Refused)?;
+    reserve(room, wire, mask)?;
+    Ok(bundle)
+}
+
+fn reserve(room: &mut Room, bundle: &types::Bundle, mask: Option<&types::BundleMask>) -> Result<(), NoRoom> {
+    match mask {
+        Some(mask) => room.reserve(&mask.project(bundle.clone())),
+        None => room.reserve(bundle),
+    }
+}
+
+type Answered = (types::Status, Option<Result<Arc<Bundle>, BundleError>>);
+
+/// The statuses of all items, with the bundles that were put.
+fn shown(
+    results: Vec<Answered>,
+    mask: Option<&types::BundleMask>,
+) -> impl Iterator<Item = (types::Status, Option<types::Bundle>)> {
+    let show = |(status, put): Answered| (status, put.and_then(Result::ok).map(|bundle| masked(&bundle, mask)));
+    let mut results: Vec<_> = results.into_iter().map(show).collect();
+    fit(&mut results);
+    results.into_iter()
 }
 
 fn masked(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle {

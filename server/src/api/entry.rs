@@ -10,15 +10,12 @@ use mayfly_proto::spire::types;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::batch::{batch, check_batch};
+use super::batch::{ANSWER_MAX, NoRoom, Room, Unread, batch, check_batch, check_echo, fit};
 use super::driven::{Driven, driven};
 use super::page::{self, Wanted};
 use super::status::{invalid, to_status};
 use super::{Api, Call, sync};
 use crate::app::register::{self, EntryFilter, NewEntry, RegisterError};
-
-/// One answer of `GetAuthorizedEntries` is at most what SPIRE's agents read.
-const ANSWER_MAX: usize = 4 << 20;
 
 pub(super) struct EntryService(pub(super) Arc<Api>);
 
@@ -98,24 +95,23 @@ impl EntryApi for EntryService {
         let call = Call::of(&request)?;
         let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let read = |entry: &types::Entry| -> Result<_, ConvertError> {
-            let id = if entry.id.is_empty() {
-                None
-            } else {
-                Some(entry_id(&entry.id)?)
-            };
-            Ok(NewEntry {
-                id,
-                spec: EntrySpec::try_from(entry)?,
-            })
+        let mut room = Room::of(entries.len());
+        let read = |entry: &types::Entry| -> Result<_, Unread<ConvertError>> {
+            let new = new_entry(entry).map_err(Unread::Refused)?;
+            // What is made is what is stated, with an ID and times, which a result has room for.
+            reserve(&mut room, entry, output_mask.as_ref())?;
+            Ok(new)
         };
         let create = |wanted| register::create(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(entries.iter().map(read), create).await;
+        let show = |(status, entry)| (status, there(entry).map(|entry| masked(&entry, output_mask.as_ref())));
+        let mut results: Vec<_> = results.into_iter().map(show).collect();
+        fit(&mut results);
         let results = results
             .into_iter()
             .map(|(status, entry)| batch_create_entry_response::Result {
                 status: Some(status),
-                entry: there(entry).map(|entry| masked(&entry, output_mask.as_ref())),
+                entry,
             });
         Ok(Response::new(BatchCreateEntryResponse {
             results: results.collect(),
@@ -133,18 +129,30 @@ impl EntryApi for EntryService {
             output_mask,
         } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let read = |entry: &types::Entry| -> Result<_, ConvertError> {
-            Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?))
+        let mut room = Room::of(entries.len());
+        let read = |entry: &types::Entry| -> Result<_, Unread<ConvertError>> {
+            let read = || Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?));
+            let (id, patch) = read().map_err(Unread::Refused)?;
+            // Some fields of the one and the others of the other: no larger than both.
+            if let Some(present) = call.snapshot.entry(&id) {
+                reserve(&mut room, &present.as_ref().into(), output_mask.as_ref())?;
+            }
+            reserve(&mut room, entry, output_mask.as_ref())?;
+            Ok((id, patch))
         };
         let update = |wanted| register::update(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(entries.iter().map(read), update).await;
+        let show = |(status, entry): (_, Option<Result<Arc<Entry>, _>>)| {
+            let entry = entry.and_then(Result::ok);
+            (status, entry.map(|entry| masked(&entry, output_mask.as_ref())))
+        };
+        let mut results: Vec<_> = results.into_iter().map(show).collect();
+        fit(&mut results);
         let results = results
             .into_iter()
             .map(|(status, entry)| batch_update_entry_response::Result {
                 status: Some(status),
-                entry: entry
-                    .and_then(Result::ok)
-                    .map(|entry| masked(&entry, output_mask.as_ref())),
+                entry,
             });
         Ok(Response::new(BatchUpdateEntryResponse {
             results: results.collect(),
@@ -158,6 +166,7 @@ impl EntryApi for EntryService {
         let call = Call::of(&request)?;
         let ids = request.into_inner().ids;
         check_batch("ids", ids.len())?;
+        check_echo("ids", &ids)?;
         let delete = |wanted| register::delete(&self.0.committer, &call.actor, call.now, wanted);
         let results = batch(ids.iter().map(|id| entry_id(id)), delete).await;
         let results = results.into_iter().zip(ids);
@@ -212,6 +221,24 @@ pub(super) fn masked(entry: &Entry, mask: Option<&types::EntryMask>) -> types::E
     match mask {
         Some(mask) => mask.project(wire),
         None => wire,
+    }
+}
+
+fn new_entry(wire: &types::Entry) -> Result<NewEntry, ConvertError> {
+    let id = if wire.id.is_empty() {
+        None
+    } else {
+        Some(entry_id(&wire.id)?)
+    };
+    let spec = EntrySpec::try_from(wire)?;
+    Ok(NewEntry { id, spec })
+}
+
+/// Takes the room of `entry` as it will be shown.
+fn reserve(room: &mut Room, entry: &types::Entry, mask: Option<&types::EntryMask>) -> Result<(), NoRoom> {
+    match mask {
+        Some(mask) => room.reserve(&mask.project(entry.clone())),
+        None => room.reserve(entry),
     }
 }
 

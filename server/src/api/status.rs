@@ -24,6 +24,10 @@ use crate::app::register::RegisterError;
 use crate::commit::CommitError;
 
 const INTERNAL: &str = "internal error";
+/// The longest text of ours, in bytes. What is wrong is often repeated in it, and may be as long as a request.
+const TEXT_MAX: usize = 960;
+/// What the status of an item takes in an answer.
+pub(super) const STATUS_BYTES: usize = 1024 + 128;
 
 /// An error that a caller gets to know of.
 pub(super) trait Failure: Error + Sized + 'static {
@@ -103,7 +107,16 @@ fn outside(failure: &impl Failure) -> (Code, String) {
         }
         _ => debug!(error = %Chain(failure), "request refused"),
     }
-    (code(kind), failure.public_message())
+    (code(kind), shortened(failure.public_message()))
+}
+
+/// At most [`TEXT_MAX`] bytes: the beginning says what is wrong, and where.
+fn shortened(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_MAX - "…".len()));
+        text.push('…');
+    }
+    text
 }
 
 fn code(kind: ErrorKind) -> Code {
@@ -252,5 +265,20 @@ fn issue_refusal(error: &IssueError) -> Option<AgentRefusal> {
             Some(AgentRefusal::NotAttested)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A status travels in a header, or a thousand times in an answer.
+    #[test]
+    fn what_repeats_a_long_request_is_cut() {
+        let refused = ConvertError::new("entry.spiffe_id", "ü".repeat(100_000));
+        let text = to_item::<()>(&Err(refused)).message;
+        assert!(text.len() <= TEXT_MAX && text.ends_with("ü…"), "{} bytes", text.len());
+        assert!(text.starts_with("entry.spiffe_id"));
+        assert_eq!(shortened("short".into()), "short");
     }
 }
