@@ -5,10 +5,14 @@
 
 mod attacks;
 mod bad_input;
+mod clients;
+mod conformance;
 mod dev;
 mod durability;
+mod faults;
 mod identity;
 mod latency;
 mod outage;
+mod server_api;
 mod withdrawal;
 mod workload_api;
