@@ -15,8 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from OpenSSL import crypto
 
 USAGES = (
-    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign",
-    "crl_sign",
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+    "key_cert_sign", "crl_sign",
 )
 
 
@@ -84,7 +84,8 @@ def check_dates(certificate):
     wanted = b""
     for instant in (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
         wanted += b"\x17\x0d" + instant.strftime("%y%m%d%H%M%SZ").encode()
-    check("XINH-02", certificate.not_valid_after_utc.year < 2050 and wanted in certificate.tbs_certificate_bytes, wanted)
+    before_2050 = certificate.not_valid_after_utc.year < 2050
+    check("XINH-02", before_2050 and wanted in certificate.tbs_certificate_bytes, wanted)
 
 
 def check_leaf(leaf, expected, chain):
@@ -121,7 +122,8 @@ def check_leaf(leaf, expected, chain):
     same = authority and subject and authority.value.key_identifier == subject.value.digest
     check("XINH-05", same and not authority.critical and not subject.critical, authority)
     check("XINH-07", leaf.not_valid_after_utc <= above.not_valid_after_utc, above.not_valid_after_utc)
-    check("XINH-08", leaf.signature_hash_algorithm.name in ("sha256", "sha384", "sha512"), leaf.signature_hash_algorithm)
+    digest = leaf.signature_hash_algorithm.name
+    check("XINH-08", digest in ("sha256", "sha384", "sha512"), digest)
     check_signed_part(leaf, above)
 
 
@@ -161,7 +163,8 @@ def check_authority(certificate):
     check("SVID-03, XSVID-09", len(uris) == 1 and uris[0].startswith("spiffe://"), uris)
     check("SVID-04, XSVID-11", uris == ["spiffe://example.org"], uris)
     check("SVID-05, XSVID-10", uris == ["spiffe://example.org"], uris)
-    check("SVID-06", certificate.issuer == certificate.subject and is_signed_by(certificate, certificate), "self-signed")
+    is_own_issuer = certificate.issuer == certificate.subject
+    check("SVID-06", is_own_issuer and is_signed_by(certificate, certificate), "self-signed")
     check("XINH-04 authority", len(list(certificate.subject)) > 0, certificate.subject)
     check("XINH-05 authority", extension(certificate, ExtensionOID.SUBJECT_KEY_IDENTIFIER) is not None)
     check("XINH-01 authority", 0 < certificate.serial_number < 1 << 159, certificate.serial_number)

@@ -1,6 +1,7 @@
 """Certificates with a single defect each, to see that the checks of `certificates.py` find it.
 
-Prints `{"event": "defect", "what": …, "expected": row, "found": [rows that failed]}` for each, then `{"event": "done"}`.
+Prints `{"event": "defect", "what": …, "expected": row, "found": [rows that failed]}` for each, then
+`{"event": "done"}`.
 """
 
 import datetime

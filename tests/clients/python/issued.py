@@ -1,9 +1,9 @@
-"""What a server has issued and published, read by `cryptography`, OpenSSL and PyJWT: decoders that share no code with us.
+"""What a server has issued and published, read by `cryptography`, OpenSSL and PyJWT, which share no code with us.
 
 Prints the checks of `certificates.py`, then `{"event": "done"}`.
 
-Argument: a file of JSON. `leaves`: `{"id": …, "chain": file}` each, concatenated DER, leaf first; `bundle`: file with the
-authorities as PEM; `spiffe_bundle`: file with the same as SPIFFE bundle; `stranger`: authorities of another server with
+Argument: a file of JSON. `leaves`: `{"id": …, "chain": file}` each, concatenated DER, leaf first; `bundle`: file with
+the authorities as PEM; `spiffe_bundle`: file with the same as SPIFFE bundle; `stranger`: authorities of another server with
 the same trust domain, as PEM; `port`: where the server speaks TLS.
 """
 

@@ -14,7 +14,8 @@ def messages():
     def add(parent, name, fields):
         new = parent.add(name=name)
         for number, (field, label, kind, type_name) in fields.items():
-            new.field.add(name=field, number=number, label=label, type=kind, **({"type_name": type_name} if type_name else {}))
+            of_type = {"type_name": type_name} if type_name else {}
+            new.field.add(name=field, number=number, label=label, type=kind, **of_type)
         return new
 
     def bundle_map(parent, name):

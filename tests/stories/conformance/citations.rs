@@ -1,5 +1,5 @@
-//! Which tests name which rows. The rule is on `docs/conformance.md`: in Rust a `//` comment directly above a test or in its
-//! body, in Python the first argument of `check(…)` in a program that a story starts.
+//! Which tests name which rows. The rule is on `docs/conformance.md`: in Rust a `//` comment directly above a test or in
+//! its body, in Python the first argument of `check(…)` in a program that a story starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Citations {
         let mut inside: Option<(String, String)> = None;
         for line in source.lines() {
             let text = line.trim_start();
-            let comment = text.starts_with("//").then(|| rows_in(text)).unwrap_or_default();
+            let comment = if text.starts_with("//") { rows_in(text) } else { vec![] };
             for row in &comment {
                 self.mentioned.entry(row.clone()).or_default().insert(file.into());
             }

@@ -47,8 +47,8 @@ fn der_of_pem(path: &Path) -> Vec<u8> {
     STANDARD.decode(lines.collect::<String>()).unwrap()
 }
 
-// SPID-08 SPID-20 SPID-21 SPID-23 SPID-24: what an operator writes is registered, kept, issued and handed out as it should be;
-// the rows of certificates and bundles are named by the checks of issued.py.
+// SPID-08 SPID-20 SPID-21 SPID-23 SPID-24: what an operator writes is registered, kept, issued and handed out as it
+// should be; the rows of certificates and bundles are named by the checks of issued.py.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_certificate_that_is_issued_is_what_the_standards_say() {
     let _lane = Lane::shared();

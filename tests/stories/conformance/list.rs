@@ -38,7 +38,7 @@ pub(super) struct List {
     pub(super) other_sections: BTreeSet<String>,
 }
 
-const OTHER_SECTIONS: &str = "Rows of other sections, which come with their own work: ";
+const OTHER_SECTIONS: &str = "Sections whose rows are not here yet: ";
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -208,7 +208,7 @@ mod tests {
 | BB | more | 2 | 0 | 0 | 1 | 1 |
 | All | together | 5 | 2 | 1 | 1 | 1 |
 
-Rows of other sections, which come with their own work: CC, DDD.
+Sections whose rows are not here yet: CC, DDD.
 
 | AA-01 | MUST NOT† | a thing | tested |
 | AA-02 | SHOULD‡ | a thing | met |
