@@ -22,9 +22,10 @@ pub struct EntryId(Arc<str>);
 pub struct EntryIdError;
 
 impl EntryId {
-    /// A fresh random ID.
+    /// A fresh random ID that sorts behind those that this process made before (UUID version 7, RFC 9562 §5.7): entries of
+    /// the same second stay in the order of their creation, and the newest does not become a workload's default.
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string().into())
+        Self(uuid::Uuid::now_v7().to_string().into())
     }
 
     /// The text.
@@ -381,6 +382,14 @@ mod tests {
         let mut spec = spec();
         change(&mut spec);
         spec.check(&"td".parse().unwrap())
+    }
+
+    // WAPI-23
+    #[test]
+    fn ids_sort_in_the_order_in_which_they_were_made() {
+        let ids: Vec<EntryId> = (0..1_000).map(|_| EntryId::random()).collect();
+        assert!(ids.is_sorted());
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
     }
 
     #[test]
