@@ -5,7 +5,6 @@
 //! that it does not hold, by ID, as often as it likes, and gets them in pages. IDs that it may not serve are left out
 //! without a word. No message is larger than 1 MiB.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,14 +112,17 @@ async fn send_wanted(
     mask: Option<&types::EntryMask>,
     out: &Out<Answer>,
 ) -> Result<(), Status> {
-    let entries: BTreeMap<EntryId, Arc<Entry>> = authorized(api, call)?
-        .into_iter()
-        .map(|entry| (entry.id.clone(), entry))
-        .collect();
+    let (snapshot, now) = (api.committer.snapshot(), api.now());
+    let agent = call.agent_now(&snapshot, now)?;
     let mut answer = Answer::default();
     let mut bytes = 0;
     for id in ids {
-        let Some(entry) = id.parse::<EntryId>().ok().and_then(|id| entries.get(&id)) else {
+        // One by one: an agent of many entries asks for them in many messages.
+        let Some(entry) = id
+            .parse::<EntryId>()
+            .ok()
+            .and_then(|id| register::find_authorized(&snapshot, &agent, &id, now))
+        else {
             continue;
         };
         let entry = whole(entry, mask);

@@ -128,6 +128,18 @@ pub fn authorized(snapshot: &Snapshot, agent: &Agent, now: Timestamp) -> Vec<Arc
     entries
 }
 
+/// The entry `id`, if `agent` may serve it now: one of [`authorized`].
+pub fn find_authorized<'s>(
+    snapshot: &'s Snapshot,
+    agent: &Agent,
+    id: &EntryId,
+    now: Timestamp,
+) -> Option<&'s Arc<Entry>> {
+    snapshot
+        .entry(id)
+        .filter(|entry| !entry.is_expired(now) && snapshot.is_authorized(agent, entry))
+}
+
 /// Commits what passed its check, in one batch, and puts the answers where the items were.
 pub(super) async fn commit_checked<E: From<CommitError>>(
     committer: &Committer,
@@ -203,10 +215,9 @@ impl EntryFilter {
         snapshot: &'a Snapshot,
         after: Option<&'a EntryId>,
     ) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
-        let later = move |entry: &&Arc<Entry>| after.is_none_or(|after| entry.id > *after);
         match (&self.spiffe_id, &self.parent_id) {
-            (Some(id), _) => Box::new(snapshot.entries_of_spiffe_id(id).filter(later)),
-            (None, Some(parent)) => Box::new(snapshot.entries_of_parent(parent).filter(later)),
+            (Some(id), _) => Box::new(snapshot.entries_of_spiffe_id_after(id, after)),
+            (None, Some(parent)) => Box::new(snapshot.entries_of_parent_after(parent, after)),
             (None, None) => Box::new(snapshot.entries_after(after)),
         }
     }

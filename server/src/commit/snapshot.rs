@@ -123,12 +123,30 @@ impl Snapshot {
 
     /// Entries with this parent, in the order of their IDs.
     pub fn entries_of_parent(&self, parent: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
-        self.listed(self.entries_by_parent.get(parent))
+        self.entries_of_parent_after(parent, None)
+    }
+
+    /// The same from after `after` on.
+    pub fn entries_of_parent_after(
+        &self,
+        parent: &SpiffeId,
+        after: Option<&EntryId>,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        self.listed(self.entries_by_parent.get(parent), after)
     }
 
     /// Entries that give this SPIFFE ID, in the order of their IDs.
     pub fn entries_of_spiffe_id(&self, id: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
-        self.listed(self.entries_by_spiffe_id.get(id))
+        self.entries_of_spiffe_id_after(id, None)
+    }
+
+    /// The same from after `after` on.
+    pub fn entries_of_spiffe_id_after(
+        &self,
+        id: &SpiffeId,
+        after: Option<&EntryId>,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        self.listed(self.entries_by_spiffe_id.get(id), after)
     }
 
     /// The entry that expires next, if any has an end.
@@ -275,9 +293,11 @@ impl Snapshot {
     fn listed<'a>(
         &'a self,
         ids: Option<&'a RedBlackTreeSetSync<EntryId>>,
+        after: Option<&EntryId>,
     ) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         ids.into_iter()
-            .flat_map(RedBlackTreeSetSync::iter)
+            .flat_map(move |ids| ids.range((start.clone(), Bound::Unbounded)))
             .filter_map(|id| self.entries.get(id))
     }
 
