@@ -5,7 +5,6 @@ use rustls_pki_types::alg_id::{
 };
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::X509Version;
 
 use crate::PublicKeyError;
 use crate::public_key::check_public_key;
@@ -56,22 +55,36 @@ pub fn parse_csr(csr_der: &[u8]) -> Result<VerifiedCsr, CsrError> {
     let Ok((rest, csr)) = X509CertificationRequest::from_der(csr_der) else {
         return Err(CsrError::Malformed);
     };
-    let info = &csr.certification_request_info;
-    if !rest.is_empty() || info.version != X509Version::V1 || csr.signature_value.unused_bits != 0 {
+    if !rest.is_empty() || csr.signature_value.unused_bits != 0 {
         return Err(CsrError::Malformed);
     }
-    let public_key_der = info.subject_pki.raw.to_vec();
+    let public_key_der = csr.certification_request_info.subject_pki.raw.to_vec();
     check_public_key(&public_key_der)?;
-    // The parser is lenient about tags in here, so the bytes are compared: one encoding per algorithm (RFC 5280
-    // §4.1.1.2).
-    if !info_is_followed_by_known_algorithm(&csr) {
-        return Err(CsrError::Algorithm);
-    }
+    check_encoding(&csr)?;
     csr.verify_signature().map_err(|_| CsrError::Signature)?;
     Ok(VerifiedCsr { public_key_der })
 }
 
-fn info_is_followed_by_known_algorithm(csr: &X509CertificationRequest<'_>) -> bool {
+/// Refuses other tags than those of RFC 2986 §4.2, and another version than the only one. The parser takes them, so the
+/// bytes are compared. Of each algorithm there is one encoding (RFC 5280 §4.1.1.2).
+fn check_encoding(csr: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
+    let (whole, info) = (csr.as_raw(), csr.certification_request_info.raw);
+    // The header of a SEQUENCE has 2 to 4 bytes.
+    let header = |sequence: &[u8]| match sequence {
+        [0x30, 0x82, ..] => Some(4),
+        [0x30, 0x81, ..] => Some(3),
+        [0x30, ..] => Some(2),
+        _ => None,
+    };
+    let content = |sequence| header(sequence).and_then(|header| sequence.get(header..));
+    if !content(info).is_some_and(|content| content.starts_with(b"\x02\x01\x00")) {
+        return Err(CsrError::Malformed);
+    }
+    let after_info = content(whole).and_then(|content| content.strip_prefix(info));
+    let Some([0x30, len, rest @ ..]) = after_info else {
+        return Err(CsrError::Malformed);
+    };
+    let (algorithm, signature) = rest.split_at_checked(usize::from(*len)).ok_or(CsrError::Algorithm)?;
     let known = [
         ECDSA_SHA256,
         ECDSA_SHA384,
@@ -79,15 +92,12 @@ fn info_is_followed_by_known_algorithm(csr: &X509CertificationRequest<'_>) -> bo
         RSA_PKCS1_SHA256,
         RSA_PKCS1_SHA384,
         RSA_PKCS1_SHA512,
-    ]
-    .into_iter();
-    let (whole, info) = (csr.as_raw(), csr.certification_request_info.raw);
-    // SEQUENCE { info, algorithm, signature }: the header of the whole has 2 to 4 bytes.
-    let after_info = (2..=4).find_map(|header| whole.get(header..)?.strip_prefix(info));
-    let Some([0x30, len, content @ ..]) = after_info else {
-        return false;
-    };
-    known
-        .into_iter()
-        .any(|algorithm| usize::from(*len) == algorithm.len() && content.starts_with(&algorithm))
+    ];
+    if !known.iter().any(|known| known.as_ref() == algorithm) {
+        return Err(CsrError::Algorithm);
+    }
+    match signature.first() {
+        Some(0x03) => Ok(()),
+        _ => Err(CsrError::Malformed),
+    }
 }

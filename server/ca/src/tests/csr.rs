@@ -166,6 +166,45 @@ async fn a_bare_key_is_checked_like_that_of_a_request() {
     }
 }
 
+#[test]
+fn a_request_with_other_tags_is_refused_even_if_its_key_signed_it() {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+    let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+    let algorithm = b"\x30\x05\x06\x03\x2b\x65\x70";
+    let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+    let bits = |bytes: &[u8]| [&[0], bytes].concat();
+    let spki = tlv(
+        0x30,
+        &[&algorithm[..], &tlv(0x03, &bits(key.public_key().as_ref()))].concat(),
+    );
+    let request = |whole, info, version, signature| {
+        let content = [&tlv(version, b"\0")[..], b"\x30\x00", &spki, b"\xa0\x00"].concat();
+        let info = tlv(info, &content);
+        let signature = tlv(signature, &bits(key.sign(&info).as_ref()));
+        // Its content has 128 to 255 bytes.
+        let content = [&info[..], algorithm, &signature].concat();
+        [&[whole, 0x81, u8::try_from(content.len()).unwrap()], &content[..]].concat()
+    };
+    assert_eq!(
+        parse_csr(&request(0x30, 0x30, 0x02, 0x03)).unwrap().public_key_der,
+        spki
+    );
+    for (whole, info, version, signature) in [
+        (0xb0, 0x30, 0x02, 0x03),
+        (0x30, 0xb0, 0x02, 0x03),
+        (0x30, 0x30, 0x82, 0x03),
+        (0x30, 0x30, 0x02, 0x83),
+    ] {
+        let csr = request(whole, info, version, signature);
+        assert_eq!(
+            parse_csr(&csr),
+            Err(CsrError::Malformed),
+            "{whole:#x} {info:#x} {version:#x} {signature:#x}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
