@@ -14,13 +14,12 @@ use mayfly_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadAp
 use mayfly_proto::spiffe::workload::{X509svidRequest, X509svidResponse};
 use mayfly_runtime::client::unix_channel;
 use mayfly_runtime::env;
-use mayfly_svid::{Bundle, SpiffeId, TrustDomain, X509Authority, X509Svid};
+use mayfly_svid::{Bundle, SpiffeId, TrustDomain, X509Svid};
 use rcgen::PublicKeyData;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
-use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::connect::{DEV_DIR, probe};
@@ -289,8 +288,8 @@ pub(crate) fn identities(answer: X509svidResponse) -> Result<Vec<Identity>, CliE
         if pair.subject_public_key_info() != svid.public_key_der() {
             return Err(bad(format!("a key for {id} that is not that of its certificate")));
         }
-        let bundle = bundle(id.trust_domain(), &wire.bundle)
-            .ok_or_else(|| bad(format!("a bundle of {} that cannot be read", id.trust_domain())))?;
+        let bundle = Bundle::from_concatenated_der(id.trust_domain(), &wire.bundle)
+            .map_err(|_| bad(format!("a bundle of {} that cannot be read", id.trust_domain())))?;
         let federated = federated(&answer.federated_bundles).map_err(bad)?;
         all.push(Identity {
             svid,
@@ -309,24 +308,9 @@ pub(crate) fn identities(answer: X509svidResponse) -> Result<Vec<Identity>, CliE
 fn federated(wire: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Bundle>, String> {
     let one = |(name, der): (&String, &Vec<u8>)| {
         let trust_domain = TrustDomain::parse_folded(name).map_err(|error| error.to_string())?;
-        bundle(trust_domain, der).ok_or_else(|| format!("a bundle of {name} that cannot be read"))
+        Bundle::from_concatenated_der(trust_domain, der).map_err(|_| format!("a bundle of {name} that cannot be read"))
     };
     wire.iter().map(one).collect()
-}
-
-/// Certificates one after another (WAX-07); `None` if anything else is between or after them.
-fn bundle(trust_domain: TrustDomain, mut der: &[u8]) -> Option<Bundle> {
-    let mut bundle = Bundle::empty(trust_domain);
-    while !der.is_empty() {
-        let (after, _) = X509Certificate::from_der(der).ok()?;
-        let cert_der = CertificateDer::from(der[..der.len() - after.len()].to_vec());
-        bundle.x509_authorities.push(X509Authority {
-            cert_der,
-            tainted: false,
-        });
-        der = after;
-    }
-    Some(bundle)
 }
 
 fn percent_decoded(text: &str) -> Option<String> {

@@ -1,9 +1,10 @@
 //! A trust domain's bundle: what its SVIDs are verified against (SPIFFE Trust Domain and Bundle §4).
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::x509::{is_ca, parse_certificate};
-use crate::{Timestamp, TrustDomain};
+use crate::{Timestamp, TrustDomain, X509SvidError};
 
 /// The public keys of one trust domain. Equality is by content, so "did it change" is `!=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,25 @@ impl Bundle {
             refresh_hint: 0,
             sequence_number: 0,
         }
+    }
+
+    /// Reads X.509 authorities as the Workload API carries them: certificates, DER, one after another (WAX-07). No bytes
+    /// are a bundle that trusts nobody. What a certificate allows is looked at when it is used ([`TrustAnchors`]).
+    ///
+    /// # Errors
+    /// Something else is between or after them.
+    pub fn from_concatenated_der(trust_domain: TrustDomain, mut der: &[u8]) -> Result<Self, X509SvidError> {
+        let mut bundle = Self::empty(trust_domain);
+        while !der.is_empty() {
+            let index = bundle.x509_authorities.len();
+            let (after, _) = X509Certificate::from_der(der).map_err(|_| X509SvidError::Malformed { index })?;
+            bundle.x509_authorities.push(X509Authority {
+                cert_der: CertificateDer::from(der[..der.len() - after.len()].to_vec()),
+                tainted: false,
+            });
+            der = after;
+        }
+        Ok(bundle)
     }
 
     /// The X.509 authorities as the Workload API carries them: concatenated DER (WAX-07).
@@ -153,4 +173,26 @@ fn read_anchor(cert_der: &CertificateDer<'_>) -> Result<Anchor, &'static str> {
         not_before: Timestamp::from_unix(certificate.validity().not_before.timestamp()),
         not_after: Timestamp::from_unix(certificate.validity().not_after.timestamp()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_certs::ca;
+
+    // WAX-07
+    #[test]
+    fn concatenated_der_is_read_as_it_is_written_and_nothing_else_is() {
+        let der = [ca("one").der().as_ref(), ca("two").der()].concat();
+        let read = |der: &[u8]| Bundle::from_concatenated_der("td".parse().unwrap(), der);
+        let bundle = read(&der).unwrap();
+        assert_eq!(bundle.x509_authorities.len(), 2);
+        assert_eq!(bundle.x509_concatenated_der(), der);
+        assert!(read(&[]).unwrap().x509_authorities.is_empty());
+        assert_eq!(read(&der[..der.len() - 1]), Err(X509SvidError::Malformed { index: 1 }));
+        assert_eq!(
+            read(&[&der[..], b"\0"].concat()),
+            Err(X509SvidError::Malformed { index: 2 })
+        );
+    }
 }
