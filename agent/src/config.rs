@@ -61,6 +61,14 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Settings, Problems> {
     settings(&Reader::load(path)?, overrides)
 }
 
+/// Checks `text`, which came from `path`.
+///
+/// # Errors
+/// All problems at once.
+pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Settings, Problems> {
+    settings(&Reader::parse(path, text)?, overrides)
+}
+
 fn settings(reader: &Reader, overrides: &Overrides) -> Result<Settings, Problems> {
     let root = reader.root();
     let trust_domain = root
@@ -326,8 +334,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Settings, String> {
-        let reader = Reader::parse(Path::new("/etc/mayfly/agent.toml"), text).map_err(|e| e.to_string())?;
-        settings(&reader, &Overrides::default()).map_err(|problems| problems.to_string())
+        parse(Path::new("/etc/mayfly/agent.toml"), text, &Overrides::default()).map_err(|problems| problems.to_string())
     }
 
     const LEAST: &str = "trust_domain = 'example.org'\nserver_address = 'server:8081'\n";
@@ -410,10 +417,9 @@ mod tests {
         let overrides = Overrides {
             join_token_file: Some("/tmp/token".into()),
         };
-        let reader = Reader::parse(Path::new("agent.toml"), LEAST).unwrap();
-        assert_eq!(settings(&reader, &overrides).unwrap().evidence.name(), "join_token");
-        let reader = Reader::parse(Path::new("agent.toml"), &format!("{LEAST}[attestor.join_token]\n")).unwrap();
-        assert!(settings(&reader, &overrides).is_ok());
+        let read = |text: &str| parse(Path::new("agent.toml"), text, &overrides);
+        assert_eq!(read(LEAST).unwrap().evidence.name(), "join_token");
+        assert!(read(&format!("{LEAST}[attestor.join_token]\n")).is_ok());
     }
 
     #[test]

@@ -5,10 +5,11 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::call::CallError;
+use super::changes::WatchEvent;
 use super::holdings::{Applied, Holdings};
 use super::link::Link;
 use super::poll::Poller;
-use super::watch::{WatchEvent, WatchStream};
+use super::watch::WatchStream;
 
 /// How the server is followed.
 pub(super) enum Follower {

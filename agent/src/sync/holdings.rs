@@ -17,7 +17,7 @@ use crate::view::{View, ViewPublisher, ViewUpdate};
 
 /// The writing side of the picture, and where in the server's history it stands.
 #[derive(Debug)]
-pub(super) struct Holdings {
+pub struct Holdings {
     trust_domain: TrustDomain,
     views: Arc<ViewPublisher>,
     position: Option<Position>,
@@ -29,7 +29,7 @@ pub(super) struct Holdings {
 
 /// A point in one history of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Position {
+pub struct Position {
     /// Names the history; a restored or replaced server has another.
     pub history: String,
     /// The last revision applied.
@@ -75,7 +75,7 @@ pub(super) struct Replacement {
 
 /// What applying a change did.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Applied {
+pub struct Applied {
     /// The bundle of our own trust domain, if the change had one.
     pub own_bundle: Option<Arc<Bundle>>,
     /// The entries that could not be taken, with the reason.
@@ -86,7 +86,7 @@ pub(super) struct Applied {
 
 impl Holdings {
     /// Nothing, in no history. Publishes through `views`, whose only writer it is.
-    pub(super) fn new(trust_domain: TrustDomain, views: Arc<ViewPublisher>) -> Self {
+    pub fn new(trust_domain: TrustDomain, views: Arc<ViewPublisher>) -> Self {
         Self {
             trust_domain,
             views,
@@ -97,12 +97,12 @@ impl Holdings {
     }
 
     /// Where these stand; `None` if they came by polling, or are nothing yet.
-    pub(super) fn position(&self) -> Option<&Position> {
+    pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }
 
     /// The picture.
-    pub(super) fn view(&self) -> Arc<View> {
+    pub fn view(&self) -> Arc<View> {
         self.views.current()
     }
 
@@ -212,7 +212,7 @@ impl Holdings {
     }
 
     /// Whether we hold what the server believes that we hold.
-    pub(super) fn agrees_with(&self, entries: u64, digest: u64) -> bool {
+    pub fn agrees_with(&self, entries: u64, digest: u64) -> bool {
         let held = self.view().len() as u64;
         // A server that was told on an earlier stream what we cannot use counts it again.
         let rejected = self.rejected.values().fold(0, |sum, (_, part)| sum ^ part);

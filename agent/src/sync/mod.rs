@@ -17,6 +17,7 @@
 mod attest;
 mod bundle_file;
 mod call;
+mod changes;
 mod connection;
 mod evidence;
 mod follower;
@@ -39,8 +40,10 @@ mod tests;
 pub use attest::AttestError;
 pub use bundle_file::{BundleFileError, BundleUrl, BundleUrlError};
 pub use call::CallError;
+pub use changes::{Changes, WatchEvent};
 pub use connection::{Connector, channel_settings};
 pub use evidence::Evidence;
+pub use holdings::{Applied, Holdings, Position};
 pub use identity::IdentityError;
 pub use issuer::ServerIssuer;
 pub use keeper::{Keeper, KeeperParts, StartError};

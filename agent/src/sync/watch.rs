@@ -9,23 +9,23 @@
 //! ```
 //!
 //! A resumed stream names what is held, so nothing is sent twice. Silence for four beacon intervals counts as a lost
-//! connection, a check that fails as a reason to ask for everything.
+//! connection, a check that fails as a reason to ask for everything. What the messages do is in [`Changes`].
 
 use std::time::Duration;
 
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
-use mayfly_proto::mayfly::agent::{Ack, Beacon, Hello, Update as Chunk, WatchRequest, WatchResponse};
+use mayfly_proto::mayfly::agent::{Ack, Beacon, Hello, WatchRequest, WatchResponse};
 use mayfly_proto::mayfly::agent::{watch_request, watch_response};
-use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::call::{CALL_TIMEOUT, CallError};
-use super::holdings::{Applied, Holdings, Position, Update};
+use super::changes::{Changes, WatchEvent};
+use super::holdings::Holdings;
 
 const CALL: &str = "Watch";
 /// Until the first beacon tells the interval.
@@ -35,37 +35,14 @@ const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
 
-/// The chunks of one revision together: some hundred thousand entries. Whoever sends more has lost its way.
-const MAX_UPDATE: usize = 256 << 20;
-
 /// An open watch stream.
 #[derive(Debug)]
 pub(super) struct WatchStream {
     requests: mpsc::Sender<WatchRequest>,
     responses: Streaming<WatchResponse>,
-    gathering: Option<Gathering>,
+    changes: Changes,
     silence: Duration,
     deadline: Instant,
-}
-
-/// What came over the stream.
-#[derive(Debug, PartialEq)]
-pub(super) enum WatchEvent {
-    /// A change was applied and acknowledged.
-    Applied(Applied),
-    /// A sign of life, or a part of a change.
-    Alive,
-    /// We do not hold what the server believes that we hold.
-    Diverged,
-}
-
-/// The chunks of a revision that is not complete.
-#[derive(Debug)]
-struct Gathering {
-    position: Position,
-    update: Update,
-    /// Encoded size of the chunks.
-    size: usize,
 }
 
 // === impl WatchStream ===
@@ -101,7 +78,7 @@ impl WatchStream {
         Ok(Self {
             requests,
             responses,
-            gathering: None,
+            changes: Changes::default(),
             silence: FIRST_SILENCE,
             deadline,
         })
@@ -128,91 +105,25 @@ impl WatchStream {
             .map_err(|status| CallError::new(CALL, status))?
             .ok_or_else(|| CallError::new(CALL, Status::unavailable("the server ended the stream")))?;
         self.deadline = Instant::now() + self.silence;
-        match message.body {
-            Some(watch_response::Body::Update(chunk)) => self.gather(chunk, holdings),
-            Some(watch_response::Body::Beacon(beacon)) => Ok(self.check(&beacon, holdings)),
-            // A message of a later version of the interface.
-            None => Ok(WatchEvent::Alive),
+        if let Some(watch_response::Body::Beacon(beacon)) = &message.body {
+            self.expect_beacons(beacon);
         }
+        let event = self.changes.take(message, holdings)?;
+        if let (WatchEvent::Applied(applied), Some(position)) = (&event, holdings.position()) {
+            let ack = Ack {
+                revision: position.revision,
+                rejected: applied.rejected.clone(),
+            };
+            send(&self.requests, watch_request::Body::Ack(ack))?;
+        }
+        Ok(event)
     }
 
-    fn gather(&mut self, chunk: Chunk, holdings: &mut Holdings) -> Result<WatchEvent, CallError> {
-        let size = chunk.encoded_len();
-        let position = Position {
-            history: chunk.history,
-            revision: chunk.revision,
-        };
-        let mut gathering = self.gathering.take().unwrap_or_else(|| Gathering {
-            position: position.clone(),
-            update: Update {
-                snapshot: chunk.snapshot,
-                ..Default::default()
-            },
-            size: 0,
-        });
-        gathering.size += size;
-        if gathering.size > MAX_UPDATE {
-            let what = format!("one revision has more than {MAX_UPDATE} bytes");
-            return Err(CallError::malformed(CALL, what));
-        }
-        if gathering.position != position || gathering.update.snapshot != chunk.snapshot {
-            return Err(CallError::malformed(
-                CALL,
-                "a revision began before the one before it was complete",
-            ));
-        }
-        // A delta leads on from what is held; in another history that means nothing.
-        let other_history = holdings.position().is_none_or(|held| held.history != position.history);
-        if !chunk.snapshot && other_history {
-            holdings.forget_position();
-            return Err(CallError::malformed(
-                CALL,
-                "a change without the snapshot that it belongs to",
-            ));
-        }
-        let update = &mut gathering.update;
-        update.entries.extend(chunk.entries);
-        update.removed_entry_ids.extend(chunk.removed_entry_ids);
-        update.bundles.extend(chunk.bundles);
-        update.removed_trust_domains.extend(chunk.removed_trust_domains);
-        if chunk.more {
-            self.gathering = Some(gathering);
-            return Ok(WatchEvent::Alive);
-        }
-        let applied = holdings.apply(gathering.update, position.clone());
-        debug!(
-            revision = position.revision,
-            rejected = applied.rejected.len(),
-            "update applied"
-        );
-        let ack = Ack {
-            revision: position.revision,
-            rejected: applied.rejected.clone(),
-        };
-        send(&self.requests, watch_request::Body::Ack(ack))?;
-        Ok(WatchEvent::Applied(applied))
-    }
-
-    fn check(&mut self, beacon: &Beacon, holdings: &mut Holdings) -> WatchEvent {
+    /// How long the server may be silent, from what it says of itself.
+    fn expect_beacons(&mut self, beacon: &Beacon) {
         let interval = Duration::from_millis(beacon.interval_ms.into());
         self.silence = interval.clamp(Duration::from_millis(100), Duration::from_secs(300)) * MISSED_BEACONS;
         self.deadline = Instant::now() + self.silence;
-        if self.gathering.is_some() {
-            return WatchEvent::Alive;
-        }
-        // Named only to those who were told everything up to it.
-        holdings.advance(beacon.revision);
-        if beacon.digest == 0 || holdings.agrees_with(beacon.entries, beacon.digest) {
-            return WatchEvent::Alive;
-        }
-        let revision = holdings.position().map_or(0, |position| position.revision);
-        warn!(
-            revision,
-            entries = holdings.view().len(),
-            server_entries = beacon.entries,
-            "the server believes that other entries are held here, asking for all of them"
-        );
-        WatchEvent::Diverged
     }
 }
 

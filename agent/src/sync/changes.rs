@@ -1,0 +1,122 @@
+//! What the messages of a watch stream do to what is held. No wire, no waiting, no clock.
+
+use mayfly_proto::mayfly::agent::{Beacon, Update as Chunk, WatchResponse, watch_response};
+use prost::Message as _;
+use tracing::{debug, warn};
+
+use super::call::CallError;
+use super::holdings::{Applied, Holdings, Position, Update};
+
+const CALL: &str = "Watch";
+/// The chunks of one revision together: some hundred thousand entries. Whoever sends more has lost its way.
+const MAX_UPDATE: usize = 256 << 20;
+
+/// The messages of one stream so far: the chunks of a revision that is not complete.
+#[derive(Debug, Default)]
+pub struct Changes {
+    gathering: Option<Gathering>,
+}
+
+/// What a message did.
+#[derive(Debug, PartialEq)]
+pub enum WatchEvent {
+    /// A change was applied and has to be acknowledged.
+    Applied(Applied),
+    /// A sign of life, or a part of a change.
+    Alive,
+    /// We do not hold what the server believes that we hold.
+    Diverged,
+}
+
+#[derive(Debug)]
+struct Gathering {
+    position: Position,
+    update: Update,
+    /// Encoded size of the chunks.
+    size: usize,
+}
+
+// === impl Changes ===
+
+impl Changes {
+    /// Applies the next message to `holdings`.
+    ///
+    /// # Errors
+    /// It makes no sense here: the stream has to be given up. What was applied stays.
+    pub fn take(&mut self, message: WatchResponse, holdings: &mut Holdings) -> Result<WatchEvent, CallError> {
+        match message.body {
+            Some(watch_response::Body::Update(chunk)) => self.gather(chunk, holdings),
+            Some(watch_response::Body::Beacon(beacon)) => Ok(self.check(&beacon, holdings)),
+            // A message of a later version of the interface.
+            None => Ok(WatchEvent::Alive),
+        }
+    }
+
+    fn gather(&mut self, chunk: Chunk, holdings: &mut Holdings) -> Result<WatchEvent, CallError> {
+        let size = chunk.encoded_len();
+        let position = Position {
+            history: chunk.history,
+            revision: chunk.revision,
+        };
+        let mut gathering = self.gathering.take().unwrap_or_else(|| Gathering {
+            position: position.clone(),
+            update: Update {
+                snapshot: chunk.snapshot,
+                ..Default::default()
+            },
+            size: 0,
+        });
+        gathering.size += size;
+        if gathering.size > MAX_UPDATE {
+            let what = format!("one revision has more than {MAX_UPDATE} bytes");
+            return Err(CallError::malformed(CALL, what));
+        }
+        if gathering.position != position || gathering.update.snapshot != chunk.snapshot {
+            return Err(CallError::malformed(
+                CALL,
+                "a revision began before the one before it was complete",
+            ));
+        }
+        // A delta leads on from what is held; in another history that means nothing.
+        let other_history = holdings.position().is_none_or(|held| held.history != position.history);
+        if !chunk.snapshot && other_history {
+            holdings.forget_position();
+            return Err(CallError::malformed(
+                CALL,
+                "a change without the snapshot that it belongs to",
+            ));
+        }
+        let update = &mut gathering.update;
+        update.entries.extend(chunk.entries);
+        update.removed_entry_ids.extend(chunk.removed_entry_ids);
+        update.bundles.extend(chunk.bundles);
+        update.removed_trust_domains.extend(chunk.removed_trust_domains);
+        if chunk.more {
+            self.gathering = Some(gathering);
+            return Ok(WatchEvent::Alive);
+        }
+        let revision = position.revision;
+        let applied = holdings.apply(gathering.update, position);
+        debug!(revision, rejected = applied.rejected.len(), "update applied");
+        Ok(WatchEvent::Applied(applied))
+    }
+
+    fn check(&self, beacon: &Beacon, holdings: &mut Holdings) -> WatchEvent {
+        if self.gathering.is_some() {
+            return WatchEvent::Alive;
+        }
+        // Named only to those who were told everything up to it.
+        holdings.advance(beacon.revision);
+        if beacon.digest == 0 || holdings.agrees_with(beacon.entries, beacon.digest) {
+            return WatchEvent::Alive;
+        }
+        let revision = holdings.position().map_or(0, |position| position.revision);
+        warn!(
+            revision,
+            entries = holdings.view().len(),
+            server_entries = beacon.entries,
+            "the server believes that other entries are held here, asking for all of them"
+        );
+        WatchEvent::Diverged
+    }
+}
