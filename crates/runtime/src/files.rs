@@ -212,9 +212,8 @@ pub fn lock_dir(path: &Path) -> Result<DirLock, FileError> {
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed)?;
+    // Only for the message of who comes later: a full disk is no reason not to start.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(DirLock {
         path: path.to_owned(),
         _file: file,

@@ -98,7 +98,7 @@ impl IssueError {
         match self {
             Self::Csr(source) => format!("{self}: {source}"),
             Self::Profile(source) => format!("{self}: {source}"),
-            Self::Commit(CommitError::Conflict(conflict)) => conflict.to_string(),
+            Self::Commit(source) => source.to_string(),
             _ if self.kind() == ErrorKind::Internal => "internal error".into(),
             _ => self.to_string(),
         }

@@ -39,7 +39,7 @@ pub enum CommitError {
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// The store could not make it durable. Nothing of the batch happened.
-    #[error("the change could not be stored")]
+    #[error("the change could not be stored: {}", .0.remedy())]
     Store(#[source] Arc<StoreError>),
     /// The server is stopping.
     #[error("the server is stopping")]
@@ -284,13 +284,14 @@ impl Writer {
                     .collect::<Vec<_>>()
             }
             Err(failure) => {
-                let failure = Arc::new(failure);
-                error!(error = %mayfly_runtime::Chain(&*failure), steps = steps.len(), "nothing was stored");
+                error!(error = %mayfly_runtime::Chain(&failure), steps = steps.len(), "nothing was stored");
                 self.health
                     .send_if_modified(|healthy| std::mem::replace(healthy, false));
-                if failure.needs_reload() {
-                    self.reload();
-                }
+                let failure = match failure.needs_reload().then(|| self.reload()) {
+                    // What keeps it from being loaded is what somebody has to mend.
+                    Some(Err(obstacle)) => Arc::new(obstacle),
+                    _ => Arc::new(failure),
+                };
                 steps.iter().map(|_| Err(CommitError::Store(failure.clone()))).collect()
             }
         }
@@ -317,7 +318,7 @@ impl Writer {
 
     /// The store does not know what memory should hold, so memory is built anew from what is durable. While that fails,
     /// every commit does, and the next one tries again.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<(), StoreError> {
         match self.store.load() {
             Ok(state) => {
                 let before = self.snapshot.load_full();
@@ -340,8 +341,12 @@ impl Writer {
                     reloaded: true,
                 });
                 self.advance.send_replace(revision);
+                Ok(())
             }
-            Err(failure) => error!(error = %mayfly_runtime::Chain(&failure), "the state cannot be loaded anew"),
+            Err(failure) => {
+                error!(error = %mayfly_runtime::Chain(&failure), "the state cannot be loaded anew");
+                Err(failure)
+            }
         }
     }
 }

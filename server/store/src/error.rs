@@ -48,6 +48,12 @@ pub enum StoreError {
         /// As the library tells it.
         source: Source,
     },
+    /// The disk does not take writes.
+    #[error("the disk of the database is read-only")]
+    ReadOnly {
+        /// As the library tells it.
+        source: Source,
+    },
     /// Another process holds it for longer than we wait.
     #[error("the database is locked by another process")]
     Busy {
@@ -93,8 +99,23 @@ impl StoreError {
     /// What it means for a caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Full { .. } | Self::Busy { .. } | Self::Failed { .. } | Self::FateUnknown => ErrorKind::Unavailable,
+            Self::Full { .. } | Self::ReadOnly { .. } | Self::Busy { .. } | Self::Failed { .. } | Self::FateUnknown => {
+                ErrorKind::Unavailable
+            }
             _ => ErrorKind::Internal,
+        }
+    }
+
+    /// For whoever asked for a change that this prevented: who has to do what. Without particulars, as callers may be far away.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Full { .. } => "the disk of the server's database is full; free space and try again",
+            Self::ReadOnly { .. } => {
+                "the disk of the server's database is read-only; make it writable, and restart the server if it was \
+                 mounted anew"
+            }
+            Self::Busy { .. } => "another process holds the server's database; try again",
+            _ => "the server's database failed; its log says how",
         }
     }
 }

@@ -48,16 +48,17 @@ impl Sqlite {
 
 impl Database for Sqlite {
     fn has_schema(&mut self) -> Result<bool, StoreError> {
-        has_table(self.connection()?, "store").map_err(|error| explain(error, "read"))
+        has_table(self.connection()?, "store").map_err(|error| explain(error, "read", &self.path))
     }
 
     fn migrate(&mut self) -> Result<(), StoreError> {
-        migrate(self.connection()?)
+        let path = self.path.clone();
+        migrate(self.connection()?, &path)
     }
 
     fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<usize, StoreError> {
         let run = |connection: &Connection| connection.prepare_cached(sql)?.execute(params_from_iter(values));
-        run(self.connection()?).map_err(|error| explain(error, "write"))
+        run(self.connection()?).map_err(|error| explain(error, "write", &self.path))
     }
 
     fn execute_each(&mut self, sql: &'static str, rows: &[Vec<Value<'_>>]) -> Result<(), StoreError> {
@@ -66,7 +67,7 @@ impl Database for Sqlite {
             rows.iter()
                 .try_for_each(|values| statement.execute(params_from_iter(values)).map(drop))
         };
-        run(self.connection()?).map_err(|error| explain(error, "write"))
+        run(self.connection()?).map_err(|error| explain(error, "write", &self.path))
     }
 
     fn query(&mut self, table: &'static str, sql: &'static str, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
@@ -81,7 +82,7 @@ impl Database for Sqlite {
             })?;
             rows.collect::<Result<Vec<_>, _>>()
         };
-        run(self.connection()?).map_err(|error| explain(error, "read"))
+        run(self.connection()?).map_err(|error| explain(error, "read", &self.path))
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -188,7 +189,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     }
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let refuse = |source: refinery::Error| StoreError::Migrate { source: source.into() };
     let runner = migrations::runner();
     let known = runner
@@ -197,7 +198,7 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         .map(|migration| migration.version())
         .max()
         .unwrap_or(0);
-    let has_history = has_table(connection, "refinery_schema_history").map_err(|error| explain(error, "read"))?;
+    let has_history = has_table(connection, "refinery_schema_history").map_err(|error| explain(error, "read", path))?;
     if has_history
         && let Some(last) = runner.get_last_applied_migration(connection).map_err(refuse)?
         && last.version() > known
@@ -215,15 +216,26 @@ fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection.table_exists(None, name)
 }
 
-fn explain(error: rusqlite::Error, doing: &'static str) -> StoreError {
+fn explain(error: rusqlite::Error, doing: &'static str, path: &Path) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full { source: error.into() },
+        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { source: error.into() },
+        Some(ErrorCode::SystemIoFailure) if is_read_only(path) => StoreError::ReadOnly { source: error.into() },
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { source: error.into() },
         _ => StoreError::Failed {
             doing,
             source: error.into(),
         },
     }
+}
+
+/// Whether the disk has turned read-only: with the file open, SQLite tells that like any other I/O error. Asked of the WAL
+/// file, as closing the database file itself would give up the locks that SQLite holds on it.
+fn is_read_only(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let opened = OpenOptions::new().append(true).open(wal);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
 #[cfg(test)]
