@@ -295,6 +295,21 @@ async fn a_clock_behind_the_servers_neither_stops_the_service_nor_extends_it() {
     assert!(matches!(subscription.current(), SvidState::Failed(_)));
 }
 
+// Attack 24
+#[tokio::test(start_paused = true)]
+async fn what_a_server_ahead_of_our_clock_gave_ends_when_the_server_meant() {
+    let stage = Stage::start(vec![entry("a", &["s:1"])]);
+    stage.clock.jump(-600);
+    stage.server.ahead.store(600, Ordering::Relaxed);
+    let mut subscription = stage.subscribe("a").await;
+    ready(&mut subscription).await;
+    stage.server.set_away(true);
+    sleep(Duration::from_secs(3_598)).await;
+    assert!(matches!(subscription.current(), SvidState::Ready(_)));
+    sleep(Duration::from_secs(5)).await;
+    assert!(!matches!(subscription.current(), SvidState::Ready(_)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_ahead_ends_what_has_expired_by_it() {
     let stage = Stage::start(vec![entry("a", &["s:1"])]);

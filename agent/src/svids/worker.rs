@@ -29,6 +29,9 @@ use crate::view::View;
 /// How often the wall clock is compared with what ends by it.
 const WALL_TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// SVIDs begin so long before they were signed, so that peers' clocks may differ; ours and those of SPIRE's server.
+const BACKDATE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Owns all SVIDs of the agent; see the module's page.
 pub struct Worker {
     settings: SvidSettings,
@@ -441,7 +444,9 @@ fn check(
     let after = svid.not_after().plus(std::time::Duration::from_secs(1));
     let valid_until = entry.spec.expires_at.into_iter().chain([after]).min().unwrap_or(after);
     // Where our clock is behind the server's, what is left by it is more than the server gave.
-    let deadline = now.mono + valid_until.since(svid.not_before().max(now.timestamp()));
+    let backdated = BACKDATE.min(svid.not_after().since(svid.not_before()) / 2);
+    let given_at = svid.not_before().plus(backdated).max(now.timestamp());
+    let deadline = now.mono + valid_until.since(given_at);
     Ok(X509Material {
         svid,
         key_der: key.private_key_der,

@@ -20,6 +20,8 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::spare;
+
 const FILE: &str = "identity.json";
 /// Far above a key and a chain of eight certificates.
 const FILE_MAX: u64 = 1 << 20;
@@ -241,7 +243,7 @@ pub(super) fn save(data_dir: &Path, identity: &Identity) -> Result<(), IdentityE
     // Room for all of it at once: a vector that grows would leave copies of the key behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
     serde_json::to_writer_pretty(&mut *bytes, &stored).expect("strings and numbers become JSON");
-    Ok(files::write_atomic(&stored_path(data_dir), &bytes, files::PRIVATE)?)
+    Ok(spare::replace(&stored_path(data_dir), &bytes)?)
 }
 
 /// Deletes what was kept: the server shut this agent out.
@@ -250,10 +252,15 @@ pub(super) fn save(data_dir: &Path, identity: &Identity) -> Result<(), IdentityE
 /// The file is there and cannot be deleted.
 pub(super) fn forget(data_dir: &Path) -> Result<(), IdentityError> {
     let path = stored_path(data_dir);
-    match std::fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FileError::Write { path, source }.into()),
-        _ => Ok(()),
+    for path in [spare::spare_path(&path), path] {
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(FileError::Write { path, source }.into());
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 impl Drop for Stored {

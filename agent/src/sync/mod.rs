@@ -29,6 +29,7 @@ mod link;
 mod metrics;
 mod poll;
 mod renew;
+mod spare;
 mod trust;
 mod watch;
 
