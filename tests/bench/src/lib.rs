@@ -16,6 +16,7 @@
 
 pub mod calibrate;
 pub mod figure;
+pub mod fleet;
 pub mod load;
 pub mod output;
 pub mod parts;
@@ -23,3 +24,4 @@ pub mod pin;
 pub mod process;
 pub mod run;
 pub mod target;
+pub mod workload;

@@ -56,6 +56,9 @@ struct Common {
     /// Simulated agents poll every 5 s, as SPIRE's do, instead of watching.
     #[arg(long)]
     poll: bool,
+    /// The most entries that C9 fills a server with. A million takes some minutes.
+    #[arg(long, default_value_t = 300_000)]
+    entries: usize,
     /// What is measured, for the results.
     #[arg(long, default_value = "mayfly")]
     system: String,
@@ -87,6 +90,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         workload_api: common.workload_api,
         poll: common.poll,
         system: common.system,
+        entries: common.entries,
     })
     .await?;
     println!("{}", serde_json::to_string_pretty(&run.calibration)?);

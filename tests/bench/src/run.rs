@@ -10,11 +10,12 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::calibrate::{Calibration, Effort, signatures};
 use crate::figure::{Figure, Run};
+use crate::fleet::Following;
 use crate::target::Target;
 use crate::{output, parts, pin};
 
 /// Every figure there is.
-pub const ALL: [&str; 2] = ["p1", "p2"];
+pub const ALL: [&str; 12] = ["p1", "p2", "p4", "p6", "c2", "c3", "c4", "c5", "c7", "c8", "c9", "l1"];
 
 /// How a run is to be.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +32,8 @@ pub struct Options {
     pub poll: bool,
     /// What is measured, in words.
     pub system: String,
+    /// The most entries that C9 fills a server with.
+    pub entries: usize,
 }
 
 /// What the parts of a run share.
@@ -77,6 +80,15 @@ impl Context {
         Ok(Some(target))
     }
 
+    /// How simulated agents follow.
+    pub fn following(&self) -> Following {
+        if self.options.poll {
+            Following::Poll
+        } else {
+            Following::Watch
+        }
+    }
+
     /// Takes down a figure, and shows it.
     pub fn add(&mut self, figure: Figure) {
         eprintln!("  {}", output::line(&figure));
@@ -90,8 +102,14 @@ impl Context {
         Ok(())
     }
 
-    fn wants_any(&self, ids: &[&str]) -> bool {
-        ids.iter().any(|id| self.wants(id))
+    /// Whether a part is wanted; if so, says that it begins.
+    fn begins(&mut self, part: &str, ids: &[&str]) -> Result<bool> {
+        let wanted = ids.iter().any(|id| self.wants(id));
+        if wanted {
+            eprintln!("{part}");
+            self.look()?;
+        }
+        Ok(wanted)
     }
 }
 
@@ -115,10 +133,20 @@ pub async fn run(options: Options) -> Result<Run> {
         steadiness: vec![],
         figures: vec![],
     };
-    if ctx.wants_any(&["p1", "p2"]) {
-        eprintln!("issuing");
-        ctx.look()?;
+    if ctx.begins("issuing", &["p1", "p2"])? {
         parts::issue::run(&mut ctx).await.context("issuing")?;
+    }
+    if ctx.begins("standing connections", &["c2", "c3", "c4", "c5", "l1"])? {
+        parts::standing::run(&mut ctx).await.context("standing connections")?;
+    }
+    if ctx.begins("serving workloads", &["p4", "c8"])? {
+        parts::serving::run(&mut ctx).await.context("serving workloads")?;
+    }
+    if ctx.begins("propagation", &["p6"])? {
+        parts::propagation::run(&mut ctx).await.context("propagation")?;
+    }
+    if ctx.begins("many entries", &["c7", "c9"])? {
+        parts::entries::run(&mut ctx).await.context("many entries")?;
     }
     ctx.look()?;
     Ok(Run {

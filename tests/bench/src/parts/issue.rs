@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use mayfly_proto::spire::server::entry::GetAuthorizedEntriesRequest;
 use mayfly_proto::spire::server::entry::entry_client::EntryClient;
-use mayfly_proto::spire::server::entry::{BatchCreateEntryRequest, GetAuthorizedEntriesRequest};
 use mayfly_proto::spire::server::svid::svid_client::SvidClient;
 use mayfly_proto::spire::server::svid::{BatchNewX509svidRequest, NewX509svidParams};
 use mayfly_proto::spire::types::Entry;
@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 
 use crate::figure::{Figure, Gate};
 use crate::load::{closed_loop, open_loop};
+use crate::parts::entries;
 use crate::run::Context;
 use crate::target::{Identity, Target, start_server};
 
@@ -149,17 +150,7 @@ async fn create(target: &Target, parent: &Identity, count: usize) -> Result<()> 
         selectors: vec![selector(&format!("unix:uid:{}", 50_000 + number))],
         ..Entry::default()
     };
-    let request = BatchCreateEntryRequest {
-        entries: (0..count).map(entry).collect(),
-        output_mask: None,
-    };
-    let mut client = EntryClient::new(target.operator()).max_decoding_message_size(64 << 20);
-    let answer = client.batch_create_entry(request).await?.into_inner();
-    let made = answer
-        .results
-        .iter()
-        .filter(|result| result.status.as_ref().is_some_and(|status| status.code == 0));
-    ensure!(made.count() == count, "not all entries were created");
+    entries::create(target, (0..count).map(entry).collect()).await?;
     Ok(())
 }
 

@@ -1,3 +1,8 @@
 //! What is measured, by what has to be set up for it.
 
+pub mod entries;
 pub mod issue;
+pub mod probe;
+pub mod propagation;
+pub mod serving;
+pub mod standing;
