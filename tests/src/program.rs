@@ -1,4 +1,4 @@
-//! A foreign program at our command: lines of JSON in, lines of JSON out.
+//! A foreign program at our command: lines of JSON in, lines of JSON out, as `tests/clients/README.md` says.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::binaries::{binary, sources};
+use crate::binaries::sources;
 use crate::python;
 
 /// A program that runs until it is dropped.
@@ -23,18 +23,6 @@ pub struct Program {
 }
 
 impl Program {
-    /// `rust_peer`: `spiffe` and `spiffe-rustls`.
-    pub fn rust_peer(agent_socket: &Path, uid: u32, peer: &str) -> Self {
-        let mut command = Command::new(binary("rust_peer"));
-        command.arg(endpoint(agent_socket)).arg(uid.to_string()).arg(peer);
-        Self::start(&format!("rust_peer of user {uid}"), command)
-    }
-
-    /// `peer.py`: py-spiffe and spiffe-tls.
-    pub fn python_peer(agent_socket: &Path, uid: u32, peer: &str) -> Self {
-        Self::python("peer.py", &[&endpoint(agent_socket), &uid.to_string(), peer])
-    }
-
     /// A program of `clients/python`.
     pub fn python(script: &str, args: &[&str]) -> Self {
         let mut command = Command::new(python::interpreter());
@@ -102,14 +90,32 @@ impl Program {
     /// # Panics
     /// It does not come within `patience`.
     pub async fn expect(&mut self, event: &str, patience: Duration) -> Value {
+        self.find(patience, |line| line["event"] == event).await
+    }
+
+    /// The next line that is `wanted`; what comes before is kept for [`Program::seen`].
+    ///
+    /// # Panics
+    /// It does not come within `patience`.
+    pub async fn find(&mut self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + patience;
         loop {
             let line = self.line(deadline.saturating_duration_since(Instant::now())).await;
             self.passed_over.push_back(line.clone());
-            if line["event"] == event {
+            if wanted(&line) {
                 return line;
             }
         }
+    }
+
+    /// Tells it something and waits for one of the `answers`.
+    ///
+    /// # Panics
+    /// None comes within `patience`.
+    pub async fn ask(&mut self, command: Value, answers: &[&str], patience: Duration) -> Value {
+        self.tell(command).await;
+        self.find(patience, |line| answers.iter().any(|answer| line["event"] == *answer))
+            .await
     }
 
     /// All `event`s so far.

@@ -6,7 +6,7 @@ use mayfly_tests::caller::{ids, svid};
 use mayfly_tests::daemon::story_dir;
 use mayfly_tests::nodes::NodeCa;
 use mayfly_tests::{
-    Agent, AgentOptions, Caller, EntrySpec, Join, Lane, Program, Server, ServerOptions, eventually, selector,
+    Agent, AgentOptions, Caller, EntrySpec, Join, Lane, Library, Program, Server, ServerOptions, eventually, selector,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -70,8 +70,8 @@ async fn rust_and_python_keep_talking_through_rotation_and_both_restarts() {
         .create(&EntrySpec::new("/db", agent.id(), &[&format!("unix:uid:{DB}")]))
         .await;
 
-    let mut rust = Program::rust_peer(&agent.socket(), WEB, "spiffe://example.org/db");
-    let mut python = Program::python_peer(&agent.socket(), DB, "spiffe://example.org/web");
+    let mut rust = Library::Rust.peer(&agent.socket(), WEB, "spiffe://example.org/db");
+    let mut python = Library::Python.peer(&agent.socket(), DB, "spiffe://example.org/web");
     let patience = Duration::from_secs(60);
     let rust_port = rust.expect("listening", patience).await["port"].clone();
     let python_port = python.expect("listening", patience).await["port"].clone();

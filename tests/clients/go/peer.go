@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +27,8 @@ type peer struct {
 	server, client                          *tls.Config
 	dialed, dialFailed, served, serveFailed atomic.Uint64
 	paused                                  atomic.Bool
+	mutex                                   sync.Mutex
+	ports                                   map[string]uint64
 }
 
 func newPeer(ctx context.Context, endpoint string, ids []string) func(command) {
@@ -38,6 +42,7 @@ func newPeer(ctx context.Context, endpoint string, ids []string) func(command) {
 		os.Exit(0)
 	}
 	p := &peer{
+		ports:  map[string]uint64{},
 		server: tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeOneOf(allowed...)),
 		client: tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeOneOf(allowed...)),
 	}
@@ -61,10 +66,13 @@ func (p *peer) carryOut(told command) {
 		p.paused.Store(*told.Pause)
 	}
 	if told.Report {
+		p.mutex.Lock()
+		defer p.mutex.Unlock()
 		say(event{
 			"event":  "report",
 			"dialed": p.dialed.Load(), "dial_failed": p.dialFailed.Load(),
 			"served": p.served.Load(), "serve_failed": p.serveFailed.Load(),
+			"ports": p.ports,
 		})
 	}
 }
@@ -98,7 +106,13 @@ func (p *peer) serve(listener net.Listener) {
 func (p *peer) dial(port int) {
 	for {
 		if !p.paused.Load() {
-			account(p.ask(port), "dial", &p.dialed, &p.dialFailed)
+			err := p.ask(port)
+			account(err, "dial", &p.dialed, &p.dialFailed)
+			if err == nil {
+				p.mutex.Lock()
+				p.ports[strconv.Itoa(port)]++
+				p.mutex.Unlock()
+			}
 		}
 		time.Sleep(betweenHandshakes)
 	}

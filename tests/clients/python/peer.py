@@ -1,10 +1,8 @@
 """A workload as its authors would write it: py-spiffe and spiffe-tls (gRPC C-core, OpenSSL), nothing of ours.
 
-It serves and dials mutual TLS at the same time, with the newest SVID. `tests/src/bin/rust_peer.rs` is its twin and
-speaks the same lines of JSON: `listening`, `svid` and `failed` out, `{"dial": port}`, `{"pause": true}` and
-`{"report": true}` in.
+It serves and dials mutual TLS at the same time, with the newest SVID, as ../README.md says.
 
-Arguments: the address of the Workload API, the user to become, the SPIFFE ID of the peer.
+Arguments: the address of the Workload API, the user to become, the SPIFFE IDs of its peers with commas between them.
 """
 
 import encodings.idna  # noqa: F401: loaded before we are another user, who may not read the interpreter's folder
@@ -19,7 +17,7 @@ from OpenSSL import SSL
 from spiffe import SpiffeId
 from spiffe.workloadapi.x509_source import X509Source
 from spiffetls.context import create_ssl_context
-from spiffetls.tlsconfig.authorize import authorize_id
+from spiffetls.tlsconfig.authorize import authorize_one_of
 
 HANDSHAKE_DEADLINE = 20.0
 said = threading.Lock()
@@ -46,10 +44,11 @@ class Frozen:
 
 
 class Peer:
-    def __init__(self, source, peer_id):
+    def __init__(self, source, peer_ids):
         self.source = source
-        self.authorize = authorize_id(SpiffeId(peer_id))
+        self.authorize = authorize_one_of({SpiffeId(peer_id) for peer_id in peer_ids})
         self.counts = dict(dialed=0, dial_failed=0, served=0, serve_failed=0)
+        self.ports = {}
         self.lock = threading.Lock()
         self.last_serial = None
         self.paused = False
@@ -107,6 +106,11 @@ class Peer:
             time.sleep(0.02)
 
     def ask(self, port):
+        self.talk(port)
+        with self.lock:
+            self.ports[port] = self.ports.get(port, 0) + 1
+
+    def talk(self, port):
         with socket.create_connection(("127.0.0.1", port)) as tcp:
             with self.lock:
                 context = self.client_context
@@ -135,7 +139,7 @@ def read_exact(tls, size):
 
 
 def main():
-    endpoint, uid, peer_id = sys.argv[1:4]
+    endpoint, uid, peer_ids = sys.argv[1:4]
     os.setgroups([])
     os.setgid(int(uid))
     os.setuid(int(uid))
@@ -144,7 +148,7 @@ def main():
     except Exception as error:  # noqa: BLE001
         say(event="no_source", error=f"{type(error).__name__}: {error}")
         return
-    peer = Peer(source, peer_id)
+    peer = Peer(source, peer_ids.split(","))
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     say(event="listening", port=listener.getsockname()[1])
     threading.Thread(target=peer.serve, args=(listener,), daemon=True).start()
@@ -156,7 +160,7 @@ def main():
             peer.paused = command["pause"]
         if command.get("report"):
             with peer.lock:
-                counts = dict(peer.counts)
+                counts = dict(peer.counts, ports=peer.ports.copy())
             say(event="report", **counts)
     # The threads of gRPC and ours have nothing left to save.
     os._exit(0)

@@ -1,24 +1,23 @@
 //! A workload as its authors would write it: `spiffe`, `spiffe-rustls` and tokio, nothing of ours.
 //!
-//! It serves and dials mutual TLS at the same time, with the newest SVID. `tests/clients/python/peer.py` is its twin and
-//! speaks the same lines of JSON: `listening`, `svid` and `failed` out, `{"dial": port}`, `{"pause": true}` and
-//! `{"report": true}` in.
+//! It serves and dials mutual TLS at the same time, with the newest SVID, as `tests/clients/README.md` says.
 //!
-//! Arguments: the address of the Workload API, the user to become, the SPIFFE ID of the peer.
+//! Arguments: the address of the Workload API, the user to become, the SPIFFE IDs of its peers with commas between them.
 
 #![allow(
     clippy::disallowed_methods,
     reason = "a program that stands for foreign ones does not use our process kit"
 )]
 
-use std::io::BufRead;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mayfly_tests::lines::{commands, say};
 use rustls_pki_types::ServerName;
-use serde_json::{Value, json};
+use serde_json::json;
 use spiffe::X509Source;
 use spiffe_rustls::{authorizer, mtls_client, mtls_server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,22 +32,24 @@ struct Counts {
     dial_failed: AtomicU64,
     served: AtomicU64,
     serve_failed: AtomicU64,
+    /// What `dialed` is made of.
+    ports: Mutex<BTreeMap<u16, u64>>,
 }
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let endpoint = args.next().context("address of the Workload API")?;
     let uid: u32 = args.next().context("user")?.parse()?;
-    let peer = args.next().context("SPIFFE ID of the peer")?;
+    let peers = args.next().context("SPIFFE IDs of the peers")?;
     // Before there is a second thread: each thread has its own credentials.
     mayfly_tests::become_user(uid)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(run(&endpoint, &peer))
+        .block_on(run(&endpoint, &peers))
 }
 
-async fn run(endpoint: &str, peer: &str) -> Result<()> {
+async fn run(endpoint: &str, peers: &str) -> Result<()> {
     let source = match X509Source::builder().endpoint(endpoint).build().await {
         Ok(source) => source,
         Err(error) => {
@@ -58,12 +59,12 @@ async fn run(endpoint: &str, peer: &str) -> Result<()> {
     };
     let acceptor = TlsAcceptor::from(Arc::new(
         mtls_server(source.clone())
-            .authorize(authorizer::exact([peer])?)
+            .authorize(authorizer::exact(peers.split(','))?)
             .build()?,
     ));
     let connector = TlsConnector::from(Arc::new(
         mtls_client(source.clone())
-            .authorize(authorizer::exact([peer])?)
+            .authorize(authorizer::exact(peers.split(','))?)
             .build()?,
     ));
     let counts = Arc::new(Counts::default());
@@ -91,6 +92,7 @@ async fn run(endpoint: &str, peer: &str) -> Result<()> {
                 "dial_failed": read(&counts.dial_failed),
                 "served": read(&counts.served),
                 "serve_failed": read(&counts.serve_failed),
+                "ports": *counts.ports.lock().expect("nobody panics with it"),
             }));
         }
     }
@@ -155,7 +157,12 @@ async fn dial(port: u16, connector: &TlsConnector, counts: &Counts, paused: &Ato
                 ensure!(&reply == b"pong", "a strange answer");
                 Ok(())
             };
-            account(within_deadline(talk).await, "dial", &counts.dialed, &counts.dial_failed);
+            let outcome = within_deadline(talk).await;
+            if outcome.is_ok() {
+                let mut ports = counts.ports.lock().expect("nobody panics with it");
+                *ports.entry(port).or_default() += 1;
+            }
+            account(outcome, "dial", &counts.dialed, &counts.dial_failed);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -177,26 +184,4 @@ fn account(outcome: Result<()>, role: &str, good: &AtomicU64, bad: &AtomicU64) {
             say(&json!({"event": "failed", "role": role, "error": format!("{error:#}")}));
         }
     }
-}
-
-/// Lines of JSON from standard input; ends with it.
-fn commands() -> tokio::sync::mpsc::Receiver<Value> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender
-                .blocking_send(serde_json::from_str(&line).unwrap_or(Value::Null))
-                .is_err()
-            {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn say(event: &Value) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{event}").and_then(|()| out.flush());
 }
