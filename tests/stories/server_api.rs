@@ -22,6 +22,13 @@ fn options(sections: &str) -> ServerOptions {
     }
 }
 
+/// As [`drive`], twice: as an operator of the machine, and as one who comes over TCP with an SVID.
+async fn drive_both(section: &str, least: usize) {
+    drive(section, least, options(""), &[]).await;
+    let remote = options("[roles]\nadmin_ids = [\"spiffe://example.org/operator\"]\n");
+    drive(section, least, remote, &["-remote".to_owned()]).await;
+}
+
 /// Runs one section of the program against a fresh server; at least `least` checks have to hold, and none may fail.
 async fn drive(section: &str, least: usize, options: ServerOptions, arguments: &[String]) {
     let program = go_module::build("server_api");
@@ -69,7 +76,7 @@ async fn every_published_method_admits_whom_the_table_says_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_attests_renews_and_reads_why_it_is_refused() {
     let _lane = Lane::shared();
-    drive("attest", 49, options(""), &[]).await;
+    drive_both("attest", 49).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +100,7 @@ async fn a_node_proves_its_certificate_in_the_published_form() {
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_of_svids_answer_in_order_and_operators_mint() {
     let _lane = Lane::shared();
-    drive("svids", 45, options(""), &[]).await;
+    drive_both("svids", 45).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,25 +112,25 @@ async fn an_agent_of_more_than_500_entries_fetches_what_it_does_not_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_are_made_changed_and_removed_by_mask() {
     let _lane = Lane::shared();
-    drive("entries", 80, options(""), &[]).await;
+    drive_both("entries", 80).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_are_listed_and_counted_by_every_filter_in_pages() {
     let _lane = Lane::shared();
-    drive("filters", 100, options(""), &[]).await;
+    drive_both("filters", 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_are_listed_banned_and_evicted() {
     let _lane = Lane::shared();
-    drive("agents", 50, options(""), &[]).await;
+    drive_both("agents", 50).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bundles_are_brought_changed_and_removed_in_three_ways() {
     let _lane = Lane::shared();
-    drive("bundles", 50, options(""), &[]).await;
+    drive_both("bundles", 50).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,13 +142,13 @@ async fn the_server_tells_of_itself_and_changes_its_log_level() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_probes_and_reconciles_until_nothing_is_left_to_do() {
     let _lane = Lane::shared();
-    drive("controller", 15, options(""), &[]).await;
+    drive_both("controller", 15).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_is_larger_than_clients_read() {
     let _lane = Lane::shared();
-    drive("answers", 20, options(""), &[]).await;
+    drive_both("answers", 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,8 +27,8 @@ func agents(ctx context.Context, s *scene) {
 	}
 	sort.Strings(all)
 	banned := &types.SPIFFEID{TrustDomain: trustDomain, Path: all[2]}
-	must(s.local.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: banned}))
-	known := must(s.local.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: banned}))
+	must(s.operator.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: banned}))
+	known := must(s.operator.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: banned}))
 	same("agents: a banned one", known.Banned, true)
 	same("agents: a banned one has no SVID in force", known.X509SvidSerialNumber, "")
 
@@ -56,12 +56,12 @@ func agents(ctx context.Context, s *scene) {
 			check(fmt.Sprintf("agents: %s, pages of %d", wanted.why, size), strings.Join(seen, " ") == strings.Join(wanted.paths, " "),
 				"%v", seen)
 		}
-		count := must(s.local.agents.CountAgents(ctx, &agentv1.CountAgentsRequest{Filter: agentCountFilter(wanted.filter)}))
+		count := must(s.operator.agents.CountAgents(ctx, &agentv1.CountAgentsRequest{Filter: agentCountFilter(wanted.filter)}))
 		same("agents: counted, "+wanted.why, int(count.Count), len(wanted.paths))
 	}
 	later := &agentFilter{ByExpiresBefore: now.Add(24 * time.Hour).Format(cliTime)}
 	check("agents: by_expires_before, tomorrow", len(s.listAgents(ctx, &agentv1.ListAgentsRequest{Filter: later})) >= 4, "")
-	_, err := s.local.agents.ListAgents(ctx, &agentv1.ListAgentsRequest{Filter: &agentFilter{ByExpiresBefore: "soon"}})
+	_, err := s.operator.agents.ListAgents(ctx, &agentv1.ListAgentsRequest{Filter: &agentFilter{ByExpiresBefore: "soon"}})
 	ends("agents: a time that is none", err, codes.InvalidArgument)
 	agentMasks(ctx, s, &types.SPIFFEID{TrustDomain: trustDomain, Path: all[0]})
 	agentsThatAreNotThere(ctx, s)
@@ -70,7 +70,7 @@ func agents(ctx context.Context, s *scene) {
 func (s *scene) listAgents(ctx context.Context, request *agentv1.ListAgentsRequest) []string {
 	var paths []string
 	for {
-		page := must(s.local.agents.ListAgents(ctx, request))
+		page := must(s.operator.agents.ListAgents(ctx, request))
 		for _, agent := range page.Agents {
 			paths = append(paths, agent.Id.Path)
 		}
@@ -91,7 +91,7 @@ func agentCountFilter(filter *agentFilter) *agentv1.CountAgentsRequest_Filter {
 }
 
 func agentMasks(ctx context.Context, s *scene, id *types.SPIFFEID) {
-	whole := must(s.local.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: id}))
+	whole := must(s.operator.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: id}))
 	fields := (&types.AgentMask{}).ProtoReflect().Descriptor().Fields()
 	for n := range fields.Len() {
 		bit := fields.Get(n)
@@ -101,7 +101,7 @@ func agentMasks(ctx context.Context, s *scene, id *types.SPIFFEID) {
 		if whole.ProtoReflect().Has(field) {
 			wanted.ProtoReflect().Set(field, whole.ProtoReflect().Get(field))
 		}
-		seen := must(s.local.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: id, OutputMask: mask}))
+		seen := must(s.operator.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: id, OutputMask: mask}))
 		same("agents: mask "+string(bit.Name()), seen, wanted)
 	}
 }
@@ -117,11 +117,11 @@ func agentsThatAreNotThere(ctx context.Context, s *scene) {
 		{"no agent's ID", id("/web"), codes.InvalidArgument},
 		{"another trust domain", &types.SPIFFEID{TrustDomain: "other.example", Path: "/spire/agent/x/y"}, codes.InvalidArgument},
 	} {
-		_, err := s.local.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: wanted.id})
+		_, err := s.operator.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: wanted.id})
 		ends("agents: get "+wanted.why, err, wanted.code)
-		_, err = s.local.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: wanted.id})
+		_, err = s.operator.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: wanted.id})
 		ends("agents: ban "+wanted.why, err, wanted.code)
-		_, err = s.local.agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: wanted.id})
+		_, err = s.operator.agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: wanted.id})
 		ends("agents: evict "+wanted.why, err, wanted.code)
 	}
 }

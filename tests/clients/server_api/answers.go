@@ -59,7 +59,7 @@ func twins(ctx context.Context, s *scene, agent *attested) {
 	for n := range largeCount {
 		request.Entries = append(request.Entries, newEntry(fmt.Sprintf("/large/%d", n), agent.id, fmt.Sprintf("unix:uid:%d", n)))
 	}
-	answer, err := s.local.entries.BatchCreateEntry(ctx, request)
+	answer, err := s.operator.entries.BatchCreateEntry(ctx, request)
 	if !ends("answers: 1000 twins of large entries", err, codes.OK) {
 		return
 	}
@@ -82,7 +82,7 @@ func twins(ctx context.Context, s *scene, agent *attested) {
 	check("answers: the status says that one is left out", last.Entry == nil && strings.Contains(last.Status.GetMessage(), "output_mask"),
 		"%v", last.Status)
 	request.OutputMask = &types.EntryMask{RevisionNumber: true}
-	masked := must(s.local.entries.BatchCreateEntry(ctx, request))
+	masked := must(s.operator.entries.BatchCreateEntry(ctx, request))
 	shown = 0
 	for _, result := range masked.Results {
 		if result.Entry.GetId() != "" {
@@ -105,7 +105,7 @@ func largeUpdates(ctx context.Context, s *scene, made []*types.Entry) {
 		for id := range left {
 			request.Entries = append(request.Entries, &types.Entry{Id: id, Hint: fmt.Sprint("round ", rounds)})
 		}
-		answer, err := s.local.entries.BatchUpdateEntry(ctx, request)
+		answer, err := s.operator.entries.BatchUpdateEntry(ctx, request)
 		if err != nil {
 			ends("answers: updates of large entries", err, codes.OK)
 			return
@@ -134,7 +134,7 @@ func largeUpdates(ctx context.Context, s *scene, made []*types.Entry) {
 // checkUntouched reads one of those that were left for later.
 func (s *scene) checkUntouched(ctx context.Context, left map[string]bool, round int) {
 	for id := range left {
-		now := must(s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: id, OutputMask: &types.EntryMask{Hint: true}}))
+		now := must(s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: id, OutputMask: &types.EntryMask{Hint: true}}))
 		check("answers: what was left for later was not done", now.Hint == "", "%q in round %d", now.Hint, round)
 		return
 	}
@@ -147,7 +147,7 @@ func largeRequests(ctx context.Context, s *scene, agent *attested) {
 		request.Entries = append(request.Entries, large(n, agent.id))
 	}
 	for round := 1; round <= 2; round++ {
-		answer, err := s.local.entries.BatchCreateEntry(ctx, request)
+		answer, err := s.operator.entries.BatchCreateEntry(ctx, request)
 		if !ends(fmt.Sprintf("answers: a request of almost 4 MiB, call %d", round), err, codes.OK) {
 			return
 		}
@@ -161,21 +161,21 @@ func largeRequests(ctx context.Context, s *scene, agent *attested) {
 
 	long := newEntry("/long", agent.id, "unix:uid:1")
 	long.DnsNames = []string{strings.Repeat("x y", 1_000_000)}
-	answer, err := s.local.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: []*types.Entry{long}})
+	answer, err := s.operator.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: []*types.Entry{long}})
 	if ends("answers: a name of 3 MB", err, codes.OK) {
 		item("answers: a name of 3 MB, the item", answer.Results[0].Status, codes.InvalidArgument)
 		check("answers: what is wrong is told in few words", len(answer.Results[0].Status.Message) <= 1100, "%d bytes",
 			len(answer.Results[0].Status.Message))
 	}
-	_, err = s.local.bundles.GetFederatedBundle(ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: strings.Repeat("x y", 1_000_000)})
+	_, err = s.operator.bundles.GetFederatedBundle(ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: strings.Repeat("x y", 1_000_000)})
 	ends("answers: a trust domain of 3 MB", err, codes.InvalidArgument)
 	var garbage []string
 	for range largeCount {
 		garbage = append(garbage, strings.Repeat("x/", 2090))
 	}
-	_, err = s.local.entries.BatchDeleteEntry(ctx, &entryv1.BatchDeleteEntryRequest{Ids: garbage})
+	_, err = s.operator.entries.BatchDeleteEntry(ctx, &entryv1.BatchDeleteEntryRequest{Ids: garbage})
 	check("answers: IDs of 4 MB to delete", err == nil || codesOf(err) == codes.InvalidArgument, "%v", err)
-	_, err = s.local.bundles.BatchDeleteFederatedBundle(ctx, &bundlev1.BatchDeleteFederatedBundleRequest{TrustDomains: garbage})
+	_, err = s.operator.bundles.BatchDeleteFederatedBundle(ctx, &bundlev1.BatchDeleteFederatedBundleRequest{TrustDomains: garbage})
 	check("answers: trust domains of 4 MB to delete", err == nil || codesOf(err) == codes.InvalidArgument, "%v", err)
 }
 
@@ -200,7 +200,7 @@ func largeBundles(ctx context.Context, s *scene) {
 	size := proto.Size(all[0])
 	figure("bytes of a large bundle", size)
 	inBatches(all, 60, func(batch []*types.Bundle) {
-		answer, err := s.local.bundles.BatchSetFederatedBundle(ctx, &bundlev1.BatchSetFederatedBundleRequest{Bundle: batch})
+		answer, err := s.operator.bundles.BatchSetFederatedBundle(ctx, &bundlev1.BatchSetFederatedBundleRequest{Bundle: batch})
 		if ends("answers: large bundles set", err, codes.OK) {
 			for _, result := range answer.Results {
 				if codes.Code(result.Status.GetCode()) != codes.OK {
@@ -213,7 +213,7 @@ func largeBundles(ctx context.Context, s *scene) {
 	for _, bundle := range all {
 		request.Bundle = append(request.Bundle, &types.Bundle{TrustDomain: bundle.TrustDomain, RefreshHint: 77})
 	}
-	answer, err := s.local.bundles.BatchUpdateFederatedBundle(ctx, request)
+	answer, err := s.operator.bundles.BatchUpdateFederatedBundle(ctx, request)
 	if !ends("answers: large bundles updated by mask", err, codes.OK) {
 		return
 	}

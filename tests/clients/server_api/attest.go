@@ -26,7 +26,7 @@ func attestations(ctx context.Context, s *scene) {
 func joinToken(ctx context.Context, s *scene) {
 	alias := id("/machines")
 	before := time.Now().Unix()
-	token := must(s.local.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60, AgentId: alias}))
+	token := must(s.operator.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60, AgentId: alias}))
 	check("token: lives as long as asked for", token.ExpiresAt >= before+60 && token.ExpiresAt <= time.Now().Unix()+61,
 		"%d s", token.ExpiresAt-before)
 	anonymous := s.anonymous()
@@ -55,7 +55,7 @@ func joinToken(ctx context.Context, s *scene) {
 	agent := s.as(svid)
 	_, err = agent.agents.PostStatus(ctx, &agentv1.PostStatusRequest{AgentVersion: "1.15.3", CurrentBundleSerial: 1})
 	ends("status: PostStatus", err, codes.OK)
-	known := must(s.local.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: result.Svid.Id}))
+	known := must(s.operator.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: result.Svid.Id}))
 	same("status: the version is kept", known.AgentVersion, "1.15.3")
 	same("status: the serial is the SVID's", known.X509SvidSerialNumber, svid.Certificates[0].SerialNumber.String())
 	same("status: the expiry is the SVID's", known.X509SvidExpiresAt, svid.Certificates[0].NotAfter.Unix())
@@ -65,7 +65,7 @@ func joinToken(ctx context.Context, s *scene) {
 	_, err = agent.svids.NewJWTSVID(ctx, &svidv1.NewJWTSVIDRequest{EntryId: "x", Audience: []string{"a"}})
 	ends("status: JWT-SVIDs are said to be missing", err, codes.Unimplemented)
 
-	listed := must(s.local.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{
+	listed := must(s.operator.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{
 		Filter: &entryv1.ListEntriesRequest_Filter{BySpiffeId: alias},
 	}))
 	check("token: agent_id makes an alias of the agent", len(listed.Entries) == 1, "%v", listed.Entries)
@@ -98,7 +98,7 @@ func refusedAttestations(ctx context.Context, s *scene) {
 		_, err := anonymous.attest(ctx, bad.kind, bad.payload, bad.csr)
 		ends("attest: "+bad.why, err, bad.code)
 	}
-	token := must(s.local.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60}))
+	token := must(s.operator.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60}))
 	_, err := anonymous.attest(ctx, "join_token", []byte(token.Value), []byte("no CSR"))
 	ends("attest: a CSR that is none", err, codes.InvalidArgument)
 	stream := must(anonymous.agents.AttestAgent(ctx))
@@ -110,12 +110,12 @@ func refusedAttestations(ctx context.Context, s *scene) {
 	for _, bad := range []*agentv1.CreateJoinTokenRequest{
 		{Ttl: 0}, {Ttl: -1}, {Ttl: 60, Token: "a/b"}, {Ttl: 60, AgentId: &types.SPIFFEID{TrustDomain: "other", Path: "/a"}},
 	} {
-		_, err := s.local.agents.CreateJoinToken(ctx, bad)
+		_, err := s.operator.agents.CreateJoinToken(ctx, bad)
 		ends(fmt.Sprintf("token: %v", bad), err, codes.InvalidArgument)
 	}
-	chosen := must(s.local.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60, Token: "chosen"}))
+	chosen := must(s.operator.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60, Token: "chosen"}))
 	same("token: its text may be chosen", chosen.Value, "chosen")
-	_, err = s.local.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60, Token: "chosen"})
+	_, err = s.operator.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60, Token: "chosen"})
 	ends("token: chosen twice", err, codes.AlreadyExists)
 }
 
@@ -167,14 +167,14 @@ func endOfAgents(ctx context.Context, s *scene) {
 		_, err = agent.agents.RenewAgent(ctx, &agentv1.RenewAgentRequest{})
 		refused(row+", RenewAgent", err, reason)
 	}
-	must(s.local.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: agent.id}))
+	must(s.operator.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: agent.id}))
 	all("banned", types.PermissionDeniedDetails_AGENT_BANNED)
-	must(s.local.agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: agent.id}))
+	must(s.operator.agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: agent.id}))
 	all("evicted", types.PermissionDeniedDetails_AGENT_NOT_ATTESTED)
 	// The connection of an evicted agent is still good for what anybody may do, such as attesting anew.
 	_, err := agent.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{})
 	ends("evicted: GetBundle", err, codes.OK)
-	token := must(s.local.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60}))
+	token := must(s.operator.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 60}))
 	csr, _ := newCSR()
 	_, err = agent.attest(ctx, "join_token", []byte(token.Value), csr)
 	ends("evicted: AttestAgent over the old connection", err, codes.OK)

@@ -50,7 +50,7 @@ func newBundle(name string) *types.Bundle {
 }
 
 func (s *scene) setBundle(ctx context.Context, name string) *types.Bundle {
-	answer := must(s.local.bundles.BatchSetFederatedBundle(ctx, &bundlev1.BatchSetFederatedBundleRequest{
+	answer := must(s.operator.bundles.BatchSetFederatedBundle(ctx, &bundlev1.BatchSetFederatedBundleRequest{
 		Bundle: []*types.Bundle{newBundle(name)},
 	}))
 	if answer.Results[0].Status.GetCode() != 0 {
@@ -67,20 +67,20 @@ func bundles(ctx context.Context, s *scene) {
 }
 
 func ownBundle(ctx context.Context, s *scene, agent *attested) {
-	own := must(s.local.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{}))
+	own := must(s.operator.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{}))
 	for why, caller := range map[string]*caller{"anonymous": s.anonymous(), "an agent": agent.caller} {
 		same("bundle: the same for "+why, must(caller.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{})), own)
 	}
-	same("bundle: by mask", must(s.local.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{OutputMask: &types.BundleMask{}})),
+	same("bundle: by mask", must(s.operator.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{OutputMask: &types.BundleMask{}})),
 		&types.Bundle{TrustDomain: trustDomain})
 	authority := newAuthority(trustDomain)
-	added := must(s.local.bundles.AppendBundle(ctx, &bundlev1.AppendBundleRequest{
+	added := must(s.operator.bundles.AppendBundle(ctx, &bundlev1.AppendBundleRequest{
 		X509Authorities: []*types.X509Certificate{authority},
 	}))
 	same("append: one more", len(added.X509Authorities), len(own.X509Authorities)+1)
 	check("append: the sequence number rises", added.SequenceNumber > own.SequenceNumber, "%d, before %d",
 		added.SequenceNumber, own.SequenceNumber)
-	again := must(s.local.bundles.AppendBundle(ctx, &bundlev1.AppendBundleRequest{
+	again := must(s.operator.bundles.AppendBundle(ctx, &bundlev1.AppendBundleRequest{
 		X509Authorities: []*types.X509Certificate{authority}, OutputMask: &types.BundleMask{X509Authorities: true},
 	}))
 	same("append: the same again is nothing new", len(again.X509Authorities), len(added.X509Authorities))
@@ -90,7 +90,7 @@ func ownBundle(ctx context.Context, s *scene, agent *attested) {
 		"a key that is none": {JwtAuthorities: []*types.JWTKey{{KeyId: "k", PublicKey: []byte("x")}}},
 		"a WIT key":          {WitAuthorities: []*types.WITKey{{KeyId: "k"}}},
 	} {
-		_, err := s.local.bundles.AppendBundle(ctx, bad)
+		_, err := s.operator.bundles.AppendBundle(ctx, bad)
 		ends("append: "+why, err, codes.InvalidArgument)
 	}
 	_, err := s.holder(ctx, agent, "/below", func(entry *types.Entry) { entry.Downstream = true }).bundles.
@@ -99,10 +99,12 @@ func ownBundle(ctx context.Context, s *scene, agent *attested) {
 }
 
 func federated(ctx context.Context, s *scene, agent *attested) {
-	count := func() int { return int(must(s.local.bundles.CountBundles(ctx, &bundlev1.CountBundlesRequest{})).Count) }
+	count := func() int {
+		return int(must(s.operator.bundles.CountBundles(ctx, &bundlev1.CountBundlesRequest{})).Count)
+	}
 	same("bundles: the own one counts", count(), 1)
 	b, c := newBundle("b.example"), newBundle("c.example")
-	created := must(s.local.bundles.BatchCreateFederatedBundle(ctx, &bundlev1.BatchCreateFederatedBundleRequest{
+	created := must(s.operator.bundles.BatchCreateFederatedBundle(ctx, &bundlev1.BatchCreateFederatedBundleRequest{
 		Bundle: []*types.Bundle{
 			b, b, newBundle(trustDomain), {TrustDomain: "BAD NAME"}, {TrustDomain: "d.example", X509Authorities: []*types.X509Certificate{{Asn1: []byte("x")}}}, c,
 		},
@@ -118,14 +120,14 @@ func federated(ctx context.Context, s *scene, agent *attested) {
 	for name, code := range map[string]codes.Code{
 		"none.example": codes.NotFound, trustDomain: codes.InvalidArgument, "": codes.InvalidArgument, "a b": codes.InvalidArgument,
 	} {
-		_, err := s.local.bundles.GetFederatedBundle(ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: name})
+		_, err := s.operator.bundles.GetFederatedBundle(ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: name})
 		ends(fmt.Sprintf("bundles: get %q", name), err, code)
 	}
 	listFederated(ctx, s, b, c)
 
 	changed := newBundle("b.example")
 	changed.RefreshHint = 60
-	updated := must(s.local.bundles.BatchUpdateFederatedBundle(ctx, &bundlev1.BatchUpdateFederatedBundleRequest{
+	updated := must(s.operator.bundles.BatchUpdateFederatedBundle(ctx, &bundlev1.BatchUpdateFederatedBundleRequest{
 		Bundle: []*types.Bundle{changed, newBundle("none.example")}, InputMask: &types.BundleMask{RefreshHint: true},
 	}))
 	wanted := proto.Clone(b).(*types.Bundle)
@@ -134,14 +136,14 @@ func federated(ctx context.Context, s *scene, agent *attested) {
 	wanted.SequenceNumber = updated.Results[0].Bundle.GetSequenceNumber()
 	same("bundles: updated by mask", updated.Results[0].Bundle, wanted)
 	item("bundles: updated what is not there", updated.Results[1].Status, codes.NotFound)
-	set := must(s.local.bundles.BatchSetFederatedBundle(ctx, &bundlev1.BatchSetFederatedBundleRequest{
+	set := must(s.operator.bundles.BatchSetFederatedBundle(ctx, &bundlev1.BatchSetFederatedBundleRequest{
 		Bundle: []*types.Bundle{changed, newBundle("d.example"), newBundle(trustDomain)}, OutputMask: &types.BundleMask{RefreshHint: true},
 	}))
 	for n, code := range []codes.Code{codes.OK, codes.OK, codes.InvalidArgument} {
 		item(fmt.Sprintf("bundles: set, result %d", n), set.Results[n].Status, code)
 	}
 	same("bundles: set, by mask", set.Results[0].Bundle, &types.Bundle{TrustDomain: "b.example", RefreshHint: 60})
-	now := must(s.local.bundles.GetFederatedBundle(ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: "b.example"}))
+	now := must(s.operator.bundles.GetFederatedBundle(ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: "b.example"}))
 	same("bundles: set replaces", now.X509Authorities[0].Asn1, changed.X509Authorities[0].Asn1)
 }
 
@@ -150,7 +152,7 @@ func listFederated(ctx context.Context, s *scene, wanted ...*types.Bundle) {
 		var all []*types.Bundle
 		request := &bundlev1.ListFederatedBundlesRequest{PageSize: size}
 		for {
-			page := must(s.local.bundles.ListFederatedBundles(ctx, request))
+			page := must(s.operator.bundles.ListFederatedBundles(ctx, request))
 			all = append(all, page.Bundles...)
 			request.PageToken = page.NextPageToken
 			if page.NextPageToken == "" {
@@ -170,7 +172,7 @@ func removedBundles(ctx context.Context, s *scene) {
 	entry.FederatesWith = []string{"b.example", "c.example"}
 	made := s.create(ctx, entry)
 	remove := func(mode bundlev1.BatchDeleteFederatedBundleRequest_Mode, names ...string) []*bundlev1.BatchDeleteFederatedBundleResponse_Result {
-		return must(s.local.bundles.BatchDeleteFederatedBundle(ctx, &bundlev1.BatchDeleteFederatedBundleRequest{
+		return must(s.operator.bundles.BatchDeleteFederatedBundle(ctx, &bundlev1.BatchDeleteFederatedBundleRequest{
 			TrustDomains: names, Mode: mode,
 		})).Results
 	}
@@ -180,12 +182,12 @@ func removedBundles(ctx context.Context, s *scene) {
 	}
 	same("bundles: results name the trust domain", results[0].TrustDomain, "b.example")
 	item("bundles: removed with DISSOCIATE", remove(bundlev1.BatchDeleteFederatedBundleRequest_DISSOCIATE, "b.example")[0].Status, codes.OK)
-	now := must(s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: made.Id}))
+	now := must(s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: made.Id}))
 	same("bundles: the entry is left, without it", strings.Join(now.FederatesWith, " "), "c.example")
 	check("bundles: and its revision rose", now.RevisionNumber > made.RevisionNumber, "%d", now.RevisionNumber)
 	item("bundles: removed with DELETE", remove(bundlev1.BatchDeleteFederatedBundleRequest_DELETE, "c.example")[0].Status, codes.OK)
-	_, err := s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: made.Id})
+	_, err := s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: made.Id})
 	ends("bundles: the entry went with it", err, codes.NotFound)
-	_, err = s.local.bundles.BatchDeleteFederatedBundle(ctx, &bundlev1.BatchDeleteFederatedBundleRequest{Mode: 9})
+	_, err = s.operator.bundles.BatchDeleteFederatedBundle(ctx, &bundlev1.BatchDeleteFederatedBundleRequest{Mode: 9})
 	ends("bundles: a mode that is none", err, codes.InvalidArgument)
 }

@@ -50,7 +50,7 @@ func controller(ctx context.Context, s *scene) {
 	s.create(ctx, newEntry("/not/of/the/controller", id("/spire/agent/k8s_psat/c/node"), "unix:uid:1"))
 	same("controller: updates and deletes", s.reconcile(ctx, declared), work{update: 70, remove: 251})
 	same("controller: then nothing is left to do, again", s.reconcile(ctx, declared), work{})
-	count := must(s.local.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{}))
+	count := must(s.operator.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{}))
 	same("controller: what is there is what is declared", int(count.Count), len(declared))
 }
 
@@ -60,7 +60,7 @@ func probe(ctx context.Context, s *scene) {
 	wanted := newEntry(path, id(path), "a:1")
 	wanted.X509SvidTtl, wanted.JwtSvidTtl, wanted.StoreSvid, wanted.Hint = 60, 60, true, "hint"
 	for _, turn := range []codes.Code{codes.OK, codes.AlreadyExists} {
-		answer := must(s.local.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: []*types.Entry{wanted}}))
+		answer := must(s.operator.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: []*types.Entry{wanted}}))
 		if !item("controller: the probe entry", answer.Results[0].Status, turn) {
 			return
 		}
@@ -77,7 +77,7 @@ func probe(ctx context.Context, s *scene) {
 // federation is what the controller sees of a service that is not there: it logs that it cannot list relationships, and
 // its other loops go on.
 func federation(ctx context.Context, s *scene) {
-	api := trustdomainv1.NewTrustDomainClient(s.local.conn)
+	api := trustdomainv1.NewTrustDomainClient(s.operator.conn)
 	_, err := api.ListFederationRelationships(ctx, &trustdomainv1.ListFederationRelationshipsRequest{PageSize: controllerList})
 	ends("controller: ListFederationRelationships", err, codes.Unimplemented)
 	_, err = api.BatchCreateFederationRelationship(ctx, &trustdomainv1.BatchCreateFederationRelationshipRequest{})
@@ -93,11 +93,11 @@ func webhook(ctx context.Context, s *scene) {
 	names := []string{"spire-controller-manager-webhook-service.spire-system.svc"}
 	csr, key := newCSRWith(&x509.CertificateRequest{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names},
 		"spiffe://example.org/spire-controller-manager-webhook")
-	minted := must(s.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr, Ttl: 3600}))
+	minted := must(s.operator.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr, Ttl: 3600}))
 	leaf := asSVID(minted.Svid, key).Certificates[0]
 	same("controller: the webhook's ID", minted.Svid.Id, id("/spire-controller-manager-webhook"))
 	same("controller: the webhook's names", leaf.DNSNames, names)
-	bundle := must(s.local.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{}))
+	bundle := must(s.operator.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{}))
 	roots := x509.NewCertPool()
 	for _, authority := range bundle.X509Authorities {
 		roots.AddCert(must(x509.ParseCertificate(authority.Asn1)))
@@ -142,7 +142,7 @@ func (s *scene) reconcile(ctx context.Context, declared map[string]*types.Entry)
 	})
 	inBatches(create, controllerPut, func(batch []*types.Entry) { done.create += len(s.createAll(ctx, batch)) })
 	inBatches(update, controllerPut, func(batch []*types.Entry) {
-		answer := must(s.local.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{Entries: batch}))
+		answer := must(s.operator.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{Entries: batch}))
 		for _, result := range answer.Results {
 			if codes.Code(result.Status.GetCode()) == codes.OK {
 				done.update++

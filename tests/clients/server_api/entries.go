@@ -22,8 +22,8 @@ func entries(ctx context.Context, s *scene) {
 	wanted := proto.Clone(whole).(*types.Entry)
 	wanted.Id, wanted.CreatedAt, wanted.RevisionNumber = made.Id, made.CreatedAt, made.RevisionNumber
 	same("create: all else comes back as it was stated", made, wanted)
-	same("get: the same", must(s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: made.Id})), wanted)
-	_, err := s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: "no-such-entry"})
+	same("get: the same", must(s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: made.Id})), wanted)
+	_, err := s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: "no-such-entry"})
 	ends("get: what is not there", err, codes.NotFound)
 
 	outputMasks(ctx, s, made)
@@ -60,10 +60,10 @@ func outputMasks(ctx context.Context, s *scene, entry *types.Entry) {
 		if entry.ProtoReflect().Has(field) {
 			wanted.ProtoReflect().Set(field, entry.ProtoReflect().Get(field))
 		}
-		seen := must(s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: entry.Id, OutputMask: mask}))
+		seen := must(s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: entry.Id, OutputMask: mask}))
 		same("mask: "+string(bit.Name()), seen, wanted)
 	}
-	none := must(s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: entry.Id, OutputMask: &types.EntryMask{}}))
+	none := must(s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: entry.Id, OutputMask: &types.EntryMask{}}))
 	same("mask: an empty one leaves the ID", none, &types.Entry{Id: entry.Id})
 }
 
@@ -107,7 +107,7 @@ func creations(ctx context.Context, s *scene, made *types.Entry) {
 	for _, item := range cases {
 		request.Entries = append(request.Entries, item.entry)
 	}
-	answer := must(s.local.entries.BatchCreateEntry(ctx, request))
+	answer := must(s.operator.entries.BatchCreateEntry(ctx, request))
 	if !check("create: one result for each, in order", len(answer.Results) == len(cases), "%d", len(answer.Results)) {
 		return
 	}
@@ -118,7 +118,7 @@ func creations(ctx context.Context, s *scene, made *types.Entry) {
 	same("create: AlreadyExists by ID as well", answer.Results[2].Entry.GetSpiffeId(), chosen.SpiffeId)
 	same("create: AlreadyExists within the batch as well", answer.Results[3].Entry.GetId(), chosen.Id)
 	check("create: what is refused has no entry", answer.Results[5].Entry == nil, "%v", answer.Results[5].Entry)
-	masked := must(s.local.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{
+	masked := must(s.operator.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{
 		Entries: []*types.Entry{twin}, OutputMask: &types.EntryMask{Hint: true},
 	}))
 	same("create: the mask counts for what is there, too", masked.Results[0].Entry, &types.Entry{Id: made.Id, Hint: made.Hint})
@@ -126,7 +126,7 @@ func creations(ctx context.Context, s *scene, made *types.Entry) {
 	for n := range tooMany {
 		tooMany[n] = newEntry(fmt.Sprintf("/many/%d", n), parent, "unix:uid:1")
 	}
-	_, err := s.local.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: tooMany})
+	_, err := s.operator.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: tooMany})
 	ends("create: 1001 are too many", err, codes.InvalidArgument)
 }
 
@@ -171,7 +171,7 @@ func updates(ctx context.Context, s *scene, entry *types.Entry) {
 	other := s.create(ctx, newEntry("/update/other", entry.ParentId, "unix:uid:1"))
 	like := newEntry("/update/other", entry.ParentId, "unix:uid:1")
 	like.Id = entry.Id
-	answer := must(s.local.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
+	answer := must(s.operator.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
 		Entries: []*types.Entry{
 			{Id: "no-such-entry", Hint: "x"}, {Hint: "x"}, {Id: other.Id, Hint: "fine"}, {Id: other.Id, Hint: "a\nb"},
 		},
@@ -183,7 +183,7 @@ func updates(ctx context.Context, s *scene, entry *types.Entry) {
 	item("update: beside others that fail", answer.Results[2].Status, codes.OK)
 	same("update: by the output mask", answer.Results[2].Entry, &types.Entry{Id: other.Id, Hint: "fine"})
 	item("update: to what is no hint", answer.Results[3].Status, codes.InvalidArgument)
-	answer = must(s.local.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
+	answer = must(s.operator.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
 		Entries: []*types.Entry{like}, InputMask: &types.EntryMask{SpiffeId: true, ParentId: true, Selectors: true},
 	}))
 	item("update: to what is there already", answer.Results[0].Status, codes.AlreadyExists)
@@ -191,13 +191,13 @@ func updates(ctx context.Context, s *scene, entry *types.Entry) {
 
 func deletions(ctx context.Context, s *scene) {
 	entry := s.create(ctx, newEntry("/delete", id("/spire/agent/x509pop/a"), "unix:uid:1"))
-	answer := must(s.local.entries.BatchDeleteEntry(ctx, &entryv1.BatchDeleteEntryRequest{
+	answer := must(s.operator.entries.BatchDeleteEntry(ctx, &entryv1.BatchDeleteEntryRequest{
 		Ids: []string{"no-such-entry", entry.Id, "", entry.Id},
 	}))
 	for n, code := range []codes.Code{codes.NotFound, codes.OK, codes.InvalidArgument, codes.NotFound} {
 		item(fmt.Sprintf("delete: result %d", n), answer.Results[n].Status, code)
 	}
 	same("delete: results name the IDs", answer.Results[1].Id, entry.Id)
-	_, err := s.local.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: entry.Id})
+	_, err := s.operator.entries.GetEntry(ctx, &entryv1.GetEntryRequest{Id: entry.Id})
 	ends("delete: it is gone", err, codes.NotFound)
 }

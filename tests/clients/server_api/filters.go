@@ -82,7 +82,7 @@ func filters(ctx context.Context, s *scene) {
 			seen := strings.Join(ids(all), "")
 			check(fmt.Sprintf("filters: %s, pages of %d", wanted.why, size), seen == wanted.wanted, "%q in %d pages", seen, pages)
 		}
-		count, err := s.local.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{Filter: countFilter(wanted.filter)})
+		count, err := s.operator.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{Filter: countFilter(wanted.filter)})
 		check("filters: counted, "+wanted.why, err == nil && int(count.Count) == len(wanted.wanted), "%v %v", count, err)
 	}
 	for why, bad := range map[string]*listFilter{
@@ -92,9 +92,9 @@ func filters(ctx context.Context, s *scene) {
 		"no trust domains":        byFederation(types.FederatesWithMatch_MATCH_EXACT),
 		"a path that is none":     {BySpiffeId: id("//")},
 	} {
-		_, err := s.local.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{Filter: bad})
+		_, err := s.operator.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{Filter: bad})
 		ends("filters: "+why, err, codes.InvalidArgument)
-		_, err = s.local.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{Filter: countFilter(bad)})
+		_, err = s.operator.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{Filter: countFilter(bad)})
 		ends("filters: counted, "+why, err, codes.InvalidArgument)
 	}
 	pageTokens(ctx, s)
@@ -114,7 +114,7 @@ func countFilter(filter *listFilter) *entryv1.CountEntriesRequest_Filter {
 func (s *scene) listAll(ctx context.Context, request *entryv1.ListEntriesRequest) ([]*types.Entry, int) {
 	var all []*types.Entry
 	for pages := 1; ; pages++ {
-		page := must(s.local.entries.ListEntries(ctx, request))
+		page := must(s.operator.entries.ListEntries(ctx, request))
 		all = append(all, page.Entries...)
 		if page.NextPageToken == "" {
 			return all, pages
@@ -124,14 +124,14 @@ func (s *scene) listAll(ctx context.Context, request *entryv1.ListEntriesRequest
 }
 
 func pageTokens(ctx context.Context, s *scene) {
-	first := must(s.local.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{PageSize: 2}))
+	first := must(s.operator.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{PageSize: 2}))
 	check("pages: as many as asked for, and a token", len(first.Entries) == 2 && first.NextPageToken != "", "%v", first)
 	// Between two pages the world changes: what was there all the time is listed once.
 	extra := newEntry("/x", id("/spire/agent/x509pop/3"), "t:9")
 	extra.Id = "aa"
 	s.create(ctx, extra)
 	s.delete(ctx, "b")
-	rest := must(s.local.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{PageToken: first.NextPageToken}))
+	rest := must(s.operator.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{PageToken: first.NextPageToken}))
 	same("pages: the next one begins where the last one ended", ids(rest.Entries), []string{"c", "d", "e"})
 	same("pages: the last one has no token", rest.NextPageToken, "")
 	for why, request := range map[string]*entryv1.ListEntriesRequest{
@@ -139,10 +139,10 @@ func pageTokens(ctx context.Context, s *scene) {
 		"a token of another filter":  {PageToken: first.NextPageToken, Filter: &listFilter{BySpiffeId: id("/x")}},
 		"a negative number of items": {PageSize: -1},
 	} {
-		_, err := s.local.entries.ListEntries(ctx, request)
+		_, err := s.operator.entries.ListEntries(ctx, request)
 		ends("pages: "+why, err, codes.InvalidArgument)
 	}
-	masked := must(s.local.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{OutputMask: &types.EntryMask{Hint: true}}))
+	masked := must(s.operator.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{OutputMask: &types.EntryMask{Hint: true}}))
 	bare := !slices.ContainsFunc(masked.Entries, func(entry *types.Entry) bool {
 		return entry.Id == "" || entry.SpiffeId != nil || len(entry.Selectors) > 0
 	})

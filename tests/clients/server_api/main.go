@@ -37,6 +37,7 @@ var sections = map[string]func(context.Context, *scene){
 
 // Options that only some sections look at.
 var (
+	remote          = flag.Bool("remote", false, "operate over TCP as spiffe://example.org/operator, who is to be in admin_ids")
 	nodeCertificate = flag.String("node-certificate", "", "PEM file of a node, for x509pop")
 	nodeKey         = flag.String("node-key", "", "PEM file with its key")
 	authorizedCount = flag.Int("authorized", 2000, "entries of one agent, for many")

@@ -44,7 +44,7 @@ func many(ctx context.Context, s *scene) {
 
 	s.listMany(ctx, "all", nil, *listedCount)
 	s.listMany(ctx, "those of one parent", &listFilter{ByParentId: agent.id}, count)
-	counted := must(s.local.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{}))
+	counted := must(s.operator.entries.CountEntries(ctx, &entryv1.CountEntriesRequest{}))
 	same("many: counted", int(counted.Count), *listedCount)
 	if count < 15_000 {
 		return

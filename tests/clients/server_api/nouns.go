@@ -34,7 +34,7 @@ func (s *scene) create(ctx context.Context, entry *types.Entry) *types.Entry {
 
 // createAll makes entries in one call.
 func (s *scene) createAll(ctx context.Context, wanted []*types.Entry) []*types.Entry {
-	answer := must(s.local.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: wanted}))
+	answer := must(s.operator.entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: wanted}))
 	var all []*types.Entry
 	for n, result := range answer.Results {
 		if codes.Code(result.Status.GetCode()) != codes.OK {
@@ -46,7 +46,7 @@ func (s *scene) createAll(ctx context.Context, wanted []*types.Entry) []*types.E
 }
 
 func (s *scene) update(ctx context.Context, entry *types.Entry, mask *types.EntryMask) *types.Entry {
-	answer := must(s.local.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
+	answer := must(s.operator.entries.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
 		Entries: []*types.Entry{entry}, InputMask: mask,
 	}))
 	if result := answer.Results[0]; codes.Code(result.Status.GetCode()) != codes.OK {
@@ -56,7 +56,7 @@ func (s *scene) update(ctx context.Context, entry *types.Entry, mask *types.Entr
 }
 
 func (s *scene) delete(ctx context.Context, ids ...string) {
-	answer := must(s.local.entries.BatchDeleteEntry(ctx, &entryv1.BatchDeleteEntryRequest{Ids: ids}))
+	answer := must(s.operator.entries.BatchDeleteEntry(ctx, &entryv1.BatchDeleteEntryRequest{Ids: ids}))
 	for _, result := range answer.Results {
 		if codes.Code(result.Status.GetCode()) != codes.OK {
 			panic(fmt.Sprintf("%v", result))

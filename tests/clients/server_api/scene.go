@@ -31,8 +31,11 @@ const trustDomain = "example.org"
 type scene struct {
 	address string
 	roots   *x509bundle.Bundle
-	local   *caller
-	conns   []*grpc.ClientConn
+	// Whoever runs this, on the local socket.
+	local *caller
+	// An administrator: the same, or one who comes over TCP with an SVID.
+	operator *caller
+	conns    []*grpc.ClientConn
 }
 
 // caller is one connection, with all services of it.
@@ -56,6 +59,12 @@ func openScene(ctx context.Context, socket, address string) *scene {
 	conn := must(grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials())))
 	scene.local = scene.over(conn)
 	scene.roots = scene.fetchRoots(ctx)
+	scene.operator = scene.local
+	if *remote {
+		csr, key := newCSR("spiffe://" + trustDomain + "/operator")
+		minted := must(scene.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr}))
+		scene.operator = scene.as(asSVID(minted.Svid, key))
+	}
 	return scene
 }
 
@@ -152,7 +161,7 @@ func attestParams(kind string, payload, csr []byte) *agentv1.AttestAgentRequest 
 
 // join attests a new agent by a join token and connects as it.
 func (s *scene) join(ctx context.Context) *attested {
-	token := must(s.local.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 600}))
+	token := must(s.operator.agents.CreateJoinToken(ctx, &agentv1.CreateJoinTokenRequest{Ttl: 600}))
 	csr, key := newCSR()
 	answer := must(s.anonymous().attest(ctx, "join_token", []byte(token.Value), csr))
 	result := answer.GetResult().GetSvid()

@@ -82,15 +82,15 @@ func svids(ctx context.Context, s *scene) {
 
 func minting(ctx context.Context, s *scene) {
 	csr, key := newCSR("spiffe://example.org/minted")
-	minted := must(s.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr, Ttl: 120}))
+	minted := must(s.operator.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr, Ttl: 120}))
 	same("mint: the ID is the CSR's", minted.Svid.Id, id("/minted"))
 	leaf := asSVID(minted.Svid, key).Certificates[0]
 	left := time.Until(leaf.NotAfter)
 	check("mint: the lifetime that was asked for", left > 100*time.Second && left <= 120*time.Second, "%v", left)
 	check("mint: verifies by the bundle", verifies(s, minted.Svid, key), "")
-	byDefault := must(s.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr}))
+	byDefault := must(s.operator.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr}))
 	check("mint: 0 is the server's lifetime", byDefault.Svid.ExpiresAt > minted.Svid.ExpiresAt, "")
-	listed := must(s.local.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{
+	listed := must(s.operator.entries.ListEntries(ctx, &entryv1.ListEntriesRequest{
 		Filter: &entryv1.ListEntriesRequest_Filter{BySpiffeId: id("/minted")},
 	}))
 	same("mint: needs no entry and makes none", len(listed.Entries), 0)
@@ -100,18 +100,18 @@ func minting(ctx context.Context, s *scene) {
 		"an agent's ID": {"spiffe://example.org/spire/agent/x"}, "the server's ID": {"spiffe://example.org/spire/server"},
 	} {
 		csr, _ := newCSR(uris...)
-		_, err := s.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr})
+		_, err := s.operator.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr})
 		ends("mint: "+why, err, codes.InvalidArgument)
 	}
 	for _, ttl := range []int32{-1, 1} {
-		_, err := s.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr, Ttl: ttl})
+		_, err := s.operator.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: csr, Ttl: ttl})
 		ends(fmt.Sprintf("mint: ttl %d", ttl), err, codes.InvalidArgument)
 	}
-	_, err := s.local.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: []byte("x")})
+	_, err := s.operator.svids.MintX509SVID(ctx, &svidv1.MintX509SVIDRequest{Csr: []byte("x")})
 	ends("mint: no CSR", err, codes.InvalidArgument)
-	_, err = s.local.svids.MintJWTSVID(ctx, &svidv1.MintJWTSVIDRequest{Id: id("/minted"), Audience: []string{"a"}})
+	_, err = s.operator.svids.MintJWTSVID(ctx, &svidv1.MintJWTSVIDRequest{Id: id("/minted"), Audience: []string{"a"}})
 	ends("mint: JWT-SVIDs are said to be missing", err, codes.Unimplemented)
-	_, err = s.local.svids.MintWITSVID(ctx, &svidv1.MintWITSVIDRequest{Id: id("/minted")})
+	_, err = s.operator.svids.MintWITSVID(ctx, &svidv1.MintWITSVIDRequest{Id: id("/minted")})
 	ends("mint: WIT-SVIDs are said to be missing", err, codes.Unimplemented)
 }
 

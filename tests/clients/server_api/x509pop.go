@@ -47,7 +47,7 @@ func x509pop(ctx context.Context, s *scene) {
 	first, err := s.attestNode(ctx, leaf, key, nil)
 	ends("x509pop: attests", err, codes.OK)
 	same("x509pop: the ID is the certificate's SHA-1", first.id, wanted)
-	known := must(s.local.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: wanted}))
+	known := must(s.operator.agents.GetAgent(ctx, &agentv1.GetAgentRequest{Id: wanted}))
 	same("x509pop: the attestor", known.AttestationType, "x509pop")
 	same("x509pop: may attest again", known.CanReattest, true)
 	found := map[string]bool{}
@@ -72,10 +72,10 @@ func x509pop(ctx context.Context, s *scene) {
 	_, err = s.attestNode(ctx, leaf, key, func(answer *answerOfNode) { answer.ECDSA.Nonce = nil })
 	ends("x509pop: without a nonce of its own", err, codes.InvalidArgument)
 
-	must(s.local.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: wanted}))
+	must(s.operator.agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: wanted}))
 	_, err = s.attestNode(ctx, leaf, key, nil)
 	refused("x509pop: the banned do not attest", err, types.PermissionDeniedDetails_AGENT_BANNED)
-	must(s.local.agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: wanted}))
+	must(s.operator.agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: wanted}))
 	_, err = s.attestNode(ctx, leaf, key, nil)
 	ends("x509pop: the evicted may attest anew", err, codes.OK)
 }
