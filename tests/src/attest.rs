@@ -47,6 +47,27 @@ pub fn channel(port: u16, bundle: &Bundle, own: Option<&Credential>) -> Channel 
     tls_channel(&address, Arc::new(config), &ChannelSettings::default())
 }
 
+/// A channel as [`channel`]'s, anonymous, from another of the loopback addresses.
+pub fn channel_from(from: std::net::Ipv4Addr, port: u16, bundle: &Bundle) -> Channel {
+    use hyper_util::rt::TokioIo;
+    let crate::attack::Face::Server { tls, .. } = crate::attack::Face::server_at(port, bundle, from) else {
+        unreachable!("a server's face is a server's")
+    };
+    let connector = tokio_rustls::TlsConnector::from(tls);
+    let connect = move |_| {
+        let connector = connector.clone();
+        async move {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            let stream = socket.connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await?;
+            stream.set_nodelay(true)?;
+            let name = "127.0.0.1".try_into().expect("an address");
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    };
+    tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(connect))
+}
+
 /// A certificate request for a fresh key, and the key.
 pub fn csr() -> (Vec<u8>, KeyPair) {
     let key = KeyPair::generate().expect("a key");

@@ -7,8 +7,11 @@ use mayfly_tests::attack::Face;
 use mayfly_tests::attack::honest::Honest;
 use mayfly_tests::{Agent, AgentOptions, EntrySpec, Server, ServerOptions};
 
+mod connections;
+mod hoards;
 mod http2;
 mod processes;
+mod requests;
 
 /// Whose workload is honest.
 const USER: u32 = 41_001;

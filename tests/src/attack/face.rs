@@ -13,6 +13,7 @@ use rustls::time_provider::DefaultTimeProvider;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 
+use super::trial::{LAST, set_priority};
 use crate::frames::{self, Connection};
 use crate::{Agent, Caller, Server, TRUST_DOMAIN};
 
@@ -65,6 +66,11 @@ impl Face {
 
     /// The port of `server`, attacked from `from`.
     pub fn server(server: &Server, bundle: &Bundle, from: [u8; 4]) -> Self {
+        Self::server_at(server.port(), bundle, from.into())
+    }
+
+    /// The same, by its port.
+    pub fn server_at(port: u16, bundle: &Bundle, from: Ipv4Addr) -> Self {
         let bundles = BundleSet::new();
         bundles.publish([bundle]);
         let id: SpiffeId = format!("spiffe://{TRUST_DOMAIN}/spire/server")
@@ -72,8 +78,8 @@ impl Face {
             .expect("a SPIFFE ID");
         let verifier = SpiffeServerVerifier::new(Arc::new(bundles), Authorize::Id(id));
         Self::Server {
-            port: server.port(),
-            from: from.into(),
+            port,
+            from,
             tls: Arc::new(client_config(None, Arc::new(verifier), Arc::new(DefaultTimeProvider))),
         }
     }
@@ -89,7 +95,11 @@ impl Face {
     /// One attacker.
     pub fn stranger(&self) -> Stranger {
         let caller = match self {
-            Self::Agent { uid, .. } => Some(Caller::spawn(*uid)),
+            Self::Agent { uid, .. } => {
+                let caller = Caller::spawn(*uid);
+                set_priority(caller.pid(), LAST);
+                Some(caller)
+            }
             Self::Server { .. } => None,
         };
         Stranger {

@@ -135,7 +135,11 @@ impl Honest {
         }
     }
 
-    async fn call(&self) {
+    /// Asks on the connection that it has.
+    ///
+    /// # Panics
+    /// The answer is an error, or another than it should be.
+    pub async fn call(&self) {
         match self {
             Self::Workload { connection, id, .. } => fetch(connection, id).await,
             Self::Agent { connection, .. } => {
@@ -147,7 +151,11 @@ impl Honest {
         }
     }
 
-    async fn connect_and_call(&self) {
+    /// Asks on a new connection.
+    ///
+    /// # Panics
+    /// As [`Self::call`].
+    pub async fn connect_and_call(&self) {
         match self {
             Self::Workload { caller, socket, id, .. } => {
                 let connection = caller.lock().await.workload(socket);

@@ -6,13 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Pid, setpriority_process};
+
 use super::honest::{Honest, Waits};
 use super::http2::{Assault, Calls};
 use super::{Face, Memory, Stranger};
 use crate::{Millis, effort};
 
-/// How many times honest clients are seen without and with the attack.
-const TURNS: u32 = 3;
+/// Of the daemon and of honest clients.
+const FIRST: i32 = -15;
+/// Of attackers.
+pub(super) const LAST: i32 = 19;
 /// Goal L3.
 const SLOWER: u32 = 3;
 /// Below this, three times as long is what a busy machine does by itself.
@@ -27,6 +31,9 @@ pub struct Trial {
     honest: Honest,
     pid: u32,
     attackers: usize,
+    turns: u32,
+    calm: Duration,
+    storm: Duration,
 }
 
 /// What was seen.
@@ -39,6 +46,24 @@ pub struct Figures {
     blows: u64,
 }
 
+/// Tries until the verdict is good, three times at most, and prints what is seen each time: what the machine does besides
+/// may spoil one trial, what is wrong with the daemon spoils all of them.
+///
+/// # Panics
+/// All three missed goal L3.
+pub async fn withstands(mut trial: impl AsyncFnMut() -> Figures) {
+    let mut verdict = Ok(());
+    for _ in 0..3 {
+        let figures = trial().await;
+        println!("{figures}");
+        verdict = figures.verdict();
+        if verdict.is_ok() {
+            return;
+        }
+    }
+    panic!("{}, for the third time", verdict.expect_err("else it had returned"));
+}
+
 /// Threads that attack, until dropped.
 struct Attackers {
     stop: Arc<AtomicBool>,
@@ -46,17 +71,71 @@ struct Attackers {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// The daemon and this process come before what else the machine does, until dropped.
+struct First(u32);
+
+impl First {
+    fn of(daemon: u32) -> Self {
+        Self::set(daemon, FIRST);
+        Self(daemon)
+    }
+
+    fn set(daemon: u32, priority: i32) {
+        for process in [daemon, std::process::id()] {
+            set_priority(process, priority);
+        }
+        // Between sessions the kernel shares by this number alone, where it does so at all (sched(7), autogroup).
+        let _ = std::fs::write("/proc/self/autogroup", priority.to_string());
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        Self::set(self.0, 0);
+    }
+}
+
+/// Gives all threads that a process has a priority; those that they start inherit it. Only root can do without.
+pub(super) fn set_priority(process: u32, priority: i32) {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
+    for thread in threads.flatten() {
+        let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        // A thread may have ended meanwhile.
+        let _ = setpriority_process(number.and_then(Pid::from_raw), priority);
+    }
+}
+
 // === impl Trial ===
 
 impl Trial {
     /// Of `attack` on the daemon with this process ID, which serves `honest`.
     pub fn new(attack: impl Into<String>, pid: u32, honest: &Honest) -> Self {
+        let (calm, storm) = effort((600, 1_000), (3_000, 6_000));
         Self {
             name: attack.into(),
             honest: honest.clone(),
             pid,
             attackers: 2,
+            turns: 3,
+            calm: Duration::from_millis(calm),
+            storm: Duration::from_millis(storm),
         }
+    }
+
+    /// So many attackers at the same time, each a thread.
+    #[must_use]
+    pub fn attackers(mut self, attackers: usize) -> Self {
+        self.attackers = attackers;
+        self
+    }
+
+    /// As long as all turns together, but in one: for attacks that need time to unfold.
+    #[must_use]
+    pub fn in_one_turn(mut self) -> Self {
+        self.calm *= self.turns;
+        self.storm *= self.turns;
+        self.turns = 1;
+        self
     }
 
     /// Attacks by frames: connects, strikes until the connection is over, and connects again.
@@ -96,8 +175,7 @@ impl Trial {
     where
         A: FnMut(&dyn Fn() -> bool) -> u64 + Send + 'static,
     {
-        let (calm, storm) = effort((600, 1_000), (3_000, 6_000));
-        let (calm, storm) = (Duration::from_millis(calm), Duration::from_millis(storm));
+        let _first = First::of(self.pid);
         let (mut before, mut during) = (Waits::default(), Waits::default());
         // What is made on first use is not the attack's.
         self.honest
@@ -105,10 +183,10 @@ impl Trial {
             .await;
         let memory = Memory::watch(self.pid);
         let mut blows = 0;
-        for _ in 0..TURNS {
-            self.honest.ask_for(calm, &mut before).await;
+        for _ in 0..self.turns {
+            self.honest.ask_for(self.calm, &mut before).await;
             let attackers = Attackers::start((0..self.attackers).map(|_| attacker()).collect());
-            self.honest.ask_for(storm, &mut during).await;
+            self.honest.ask_for(self.storm, &mut during).await;
             blows += tokio::task::spawn_blocking(move || attackers.end())
                 .await
                 .expect("attackers end when they are told to");
@@ -134,8 +212,8 @@ impl Attackers {
         let threads = attackers.into_iter().map(|mut attack| {
             let (stop, blows) = (Arc::clone(&stop), Arc::clone(&blows));
             std::thread::spawn(move || {
-                // The value is that of the thread, and 19 the most that there is.
-                let _ = rustix::process::nice(19);
+                // Without a process it is this thread alone.
+                setpriority_process(None, LAST).expect("to give way is allowed to everybody");
                 let running = || !stop.load(Ordering::Relaxed);
                 while running() {
                     blows.fetch_add(attack(&running), Ordering::Relaxed);
@@ -158,30 +236,28 @@ impl Attackers {
 // === impl Figures ===
 
 impl Figures {
-    /// Prints the line of the table and fails where goal L3 is missed.
+    /// What of goal L3 is missed: honest clients waited more than three times as long, or the daemon grew by more than
+    /// 64 MiB.
     ///
-    /// # Panics
-    /// Honest clients waited more than three times as long, or the daemon grew by more than 64 MiB.
-    pub fn judge(&self) {
-        println!("{self}");
-        assert!(self.blows > 0, "{}: nothing was sent", self.name);
+    /// # Errors
+    /// It is.
+    pub fn verdict(&self) -> Result<(), String> {
+        if self.blows == 0 {
+            return Err(format!("{}: nothing was sent", self.name));
+        }
         for (what, before, during) in [
             ("calls", &self.before.calls, &self.during.calls),
             ("connections", &self.before.connections, &self.during.connections),
         ] {
             let (calm, storm) = (before.quantile(0.99), during.quantile(0.99));
-            assert!(
-                storm <= (calm * SLOWER).max(FLOOR),
-                "{}: p99 of honest {what} {calm:?} → {storm:?}",
-                self.name
-            );
+            if storm > (calm * SLOWER).max(FLOOR) {
+                return Err(format!("{}: p99 of honest {what} {calm:?} → {storm:?}", self.name));
+            }
         }
-        assert!(
-            self.growth_kib <= GROWTH_KIB,
-            "{}: the daemon grew by {} KiB",
-            self.name,
-            self.growth_kib
-        );
+        if self.growth_kib > GROWTH_KIB {
+            return Err(format!("{}: the daemon grew by {} KiB", self.name, self.growth_kib));
+        }
+        Ok(())
     }
 }
 

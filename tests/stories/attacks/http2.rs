@@ -1,8 +1,8 @@
 //! HTTP/2 turned against who speaks it.
 
 use mayfly_tests::Lane;
-use mayfly_tests::attack::Trial;
 use mayfly_tests::attack::http2::{self, Assault};
+use mayfly_tests::attack::{Trial, withstands};
 
 use super::Scene;
 
@@ -11,8 +11,11 @@ async fn each_face_withstands(attacks: &[(&str, Assault)]) {
     let mut scene = Scene::set().await;
     for (name, assault) in attacks {
         for (face, pid, honest) in scene.faces().await {
-            let trial = Trial::new(format!("{name}, {}", face.name()), pid, honest);
-            trial.by_frames(&face, *assault).await.judge();
+            withstands(async || {
+                let trial = Trial::new(format!("{name}, {}", face.name()), pid, honest);
+                trial.by_frames(&face, *assault).await
+            })
+            .await;
         }
     }
     scene.check_alive();

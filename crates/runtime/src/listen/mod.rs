@@ -24,6 +24,7 @@ mod unix;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub use metrics::ListenMetrics;
 pub use peer::{ConnInfo, Peer, UnixPeer};
 pub use unix::{UnixBindError, UnixSocket};
 
+use crate::open_files::is_near_limit;
 use crate::supervisor::TaskSet;
 use crate::telemetry::Chain;
 use connection::{Activity, Drive, End, PerConnection, WatchedIo};
@@ -64,6 +66,12 @@ pub trait Listener: Send + 'static {
     /// # Cancel safety
     /// Safe: a connection is either returned or left in the queue.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Socket, Peer)>> + Send;
+
+    /// Whether `socket` took one of the last file descriptors, which are kept for the work on connections that are there.
+    fn is_one_too_many(&self, socket: &Self::Socket) -> bool {
+        let _ = socket;
+        false
+    }
 
     /// Where it listens, for logs.
     fn address(&self) -> String;
@@ -208,7 +216,8 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
         // When this future is dropped, the connections go with it.
         let _abort = tasks.abort_on_drop();
         let (accepted_total, refused) = (metrics.accepted.clone(), metrics.refused_limit.clone());
-        let mut quiet = QuietWarnings::default();
+        // Each its own, so that one does not keep the other silent.
+        let (mut quiet, mut quiet_accept) = (QuietWarnings::default(), QuietWarnings::default());
         info!(listener = name, address = listener.address(), "listening");
         loop {
             let accepted = tokio::select! {
@@ -223,7 +232,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                     if is_of_one_connection(&error) {
                         debug!(listener = name, error = %Chain(&error), "connection was gone before it was accepted");
                     } else {
-                        quiet.warn(|missed| {
+                        quiet_accept.warn(|missed| {
                             warn!(listener = name, error = %Chain(&error), missed, "cannot accept connections");
                         });
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -231,6 +240,11 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                     continue;
                 }
             };
+            if listener.is_one_too_many(&socket) {
+                refused.inc();
+                quiet.warn(|missed| warn!(listener = name, missed, "almost no file descriptors left, refused"));
+                continue;
+            }
             let Some(counted) = counts.admit(&peer) else {
                 metrics.refused_peer_limit.inc();
                 quiet.warn(|missed| warn!(listener = name, %peer, missed, "too many connections of one peer, refused"));
@@ -319,6 +333,10 @@ impl Listener for TcpListener {
         Ok((socket, Peer::Tcp(address)))
     }
 
+    fn is_one_too_many(&self, socket: &TcpStream) -> bool {
+        is_near_limit(socket.as_raw_fd())
+    }
+
     fn address(&self) -> String {
         self.local_addr()
             .map_or_else(|_| "tcp".to_owned(), |address| address.to_string())
@@ -334,6 +352,10 @@ impl Listener for UnixSocket {
             .peer_cred()
             .map_err(|error| io::Error::new(io::ErrorKind::ConnectionAborted, error))?;
         Ok((socket, Peer::Unix(UnixPeer::from(credentials))))
+    }
+
+    fn is_one_too_many(&self, socket: &UnixStream) -> bool {
+        is_near_limit(socket.as_raw_fd())
     }
 
     fn address(&self) -> String {

@@ -1,3 +1,5 @@
+mod descent;
+
 use mayfly_model::BundleDeleteMode;
 use mayfly_svid::TrustAnchors;
 use mayfly_svid::verify::verify_x509_svid;
