@@ -10,7 +10,8 @@
 //!
 //! Bounds of what a caller may send: a message of 4 MiB (256 KiB where anybody may call), a batch of [`BATCH_MAX`]
 //! items (500 for SVIDs), a page of 1000 items, a reason of 1 KiB; `AttestAgent`, which anybody may call, has its own
-//! ([`limits`]). No memory is set aside by a number that a caller states.
+//! ([`limits`]). No memory is set aside by a number that a caller states. Lists have pages, and batches leave for another
+//! call what they could not show ([`batch`]): their answers are within the 4 MiB that gRPC's clients read.
 //!
 //! Not here: decisions (`app`), sockets and TLS (`mayfly_runtime::listen`). Start at [`SERVICES`], then `gate`.
 
