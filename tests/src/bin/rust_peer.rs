@@ -10,18 +10,22 @@
 )]
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mayfly_tests::lines::{commands, say};
 use rustls_pki_types::ServerName;
 use serde_json::json;
-use spiffe::X509Source;
+use spiffe::x509_source::SvidPicker;
+use spiffe::{X509Source, X509Svid};
 use spiffe_rustls::{authorizer, mtls_client, mtls_server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, oneshot};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(20);
@@ -50,36 +54,23 @@ fn main() -> Result<()> {
 }
 
 async fn run(endpoint: &str, peers: &str) -> Result<()> {
-    let source = match X509Source::builder().endpoint(endpoint).build().await {
-        Ok(source) => source,
-        Err(error) => {
-            say(&json!({"event": "no_source", "error": format!("{error:?}")}));
-            return Ok(());
-        }
+    let gate = Arc::new(Gate::default());
+    let Some((acceptor, connector)) = follow(endpoint.to_owned(), peers.to_owned(), Arc::clone(&gate)).await? else {
+        return Ok(());
     };
-    let acceptor = TlsAcceptor::from(Arc::new(
-        mtls_server(source.clone())
-            .authorize(authorizer::exact(peers.split(','))?)
-            .build()?,
-    ));
-    let connector = TlsConnector::from(Arc::new(
-        mtls_client(source.clone())
-            .authorize(authorizer::exact(peers.split(','))?)
-            .build()?,
-    ));
     let counts = Arc::new(Counts::default());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     say(&json!({"event": "listening", "port": listener.local_addr()?.port()}));
 
-    tokio::spawn(tell_svids(source));
-    tokio::spawn(serve(listener, acceptor, Arc::clone(&counts)));
+    tokio::spawn(serve(listener, acceptor, Arc::clone(&counts), Arc::clone(&gate)));
 
     let mut commands = commands();
     let paused = Arc::new(AtomicBool::new(false));
     while let Some(command) = commands.recv().await {
         if let Some(port) = command["dial"].as_u64() {
             let (connector, counts, paused) = (connector.clone(), Arc::clone(&counts), Arc::clone(&paused));
-            tokio::spawn(async move { dial(u16::try_from(port).unwrap_or(0), &connector, &counts, &paused).await });
+            let gate = Arc::clone(&gate);
+            tokio::spawn(async move { dial(u16::try_from(port)?, &connector, &counts, &paused, &gate).await });
         }
         if let Some(pause) = command["pause"].as_bool() {
             paused.store(pause, Ordering::Relaxed);
@@ -97,6 +88,90 @@ async fn run(endpoint: &str, peers: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Keeps the newest SVID and bundle, in a thread of its own. Nothing if there is no SVID to be had.
+async fn follow(endpoint: String, peers: String, gate: Arc<Gate>) -> Result<Option<(TlsAcceptor, TlsConnector)>> {
+    let (ready, made) = oneshot::channel();
+    std::thread::spawn(move || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let closing = Closing(Arc::clone(&gate));
+            let source = match X509Source::builder().endpoint(&endpoint).picker(closing).build().await {
+                Ok(source) => source,
+                Err(error) => {
+                    say(&json!({"event": "no_source", "error": format!("{error:?}")}));
+                    return Ok(());
+                }
+            };
+            let (server, server_status) = mtls_server(source.clone())
+                .authorize(authorizer::exact(peers.split(','))?)
+                .build_with_status()?;
+            let (client, client_status) = mtls_client(source.clone())
+                .authorize(authorizer::exact(peers.split(','))?)
+                .build_with_status()?;
+            let made = (
+                TlsAcceptor::from(Arc::new(server)),
+                TlsConnector::from(Arc::new(client)),
+            );
+            // Nobody waits for it any more: the program ends.
+            let _ = ready.send(made);
+            tokio::spawn(tell_svids(source));
+            loop {
+                gate.closed.notified().await;
+                for status in [&server_status, &client_status] {
+                    while status.current().source_revision != status.current().applied_revision {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                gate.open();
+            }
+        })
+    });
+    // Not made: there was no source, and that has been said.
+    Ok(made.await.ok())
+}
+
+/// Lets handshakes rest for the instant between a revision of the source and what spiffe-rustls makes of it.
+///
+/// In that instant it refuses them, as its documentation says; under load, some fall into it at each rotation.
+#[derive(Default)]
+struct Gate {
+    is_closed: Mutex<bool>,
+    opened: Condvar,
+    closed: Notify,
+}
+
+impl Gate {
+    /// Does no step of `talk` while the gate is closed.
+    async fn guard<T>(&self, talk: impl Future<Output = T>) -> T {
+        let mut talk = pin!(talk);
+        poll_fn(|context| {
+            let is_closed = self.is_closed.lock().expect("nobody panics with it");
+            let _open = self
+                .opened
+                .wait_while(is_closed, |closed| *closed)
+                .expect("nobody panics with it");
+            talk.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn open(&self) {
+        *self.is_closed.lock().expect("nobody panics with it") = false;
+        self.opened.notify_all();
+    }
+}
+
+/// Closes the gate when the source is about to have another revision: it asks then which SVID to take.
+struct Closing(Arc<Gate>);
+
+impl SvidPicker for Closing {
+    fn pick_svid(&self, svids: &[Arc<X509Svid>]) -> Option<usize> {
+        *self.0.is_closed.lock().expect("nobody panics with it") = true;
+        self.0.closed.notify_one();
+        (!svids.is_empty()).then_some(0)
+    }
 }
 
 /// One line for each SVID that came.
@@ -121,9 +196,9 @@ async fn tell_svids(source: X509Source) {
     }
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, counts: Arc<Counts>) {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, counts: Arc<Counts>, gate: Arc<Gate>) {
     while let Ok((tcp, _)) = listener.accept().await {
-        let (acceptor, counts) = (acceptor.clone(), Arc::clone(&counts));
+        let (acceptor, counts, gate) = (acceptor.clone(), Arc::clone(&counts), Arc::clone(&gate));
         tokio::spawn(async move {
             let talk = async {
                 let mut tls = acceptor.accept(tcp).await?;
@@ -135,7 +210,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, counts: Arc<Counts>
                 Ok(())
             };
             account(
-                within_deadline(talk).await,
+                within_deadline(gate.guard(talk)).await,
                 "serve",
                 &counts.served,
                 &counts.serve_failed,
@@ -144,7 +219,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, counts: Arc<Counts>
     }
 }
 
-async fn dial(port: u16, connector: &TlsConnector, counts: &Counts, paused: &AtomicBool) {
+async fn dial(port: u16, connector: &TlsConnector, counts: &Counts, paused: &AtomicBool, gate: &Gate) -> Result<()> {
     loop {
         if !paused.load(Ordering::Relaxed) {
             let talk = async {
@@ -157,7 +232,7 @@ async fn dial(port: u16, connector: &TlsConnector, counts: &Counts, paused: &Ato
                 ensure!(&reply == b"pong", "a strange answer");
                 Ok(())
             };
-            let outcome = within_deadline(talk).await;
+            let outcome = within_deadline(gate.guard(talk)).await;
             if outcome.is_ok() {
                 let mut ports = counts.ports.lock().expect("nobody panics with it");
                 *ports.entry(port).or_default() += 1;

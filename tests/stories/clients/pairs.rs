@@ -23,8 +23,8 @@ struct Peer {
 async fn every_language_talks_to_every_other_through_rotations_and_restarts() {
     let _lane = Lane::shared();
     let (rotations, restarts) = effort((4, 1), (50, 10));
-    // Several authorities and many SVIDs within the story.
-    let sections = "[authority]\nttl = \"60s\"\n[svid]\nx509_svid_ttl = \"16s\"\nagent_ttl = \"20s\"\n".into();
+    // Several authorities and many SVIDs within the story, and half a life that outlasts a restart and a client's wait.
+    let sections = "[authority]\nttl = \"75s\"\n[svid]\nx509_svid_ttl = \"24s\"\nagent_ttl = \"24s\"\n".into();
     let mut server = Server::start_with(ServerOptions {
         sections,
         ..Default::default()
@@ -47,6 +47,10 @@ async fn every_language_talks_to_every_other_through_rotations_and_restarts() {
             peer.program.expect("svid", PATIENCE).await;
         }
         println!("{:?}: everybody has had {rotation} SVIDs", begun.elapsed());
+        for peer in &peers {
+            let failed = peer.program.seen("failed");
+            assert!(failed.is_empty(), "{}: {failed:?}", peer.library.language());
+        }
         // In turn, so that neither is restarted while clients still come back from the other.
         if rotation * 2 * restarts / rotations > agent_restarts + server_restarts {
             if server_restarts == agent_restarts {
