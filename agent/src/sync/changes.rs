@@ -107,7 +107,10 @@ impl Changes {
         }
         // Named only to those who were told everything up to it.
         holdings.advance(beacon.revision);
-        if beacon.digest == 0 || holdings.agrees_with(beacon.entries, beacon.digest) {
+        if beacon
+            .digest
+            .is_none_or(|digest| holdings.agrees_with(beacon.entries, digest))
+        {
             return WatchEvent::Alive;
         }
         let revision = holdings.position().map_or(0, |position| position.revision);
@@ -118,5 +121,50 @@ impl Changes {
             "the server believes that other entries are held here, asking for all of them"
         );
         WatchEvent::Diverged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mayfly_proto::mayfly::agent::Update as Chunk;
+    use mayfly_svid::Bundle;
+
+    use super::super::holdings::tests::wire_entry;
+    use super::*;
+    use crate::view::ViewPublisher;
+
+    fn beacon(entries: u64, digest: Option<u64>) -> WatchResponse {
+        let beacon = Beacon {
+            revision: 1,
+            entries,
+            digest,
+            ..Beacon::default()
+        };
+        WatchResponse {
+            body: Some(watch_response::Body::Beacon(beacon)),
+        }
+    }
+
+    #[test]
+    fn an_agent_that_should_hold_nothing_and_does_hears_of_it() {
+        let own = Bundle::empty("td".parse().unwrap());
+        let mut holdings = Holdings::new("td".parse().unwrap(), Arc::new(ViewPublisher::new(own)));
+        let mut changes = Changes::default();
+        let chunk = Chunk {
+            history: "h".into(),
+            revision: 1,
+            snapshot: true,
+            entries: vec![wire_entry("a", "/a", 0)],
+            ..Chunk::default()
+        };
+        let update = WatchResponse {
+            body: Some(watch_response::Body::Update(chunk)),
+        };
+        changes.take(update, &mut holdings).unwrap();
+        let mut says = |message| changes.take(message, &mut holdings).unwrap();
+        assert_eq!(says(beacon(0, None)), WatchEvent::Alive);
+        assert_eq!(says(beacon(0, Some(0))), WatchEvent::Diverged);
     }
 }

@@ -371,7 +371,8 @@ impl Live {
             beacon.revision = observed.0;
             if Instant::now() >= self.digest_due && state.revision() == observed {
                 self.digest_due = Instant::now() + self.settings.digest_interval;
-                (beacon.entries, beacon.digest) = self.session.expected(&agent, &state, now.into());
+                let (entries, digest) = self.session.expected(&agent, &state, now.into());
+                (beacon.entries, beacon.digest) = (entries, Some(digest));
             }
         }
         Ok(beacon)

@@ -493,7 +493,7 @@ fn beacon(state: &State) -> Beacon {
         revision: state.revision,
         interval_ms: u32::try_from(state.beacon.as_millis()).unwrap(),
         entries: entries.len() as u64,
-        digest,
+        digest: Some(digest),
     }
 }
 
