@@ -22,6 +22,7 @@ pub mod output;
 pub mod parts;
 pub mod pin;
 pub mod process;
+pub mod report;
 pub mod run;
 pub mod target;
 pub mod workload;

@@ -1,11 +1,11 @@
 //! The command line of the program that takes the figures; see the library beside it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser};
-use mayfly_bench::{calibrate, output, run};
+use mayfly_bench::{calibrate, figure, output, report, run};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
@@ -22,6 +22,12 @@ enum Cli {
         figures: Vec<String>,
         #[command(flatten)]
         common: Common,
+    },
+    /// Render results, given as files, into the page of figures.
+    Report {
+        /// Results of `--json`; those of the system that is reported come first.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// What the machine can do, and nothing else.
     Calibrate(Common),
@@ -76,6 +82,11 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Cli::All(common) => (run::ALL.map(str::to_owned).to_vec(), common),
         Cli::Only { figures, common } => (figures, common),
         Cli::Calibrate(common) => (vec![], common),
+        Cli::Report { files } => {
+            let runs: Result<Vec<_>> = files.iter().map(|path| read(path)).collect();
+            print!("{}", report::page(&runs?)?);
+            return Ok(ExitCode::SUCCESS);
+        }
         Cli::CalibrationPeer { dir } => return calibrate::serve(&dir).await.map(|()| ExitCode::SUCCESS),
     };
     let server = match (common.server, common.admin, common.trust_domain) {
@@ -100,4 +111,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<figure::Run> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} holds no results", path.display()))
 }

@@ -38,7 +38,7 @@ pub async fn run(ctx: &mut Context) -> Result<()> {
     let mut first = None;
     let identity = target.join(1, None).await?.remove(0);
     let mut fleet = Fleet::new(&target, Following::Watch);
-    fleet.connect(&[identity.clone()], PATIENCE).await?;
+    fleet.connect(std::slice::from_ref(&identity), PATIENCE).await?;
     for size in sizes {
         if size <= filled || (size > crowd && !ctx.wants("c9")) {
             continue;
@@ -58,7 +58,7 @@ pub async fn run(ctx: &mut Context) -> Result<()> {
             if size == most {
                 figure = figure
                     .gate(Gate::AtMost(1.0))
-                    .with("times_the_smallest", cpu / smallest);
+                    .with("times_the_smallest", cpu / smallest.max(1.0));
             }
             let memory = target.process.memory()?;
             ctx.add(

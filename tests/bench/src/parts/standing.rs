@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use mayfly_tests::{Server, daemon::story_dir};
 use nix::sys::signal::Signal;
 
 use crate::calibrate::{Peer, handshakes};
 use crate::figure::{Figure, Gate};
-use crate::fleet::{Fleet, Following};
+use crate::fleet::Fleet;
 use crate::parts::probe::Probe;
 use crate::pin;
 use crate::process::{Memory, Process};
@@ -182,15 +182,17 @@ async fn storm(ctx: &mut Context, server: &mut Server, fleet: &Fleet) -> Result<
 async fn stop(server: &mut Server) -> Result<()> {
     let process = Process::new(server.daemon.pid());
     server.daemon.signal(Signal::SIGTERM);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !process.is_gone() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let status = server.daemon.wait(Duration::from_secs(1));
-    status
-        .success()
-        .then_some(())
-        .context("the server did not stop in order")
+    ensure!(
+        status.success(),
+        "the server did not stop in order: {status}\n{}",
+        server.daemon.log_tail()
+    );
+    Ok(())
 }
 
 async fn restart(server: &mut Server) -> Result<()> {
