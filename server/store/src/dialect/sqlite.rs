@@ -191,7 +191,8 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let refuse = |source: refinery::Error| StoreError::Migrate { source: source.into() };
-    let runner = migrations::runner();
+    // In one transaction, or a server that is killed between a step and the note that it was taken could never start again.
+    let runner = migrations::runner().set_grouped(true);
     let known = runner
         .get_migrations()
         .iter()

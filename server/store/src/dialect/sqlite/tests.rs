@@ -131,3 +131,35 @@ fn another_writer_is_noticed() {
     other.load().unwrap();
     assert_eq!(other.commit(&[note("b")]).unwrap().revision, Revision(2));
 }
+
+/// Where each commit in a WAL file ends (SQLite file format §4.1 and §4.2).
+fn commit_ends(wal: &[u8]) -> Vec<usize> {
+    let number = |at: usize| u32::from_be_bytes(wal[at..at + 4].try_into().unwrap()) as usize;
+    let frame = 24 + number(8);
+    (32..=wal.len() - frame)
+        .step_by(frame)
+        .filter(|&at| number(at + 4) != 0)
+        .map(|at| at + frame)
+        .collect()
+}
+
+#[test]
+fn a_first_start_that_was_cut_off_anywhere_can_be_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.db");
+    let _open = open_sqlite(&path, &own()).unwrap();
+    let (database, wal) = (
+        std::fs::read(&path).unwrap(),
+        std::fs::read(folder.path().join("server.db-wal")).unwrap(),
+    );
+    let ends = commit_ends(&wal);
+    assert!(ends.len() > 1, "{ends:?}");
+    for end in ends {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.db");
+        std::fs::write(&path, &database).unwrap();
+        std::fs::write(folder.path().join("server.db-wal"), &wal[..end]).unwrap();
+        let opened = open_sqlite(&path, &own());
+        assert!(opened.is_ok(), "cut off at {end}: {:?}", opened.err());
+    }
+}
