@@ -43,6 +43,8 @@ const REFUSED: BackoffPolicy = BackoffPolicy::new(Duration::from_secs(10), Durat
 const LOOK: Duration = Duration::from_secs(1);
 /// A connection that lived this long was a good one: the next pause is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// The agent's own SVID is not renewed more often than this, or than four times in its life.
+const RENEWAL_GAP: Duration = Duration::from_secs(60);
 /// How long the way to the server may take while the old connection still works.
 const HANDOVER: Duration = Duration::from_secs(10);
 
@@ -188,25 +190,30 @@ impl Keeper {
 
     async fn live(&mut self) -> Infallible {
         self.establish_trust().await;
-        let mut kept = self.kept.take();
+        let mut held = self.kept.take().map(|kept| (kept, true));
+        if let Some((kept, _)) = held.as_ref().filter(|(kept, _)| self.is_expired(kept)) {
+            warn!(not_after = %kept.svid().not_after(), "the agent's own SVID has expired, attesting anew");
+        }
         loop {
-            let now = Timestamp::from(self.joining.connector.clock().now());
-            let (identity, is_kept) = match kept.take() {
-                Some(kept) if !kept.is_expired(now) => (kept, true),
-                Some(kept) => {
-                    warn!(not_after = %kept.svid().not_after(), "the agent's own SVID has expired, attesting anew");
-                    self.join().await
-                }
-                None => self.join().await,
+            let (mut identity, mut is_kept) = match held.take() {
+                Some(held) if !self.is_expired(&held.0) => held,
+                held => self.join(held).await,
             };
             self.attested = None;
             let id = identity.svid().spiffe_id().clone();
-            let lost = self.serve(identity, is_kept).await;
+            let lost = self.serve(&mut identity, &mut is_kept).await;
+            // A clock that was set far ahead may be set right: then it has not expired after all.
+            let by_clock = lost == Lost::Expired && self.is_expired(&identity);
+            held = by_clock.then_some((identity, is_kept));
             self.link.set(None);
             self.follower = None;
             self.set_connected(false);
             self.lost(&id, lost);
         }
+    }
+
+    fn is_expired(&self, identity: &Identity) -> bool {
+        identity.is_expired(Timestamp::from(self.joining.connector.clock().now()))
     }
 
     async fn establish_trust(&mut self) {
@@ -231,8 +238,8 @@ impl Keeper {
         }
     }
 
-    /// Attests until it is done; says whether the identity is kept on disk.
-    async fn join(&mut self) -> (Arc<Identity>, bool) {
+    /// Attests until it is done, or until `held` is valid by the clock; says whether the identity is kept on disk.
+    async fn join(&mut self, held: Option<(Arc<Identity>, bool)>) -> (Arc<Identity>, bool) {
         let joining = Arc::clone(&self.joining);
         let (mut backoff, mut refused) = (CONNECT.start(), REFUSED.start());
         loop {
@@ -264,18 +271,19 @@ impl Keeper {
                 warn!(error = %Chain(&error), retry_in_ms, "this agent is not attested yet");
             }
             let deadline = Instant::now() + pause;
-            while error.is_permanent() && Instant::now() < deadline && joining.evidence.stamp() == stamp {
+            while Instant::now() < deadline && (!error.is_permanent() || joining.evidence.stamp() == stamp) {
+                if let Some(held) = held.as_ref().filter(|(held, _)| !self.is_expired(held)) {
+                    warn!("by the clock, which was set, the agent's own SVID is valid after all");
+                    return held.clone();
+                }
                 tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)).await;
-            }
-            if !error.is_permanent() {
-                tokio::time::sleep_until(deadline).await;
             }
         }
     }
 
     /// Follows the server and renews, as long as the agent has an identity.
-    async fn serve(&mut self, mut identity: Arc<Identity>, mut is_kept: bool) -> Lost {
-        let mut channel = match self.joining.connector.identified(&identity) {
+    async fn serve(&mut self, identity: &mut Arc<Identity>, is_kept: &mut bool) -> Lost {
+        let mut channel = match self.joining.connector.identified(identity) {
             Ok(channel) => channel,
             Err(error) => {
                 error!(error = %Chain(&error), "the agent's own SVID cannot be used, attesting anew");
@@ -283,12 +291,14 @@ impl Keeper {
             }
         };
         self.link.set(Some(channel.clone()));
+        let mut earliest = Instant::now();
         loop {
             self.metrics.own_svid_not_after.set(identity.svid().not_after().unix());
             let renewal = renewed(
                 Arc::clone(&self.joining),
-                Arc::clone(&identity),
-                is_kept,
+                Arc::clone(identity),
+                *is_kept,
+                earliest,
                 channel.clone(),
             );
             let next = tokio::select! {
@@ -299,12 +309,14 @@ impl Keeper {
                 Ok(next) => next,
                 Err(lost) => return lost,
             };
-            is_kept = self.joining.keep(&next);
+            *is_kept = self.joining.keep(&next);
             match self.joining.connector.identified(&next) {
                 Ok(next) => channel = next,
                 Err(error) => error!(error = %Chain(&error), "the renewed SVID cannot be used"),
             }
-            identity = next;
+            // By a clock far ahead it is over already. The server would be asked without end.
+            earliest = Instant::now() + (next.svid().not_after().since(next.svid().not_before()) / 4).min(RENEWAL_GAP);
+            *identity = next;
             self.hand_over(&channel).await;
         }
     }

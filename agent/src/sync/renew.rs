@@ -54,8 +54,8 @@ pub(super) enum Lost {
     Expired,
 }
 
-/// Waits until `identity` is to be renewed, and renews it; tries again until it is done or lost. While it waits it
-/// tries to keep it, if it is not `kept`: after a restart without it, used evidence would not get the agent in again.
+/// Waits until `identity` is to be renewed, but not before `earliest`, and renews it; tries again until it is done or
+/// lost. While it waits it tries to keep it, if it is not `kept`: after a restart without it, used evidence would not get the agent in again.
 ///
 /// # Errors
 /// The identity is lost: only attestation can help.
@@ -66,9 +66,10 @@ pub(super) async fn renewed(
     joining: Arc<Joining>,
     identity: Arc<Identity>,
     mut kept: bool,
+    earliest: Instant,
     channel: Channel,
 ) -> Result<Arc<Identity>, Lost> {
-    let mut due = Due::at(identity.renew_at(), joining.connector.clock().as_ref());
+    let mut due = Due::at(identity.renew_at(), earliest, joining.connector.clock().as_ref());
     while !due.wait(joining.connector.clock().as_ref()).await {
         kept = kept || joining.keep(&identity);
     }
@@ -121,13 +122,15 @@ fn report(error: &AttestError, identity: &Identity, pause: Duration) {
 struct Due {
     wall: Timestamp,
     mono: Instant,
+    earliest: Instant,
 }
 
 impl Due {
-    fn at(wall: Timestamp, clock: &dyn Clock) -> Self {
+    fn at(wall: Timestamp, earliest: Instant, clock: &dyn Clock) -> Self {
         Self {
             wall,
             mono: Instant::now() + wall.since(Timestamp::from(clock.now())),
+            earliest,
         }
     }
 
@@ -136,9 +139,11 @@ impl Due {
         let left = self
             .wall
             .since(Timestamp::from(clock.now()))
-            .min(self.mono - Instant::now());
+            .min(self.mono - Instant::now())
+            .max(self.earliest - Instant::now());
         tokio::time::sleep(left.min(LOOK)).await;
-        Timestamp::from(clock.now()) >= self.wall || Instant::now() >= self.mono
+        let now = Instant::now();
+        now >= self.earliest && (Timestamp::from(clock.now()) >= self.wall || now >= self.mono)
     }
 }
 
@@ -151,7 +156,7 @@ mod tests {
     async fn a_moment_comes_by_whichever_clock_is_first() {
         let start = Instant::now();
         let clock = LinkedClock::at_unix(1_000_000);
-        let mut due = Due::at(Timestamp::from_unix(1_001_800), clock.as_ref());
+        let mut due = Due::at(Timestamp::from_unix(1_001_800), start, clock.as_ref());
         assert!(!due.wait(clock.as_ref()).await);
         clock.jump(-600);
         while !due.wait(clock.as_ref()).await {}
@@ -161,9 +166,23 @@ mod tests {
             "not later because the wall clock was set back"
         );
 
-        let mut due = Due::at(Timestamp::from_unix(1_003_000), clock.as_ref());
+        let mut due = Due::at(Timestamp::from_unix(1_003_000), start, clock.as_ref());
         clock.jump(6_000);
         assert!(due.wait(clock.as_ref()).await);
         assert!(start.elapsed() < Duration::from_secs(1802));
+    }
+
+    // Attack 24: what comes is over by a clock that is far ahead, and asking again as fast as the server answers helps nobody.
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_that_is_past_when_it_is_set_comes_no_earlier_than_it_may() {
+        let start = Instant::now();
+        let clock = LinkedClock::at_unix(1_000_000);
+        let mut due = Due::at(
+            Timestamp::from_unix(999_000),
+            start + Duration::from_secs(90),
+            clock.as_ref(),
+        );
+        while !due.wait(clock.as_ref()).await {}
+        assert_eq!(start.elapsed().as_secs(), 90);
     }
 }

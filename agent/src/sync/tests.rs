@@ -404,7 +404,7 @@ async fn an_identity_that_found_the_disk_full_is_kept_as_soon_as_there_is_room()
     let identity = Identity::new(key, chain, true).unwrap();
     assert!(!joining.keep(&identity));
     let channel = joining.connector.anonymous();
-    let mut waiting = Box::pin(renewed(joining, identity, false, channel));
+    let mut waiting = Box::pin(renewed(joining, identity, false, tokio::time::Instant::now(), channel));
     assert!(timeout(Duration::from_secs(60), &mut waiting).await.is_err());
     std::fs::create_dir(&data_dir).unwrap();
     assert!(timeout(Duration::from_secs(31), &mut waiting).await.is_err());
