@@ -31,9 +31,14 @@ struct World {
 
 impl World {
     async fn new(of_server: bool) -> Self {
+        Self::with(of_server, "").await
+    }
+
+    /// With more lines of the server's section `svid`.
+    async fn with(of_server: bool, svid: &str) -> Self {
         let clock = SteppedClock::new();
         let mut server = Server::prepare(&ServerOptions {
-            sections: format!("[svid]\nx509_svid_ttl = \"{TTL}s\"\n"),
+            sections: format!("[svid]\nx509_svid_ttl = \"{TTL}s\"\n{svid}\n"),
             ..Default::default()
         });
         if of_server {
@@ -237,6 +242,42 @@ async fn an_agent_whose_clock_is_set_back_extends_nothing() {
         &format!(
             "renewed in time ({renewed:.1?}), new workload after {late:.0?}; without the server one of {TTL} s ended {over} s \
              after its end by the right clock, not extended; right again: served after {again:.1?}"
+        ),
+    );
+}
+
+// Attack 24
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_own_svid_is_over_by_a_wrong_clock_takes_it_up_again_when_the_clock_is_right() {
+    let _lane = Lane::shared();
+    let mut world = World::with(false, "agent_ttl = \"50s\"").await;
+    let first = serial(&world.long.workload(&world.agent.socket()).fetch().await.unwrap());
+
+    world.clock.set(STEP);
+    // By the agent's clock the server's certificate is over as well, so there is no new connection.
+    world.server.restart().await;
+    world
+        .agent
+        .wait_log("the agent's own SVID has expired, attesting anew", RECOVERY)
+        .await;
+    let answer = world.long.workload(&world.agent.socket()).fetch().await.unwrap();
+    assert_eq!(serial(&answer), first);
+
+    world.clock.set(0);
+    let begun = Instant::now();
+    world.hours_are_served().await;
+    let back = begun.elapsed();
+    assert_logged(&world.agent.daemon.log(), "valid after all");
+    assert_eq!(
+        world.server.admin().list_agents().await.len(),
+        1,
+        "it is the same agent"
+    );
+    seen(
+        "agent's clock past the end of its own SVID, its server restarted; then right again",
+        &format!(
+            "cached SVIDs are served; it does not forget its own, which a join token would not give again; right again: \
+             all served after {back:.1?}"
         ),
     );
 }

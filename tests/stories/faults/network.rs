@@ -103,8 +103,8 @@ async fn a_link_that_loses_everything_is_noticed_and_taken_up_again() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     network.cut();
     let begun = Instant::now();
-    server.admin().delete(&old).await;
     register(&server, &agent, "/new", USER, 3_600).await;
+    server.admin().delete(&old).await;
     agent.wait_log("no sign of life", RECOVERY).await;
     let noticed = begun.elapsed();
     assert_eq!(

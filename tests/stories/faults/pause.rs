@@ -42,8 +42,8 @@ async fn a_server_that_is_stopped_for_a_while_is_noticed_and_nothing_is_lost() {
     drop(paused);
     let ready = server.wait_ready().await;
     let begun = Instant::now();
-    server.admin().delete(&old).await;
     register(&server, &agent, "/new", USER, 3_600).await;
+    server.admin().delete(&old).await;
     while ids(&stream.next().await.expect("the stream stays")) != ["spiffe://example.org/new"] {}
     let back = begun.elapsed();
     seen(
