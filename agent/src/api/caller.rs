@@ -109,7 +109,13 @@ struct User {
     share: Semaphore,
     waiting: AtomicUsize,
     streams: AtomicUsize,
+    /// Its streams that ask for SVIDs at a time.
+    claiming: Semaphore,
 }
+
+/// Streams of one user that ask for SVIDs at a time. One worker answers everybody, in order: a user with a thousand
+/// streams has two before anybody else's, not all of them.
+const CLAIMING: usize = 2;
 
 /// One open stream of a caller, until dropped.
 pub(super) struct StreamSlot {
@@ -161,6 +167,12 @@ impl Caller {
     /// Follows what is known of it.
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// Waits for the turn of one of its user's streams to ask for SVIDs.
+    pub(super) async fn claiming(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so always granted.
+        self.user.claiming.acquire().await.ok()
     }
 
     /// Returns when the process has ended.
@@ -306,6 +318,7 @@ impl Callers {
             share: Semaphore::new(self.settings.attestations_at_a_time.div_ceil(4).max(1)),
             waiting: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            claiming: Semaphore::new(CLAIMING),
         });
         users.insert(uid, Arc::downgrade(&user));
         user

@@ -259,6 +259,11 @@ impl Feed {
     async fn items(&mut self, view: &View, entries: &[Arc<Entry>], wall: Timestamp) -> Result<Vec<Item>, End> {
         let wanted: BTreeSet<&EntryId> = entries.iter().map(|entry| &entry.id).collect();
         self.claims.retain(|id, _| wanted.contains(id));
+        let _turn = if self.claims.len() < wanted.len() {
+            self.caller.claiming().await
+        } else {
+            None
+        };
         let mut items = Vec::with_capacity(entries.len());
         for entry in entries {
             if !self.claims.contains_key(&entry.id) {

@@ -13,8 +13,9 @@ use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, PollSemaphore};
 use tower::{Service, ServiceExt};
 
 use super::peer::PeerRequests;
@@ -80,13 +81,21 @@ pub(super) struct PerConnection<S> {
     activity: Arc<Activity>,
 }
 
-/// A stream that tells whether the preface has come, and that is not read for longer than its turn.
+/// A stream that tells whether the preface has come, and that takes turns with the other connections of its peer.
+///
+/// A turn begins with a read and ends when there is nothing more to read, when an answer cannot be written, or after
+/// [`TURN`]. Only so many connections of a peer have their turn at a time: however many have something to say, others
+/// wait for these and not for all of them.
 #[derive(Debug)]
 pub(super) struct WatchedIo<Io> {
     io: Io,
     activity: Arc<Activity>,
-    /// Octets read since it last waited.
-    turn: usize,
+    turns: PollSemaphore,
+    turn: Option<OwnedSemaphorePermit>,
+    /// Octets read in this turn.
+    read: usize,
+    /// The last turn was full: others go first, whoever they are.
+    gives_way: bool,
 }
 
 enum Due {
@@ -317,22 +326,48 @@ impl<B: Body + Unpin> Body for CountedBody<B> {
 
 impl<Io> WatchedIo<Io> {
     pub(super) fn new(io: Io, activity: Arc<Activity>) -> Self {
-        Self { io, activity, turn: 0 }
+        Self {
+            io,
+            turns: PollSemaphore::new(activity.of_peer.turns()),
+            activity,
+            turn: None,
+            read: 0,
+            gives_way: false,
+        }
+    }
+
+    fn end_turn(&mut self) {
+        self.turn = None;
+        self.read = 0;
+    }
+
+    /// An answer that waits for the peer must not keep its other connections waiting.
+    fn written<T>(&mut self, result: Poll<T>) -> Poll<T> {
+        if result.is_pending() {
+            self.end_turn();
+            // Nor must a turn come to it that it cannot use: HTTP/2 does not read while it cannot write.
+            self.turns = PollSemaphore::new(self.activity.of_peer.turns());
+        }
+        result
     }
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for WatchedIo<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.turn >= TURN {
-            self.turn = 0;
+        if std::mem::take(&mut self.gives_way) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.turn.is_none() {
+            // Never closed, so always granted.
+            self.turn = std::task::ready!(self.turns.poll_acquire(cx));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        match result {
-            Poll::Ready(_) => self.turn += buf.filled().len() - before,
-            Poll::Pending => self.turn = 0,
+        self.read += buf.filled().len() - before;
+        self.gives_way = self.read >= TURN;
+        if result.is_pending() || self.gives_way {
+            self.end_turn();
         }
         if !self.activity.preface_received() {
             self.activity
@@ -345,7 +380,8 @@ impl<Io: AsyncRead + Unpin> AsyncRead for WatchedIo<Io> {
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for WatchedIo<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let result = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.written(result)
     }
 
     fn poll_write_vectored(
@@ -353,7 +389,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for WatchedIo<Io> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        self.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -361,10 +398,12 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for WatchedIo<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.written(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.end_turn();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -9,8 +9,11 @@ pub struct Limits {
     pub max_connections: u32,
     /// Connections at a time of one peer: an IPv4 address, an IPv6 /64, or a uid on a Unix socket.
     pub max_connections_per_peer: u32,
+    /// New connections of one peer per second; those that come faster wait before anything is done for them, within
+    /// `handshake_timeout`, and count as connections meanwhile. `None`: as many as come; with TLS handshakes have shares.
+    pub max_opens_per_second: Option<u32>,
     /// Open requests at a time of one peer, on all its connections; more are refused before anything is done for them
-    /// (`REFUSED_STREAM`, RFC 9113 §8.7). `None`: eight for each connection that it may have.
+    /// (`REFUSED_STREAM`, RFC 9113 §8.7). `None`: two for each connection that it may have.
     pub max_requests_per_peer: Option<u32>,
     /// TLS handshakes at a time, a quarter of them for one peer; more wait within their timeout. A peer that sends
     /// nothing takes no slot: it gets one when its first message is here.
@@ -56,10 +59,11 @@ pub struct Limits {
 
 impl Limits {
     /// For a Unix socket: the kernel tells when a peer is gone, so nobody is pinged, and clients keep a connection for
-    /// their whole life, so none is closed for its age or for being idle.
+    /// their whole life, so none is closed for its age or for being idle. Connecting costs a peer next to nothing here.
     pub fn unix() -> Self {
         Self {
             max_connections: 8_192,
+            max_opens_per_second: Some(500),
             idle_timeout: None,
             keepalive_interval: None,
             max_connection_age: None,
@@ -80,7 +84,7 @@ impl Limits {
 
     pub(super) fn requests_per_peer(&self) -> u32 {
         self.max_requests_per_peer
-            .unwrap_or(self.max_connections_per_peer.saturating_mul(8))
+            .unwrap_or(self.max_connections_per_peer.saturating_mul(2))
     }
 }
 
@@ -89,6 +93,7 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_connections_per_peer: 1_024,
+            max_opens_per_second: None,
             max_requests_per_peer: None,
             max_handshakes: 128,
             handshake_timeout: Duration::from_secs(10),

@@ -48,7 +48,7 @@ use crate::open_files::is_near_limit;
 use crate::supervisor::TaskSet;
 use crate::telemetry::Chain;
 use connection::{Activity, Drive, End, PerConnection, WatchedIo};
-use peer::PeerCounts;
+use peer::{PeerCounts, PeerPace};
 
 /// Any error that a service or a body may end in.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -212,6 +212,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
         } = self;
         let (acceptor, limits) = (Arc::new(acceptor), Arc::new(limits));
         let counts = PeerCounts::new(&limits);
+        let pace = limits.max_opens_per_second.map(PeerPace::new);
         let tasks = TaskSet::new(name, limits.max_connections);
         // When this future is dropped, the connections go with it.
         let _abort = tasks.abort_on_drop();
@@ -250,6 +251,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 quiet.warn(|missed| warn!(listener = name, %peer, missed, "too many connections of one peer, refused"));
                 continue;
             };
+            let wait = pace.as_ref().map_or(Duration::ZERO, |pace| pace.wait_of(&peer));
             let (requests, held) = (counted.requests().clone(), (counted, metrics.opened()));
             let (acceptor, limits, metrics) = (Arc::clone(&acceptor), Arc::clone(&limits), metrics.clone());
             let (service, serve, stop) = (service.clone(), serve.clone(), stop.clone());
@@ -260,6 +262,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 acceptor,
                 socket,
                 peer.clone(),
+                wait,
                 Arc::clone(&limits),
                 stop.clone(),
                 {
@@ -301,18 +304,25 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
     }
 }
 
-/// Takes a socket through the acceptor, within its time, and makes of it what `then` makes.
+/// Takes a socket through the acceptor when its turn has come, within its time, and makes of it what `then` makes.
 async fn open<S, A: Acceptor<S>, T>(
     acceptor: Arc<A>,
     socket: S,
     peer: Peer,
+    wait: Duration,
     limits: Arc<Limits>,
     stop: CancellationToken,
     then: impl FnOnce(Accepted<A::Io>) -> T,
 ) -> Result<T, End> {
+    let accept = async {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        acceptor.accept(socket, peer).await
+    };
     tokio::select! {
         () = stop.cancelled() => Err(End::Silent),
-        done = tokio::time::timeout(limits.handshake_timeout, acceptor.accept(socket, peer)) => match done {
+        done = tokio::time::timeout(limits.handshake_timeout, accept) => match done {
             Ok(accepted) => accepted.map(then).map_err(End::NotAccepted),
             Err(_) => Err(End::Silent),
         },

@@ -5,9 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
@@ -51,14 +53,17 @@ pub struct ConnInfo {
 pub(super) struct PeerCounts {
     connections: u32,
     requests: u32,
+    /// Half of the threads that there are, so that no peer has all of them.
+    turns: usize,
     open: Arc<Mutex<HashMap<PeerKey, Open>>>,
 }
 
 /// What a peer has open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
     connections: u32,
     requests: Arc<AtomicU32>,
+    turns: Arc<Semaphore>,
 }
 
 /// One connection of a peer, until dropped.
@@ -69,11 +74,12 @@ pub(super) struct Counted {
     requests: PeerRequests,
 }
 
-/// The open requests of a peer, on all its connections.
+/// What the connections of a peer share: its open requests, and the turns in which they are read.
 #[derive(Debug, Clone)]
 pub(super) struct PeerRequests {
     open: Arc<AtomicU32>,
     limit: u32,
+    turns: Arc<Semaphore>,
 }
 
 /// What peers are counted by.
@@ -88,6 +94,14 @@ pub(super) enum PeerKey {
 pub(super) struct PeerShares {
     each: usize,
     shares: Mutex<HashMap<PeerKey, Weak<Semaphore>>>,
+}
+
+/// New connections per second, by peer; who comes too early waits.
+#[derive(Debug)]
+pub(super) struct PeerPace {
+    per_second: u32,
+    /// When each peer's bucket will be full again: the only thing one has to know of a bucket.
+    full_at: Mutex<HashMap<PeerKey, Instant>>,
 }
 
 // === impl ConnInfo ===
@@ -164,6 +178,7 @@ impl PeerCounts {
         Self {
             connections: limits.max_connections_per_peer,
             requests: limits.requests_per_peer(),
+            turns: std::thread::available_parallelism().map_or(1, |threads| (threads.get() / 2).max(1)),
             open: Arc::default(),
         }
     }
@@ -172,7 +187,11 @@ impl PeerCounts {
     pub(super) fn admit(&self, peer: &Peer) -> Option<Counted> {
         let key = peer.key();
         let mut all = self.lock();
-        let open = all.entry(key).or_default();
+        let open = all.entry(key).or_insert_with(|| Open {
+            connections: 0,
+            requests: Arc::default(),
+            turns: Arc::new(Semaphore::new(self.turns)),
+        });
         if open.connections >= self.connections {
             return None;
         }
@@ -180,6 +199,7 @@ impl PeerCounts {
         let requests = PeerRequests {
             open: Arc::clone(&open.requests),
             limit: self.requests,
+            turns: Arc::clone(&open.turns),
         };
         drop(all);
         Some(Counted {
@@ -224,6 +244,11 @@ impl PeerRequests {
             .is_ok()
     }
 
+    /// Whoever of its connections is read has one of these.
+    pub(super) fn turns(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.turns)
+    }
+
     /// One that was counted is over.
     pub(super) fn end(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
@@ -264,9 +289,52 @@ impl PeerShares {
     }
 }
 
+// === impl PeerPace ===
+
+impl PeerPace {
+    pub(super) fn new(per_second: u32) -> Self {
+        Self {
+            per_second,
+            full_at: Mutex::default(),
+        }
+    }
+
+    /// How long the newest connection of `peer` has to wait. A tenth of a second's worth may come at once.
+    pub(super) fn wait_of(&self, peer: &Peer) -> Duration {
+        let now = Instant::now();
+        let each = Duration::from_secs(1) / self.per_second.max(1);
+        let mut all = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        // Full buckets are as good as none. Seldom: only when the map is about to grow.
+        if all.len() == all.capacity() {
+            all.retain(|_, full_at| *full_at > now);
+        }
+        let full_at = all.entry(peer.key()).or_insert(now);
+        *full_at = (*full_at).max(now) + each;
+        full_at.saturating_duration_since(now + Duration::from_millis(100))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Attack 5
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_connects_too_often_waits_and_others_do_not() {
+        let pace = PeerPace::new(100);
+        let (one, other) = (tcp("192.0.2.1:1"), tcp("192.0.2.2:1"));
+        let waits: Vec<Duration> = (0..12).map(|_| pace.wait_of(&one)).collect();
+        assert_eq!(waits[9], Duration::ZERO);
+        assert_eq!(waits[10..], [Duration::from_millis(10), Duration::from_millis(20)]);
+        assert_eq!(pace.wait_of(&other), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pace.wait_of(&one), Duration::ZERO);
+        for n in 0..10_000_u32 {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            pace.wait_of(&Peer::Tcp((std::net::Ipv4Addr::from(n), 1).into()));
+        }
+        assert!(pace.full_at.lock().unwrap().len() < 100);
+    }
 
     #[tokio::test]
     async fn a_peer_has_its_share_and_leaves_nothing_behind() {

@@ -296,6 +296,28 @@ async fn a_connection_with_much_to_say_takes_turns_with_others() {
     assert!(others.get() >= 100, "{}", others.get());
 }
 
+// Attack 20
+#[tokio::test]
+async fn a_connection_that_cannot_be_written_to_gives_its_peers_turn_away() {
+    let counts = peer::PeerCounts::new(&Limits::default());
+    let peer = Peer::Tcp("192.0.2.1:1".parse().unwrap());
+    let counted = counts.admit(&peer).unwrap();
+    let turns = counted.requests().turns();
+    let all = turns.available_permits();
+    let (mut client, server) = tokio::io::duplex(100);
+    let mut io = WatchedIo::new(server, Arc::new(Activity::new(counted.requests().clone())));
+    client.write_all(&[0; 10]).await.unwrap();
+    io.read_exact(&mut [0; 10]).await.unwrap();
+    assert_eq!(turns.available_permits(), all - 1, "there may be more to read");
+    assert!(futures_util::poll!(Box::pin(io.write_all(&[0; 1000]))).is_pending());
+    assert_eq!(turns.available_permits(), all);
+    client.read_exact(&mut [0; 100]).await.unwrap();
+    client.write_all(&[0; 10]).await.unwrap();
+    io.read_exact(&mut [0; 10]).await.unwrap();
+    assert!(futures_util::poll!(Box::pin(io.read(&mut [0; 1]))).is_pending());
+    assert_eq!(turns.available_permits(), all, "nothing to read");
+}
+
 #[tokio::test(start_paused = true)]
 async fn connections_over_the_limits_are_closed_at_once_and_the_others_go_on() {
     for limits in [
