@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mayfly_proto::spire::types::EntryMask;
-use mayfly_tests::{Agent, AgentOptions, EntrySpec, Lane, Library, Program, Server, TRUST_DOMAIN, eventually};
+use mayfly_tests::{Agent, AgentOptions, EntrySpec, Lane, Library, Server, TRUST_DOMAIN, eventually};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
