@@ -46,10 +46,12 @@ async fn an_agent_that_asks_for_every_entry_of_a_random_forest_gets_its_descenda
     let (mut granted, mut refused) = (0, 0);
     for forest in 0..FORESTS {
         let mut agents = vec![];
-        for (n, selectors) in [&["t:x:1", "t:x:2"][..], &["t:x:3"], &[]].into_iter().enumerate() {
+        // Of this forest alone: else an alias of another one would fit as well.
+        let selector = |number: u32| format!("t:f{forest}:{number}");
+        for (n, selectors) in [&[1, 2][..], &[3], &[]].into_iter().enumerate() {
             let agent = Agent {
                 id: id(&format!("/spire/agent/t/{forest}-{n}")),
-                selectors: selectors.iter().map(|text| text.parse().unwrap()).collect(),
+                selectors: selectors.iter().map(|&n| selector(n).parse().unwrap()).collect(),
                 ..Agent::clone(&*world.agent(&format!("{forest}-{n}")).await)
             };
             let change = Change::AgentAttest {
@@ -72,15 +74,15 @@ async fn an_agent_that_asks_for_every_entry_of_a_random_forest_gets_its_descenda
                 continue;
             }
             // Below the server: an alias of the agents that it fits. Else it only makes entries differ.
-            let selector = if parent == server {
-                format!("t:x:{}", rng.random_range(1..5))
+            let wanted = if parent == server {
+                selector(rng.random_range(1..5))
             } else {
                 format!("unix:uid:{n}")
             };
             let entry = world
                 .entry(&format!("{forest}-{n}"), &parent, |spec| {
                     spec.spiffe_id = gives.clone();
-                    spec.selectors = [selector.parse().unwrap()].into_iter().collect();
+                    spec.selectors = [wanted.parse().unwrap()].into_iter().collect();
                 })
                 .await;
             known.insert(
@@ -88,7 +90,7 @@ async fn an_agent_that_asks_for_every_entry_of_a_random_forest_gets_its_descenda
                 Known {
                     gives,
                     parent,
-                    selector,
+                    selector: wanted,
                 },
             );
         }
