@@ -11,7 +11,9 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 
-use crate::issuer::{BACKDATE, fixed_subject, offset};
+use crate::der::offset;
+use crate::issuer::BACKDATE;
+use crate::leaf::organization;
 use crate::signing::AuthorityKey;
 
 /// `id-at-serialNumber` (X.520 §6.2.9): what makes the subjects of two authorities of one trust domain differ.
@@ -57,7 +59,8 @@ pub fn create_authority(
     let key_id = mayfly_svid::public_key_id(signer.public_key_der());
     let key = AuthorityKey::new(signer).ok_or(CreateAuthorityError::PublicKey)?;
 
-    let mut subject: DistinguishedName = fixed_subject(trust_domain);
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::OrganizationName, organization(trust_domain));
     let distinct = serial
         .to_string()
         .as_str()

@@ -6,8 +6,9 @@ use rustls_pki_types::alg_id::{
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::PublicKeyError;
-use crate::public_key::check_public_key;
+use crate::der::{BIT_STRING, SEQUENCE, content, short_sequence};
+use crate::public_key::Unproven;
+use crate::{PublicKey, PublicKeyError};
 
 /// The largest request that is read: an RSA-4096 key with some names has half of it.
 const MAX_CSR_BYTES: usize = 4096;
@@ -40,8 +41,8 @@ pub enum CsrError {
 /// authority alone says what it signs (SVID-14).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedCsr {
-    /// SubjectPublicKeyInfo, DER; the asker has the private half.
-    pub public_key_der: Vec<u8>,
+    /// The asker has the private half.
+    pub public_key: PublicKey,
 }
 
 /// Reads a certification request, DER of at most 4096 bytes, and verifies that its sender has the private key.
@@ -58,33 +59,27 @@ pub fn parse_csr(csr_der: &[u8]) -> Result<VerifiedCsr, CsrError> {
     if !rest.is_empty() || csr.signature_value.unused_bits != 0 {
         return Err(CsrError::Malformed);
     }
-    let public_key_der = csr.certification_request_info.subject_pki.raw.to_vec();
-    check_public_key(&public_key_der)?;
-    check_encoding(&csr)?;
-    csr.verify_signature().map_err(|_| CsrError::Signature)?;
-    Ok(VerifiedCsr { public_key_der })
+    let info = &csr.certification_request_info;
+    let key = Unproven::from_der(info.subject_pki.raw)?;
+    let algorithm = check_encoding(&csr)?;
+    let proven = key.prove(algorithm, info.raw, &csr.signature_value.data)?;
+    let public_key = proven.ok_or(CsrError::Signature)?;
+    Ok(VerifiedCsr { public_key })
 }
 
 /// Refuses other tags than those of RFC 2986 §4.2, and another version than the only one. The parser takes them, so the
-/// bytes are compared. Of each algorithm there is one encoding (RFC 5280 §4.1.1.2).
-fn check_encoding(csr: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
+/// bytes are compared. Gives the algorithm of the signature, one that is known here; of each there is one encoding
+/// (RFC 5280 §4.1.1.2).
+fn check_encoding<'a>(csr: &X509CertificationRequest<'a>) -> Result<&'a [u8], CsrError> {
     let (whole, info) = (csr.as_raw(), csr.certification_request_info.raw);
-    // The header of a SEQUENCE has 2 to 4 bytes.
-    let header = |sequence: &[u8]| match sequence {
-        [0x30, 0x82, ..] => Some(4),
-        [0x30, 0x81, ..] => Some(3),
-        [0x30, ..] => Some(2),
-        _ => None,
-    };
-    let content = |sequence| header(sequence).and_then(|header| sequence.get(header..));
     if !content(info).is_some_and(|content| content.starts_with(b"\x02\x01\x00")) {
         return Err(CsrError::Malformed);
     }
     let after_info = content(whole).and_then(|content| content.strip_prefix(info));
-    let Some([0x30, len, rest @ ..]) = after_info else {
+    let Some(after_info @ [SEQUENCE, ..]) = after_info else {
         return Err(CsrError::Malformed);
     };
-    let (algorithm, signature) = rest.split_at_checked(usize::from(*len)).ok_or(CsrError::Algorithm)?;
+    let (algorithm, signature) = short_sequence(after_info).ok_or(CsrError::Algorithm)?;
     let known = [
         ECDSA_SHA256,
         ECDSA_SHA384,
@@ -97,7 +92,7 @@ fn check_encoding(csr: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
         return Err(CsrError::Algorithm);
     }
     match signature.first() {
-        Some(0x03) => Ok(()),
+        Some(&BIT_STRING) => Ok(algorithm),
         _ => Err(CsrError::Malformed),
     }
 }

@@ -4,28 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use mayfly_keys::{KeyError, Signer};
 use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid, X509SvidError};
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType,
-    SubjectPublicKeyInfo,
-};
 use rustls_pki_types::CertificateDer;
-use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, X509Certificate};
 
-use crate::PublicKeyError;
-use crate::public_key::check_public_key;
-use crate::signing::AuthorityKey;
+use crate::PublicKey;
+use crate::leaf::{Leaf, Template};
 
 /// How far back validity begins, for verifiers whose clock is behind.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
 /// The most DNS names that an SVID has.
 const MAX_DNS_NAMES: usize = 100;
-/// Upper bound of names in a subject (RFC 5280, appendix A.1).
-const MAX_SUBJECT_NAME: usize = 64;
 
 /// How long an SVID shall be valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +32,8 @@ pub enum Validity {
 pub struct X509SvidRequest {
     /// For whom: an ID of the issuer's trust domain with a path.
     pub spiffe_id: SpiffeId,
-    /// The public key, SubjectPublicKeyInfo, DER; whoever asks has shown possession of the private half.
-    pub public_key_der: Vec<u8>,
+    /// The public key; whoever asks has shown possession of the private half.
+    pub public_key: PublicKey,
     /// DNS names, in order; the first one becomes the common name as well (IOP-29). Duplicates count once.
     pub dns_names: Vec<String>,
     /// How long; cut to the life of the authority.
@@ -99,9 +90,6 @@ pub enum ProfileError {
         /// The ID that was asked for.
         spiffe_id: SpiffeId,
     },
-    /// The key gets no SVID.
-    #[error("the public key is refused")]
-    PublicKey(#[from] PublicKeyError),
     /// Not a DNS name (RFC 1035 §2.3.1, with `_` and a leading `*.`).
     #[error("`{name}` is not a DNS name")]
     DnsName {
@@ -137,23 +125,17 @@ pub enum SignError {
     /// The key did not sign.
     #[error("the authority's key did not sign")]
     Key(#[source] KeyError),
-    /// The certificate cannot be written.
-    #[error("the certificate cannot be written")]
-    Encode(#[source] rcgen::Error),
     /// What was signed is not what was prepared: a fault in this program. It does not leave it.
     #[error("the signed certificate breaks the profile")]
     Profile(#[source] X509SvidError),
-    /// The signed certificate names another issuer than the authority's subject.
-    #[error("the signed certificate does not name its authority")]
-    Issuer,
 }
 
 /// One authority that signs.
 pub struct Issuer {
     trust_domain: TrustDomain,
-    authority: rcgen::Issuer<'static, AuthorityKey>,
+    signer: Arc<dyn Signer>,
+    template: Template,
     cert_der: CertificateDer<'static>,
-    subject_der: Vec<u8>,
     key_id: Vec<u8>,
     self_signed: bool,
     not_before: Timestamp,
@@ -168,8 +150,7 @@ pub struct Ticket {
     not_after: Timestamp,
     public_key_hash: [u8; 32],
     authority_key_id: Vec<u8>,
-    params: CertificateParams,
-    public_key: SubjectPublicKeyInfo,
+    to_be_signed: Vec<u8>,
 }
 
 impl Issuer {
@@ -208,12 +189,16 @@ impl Issuer {
         if certificate.public_key().raw != signer.public_key_der() {
             return Err(AuthorityError::KeyMismatch);
         }
-        let key = AuthorityKey::new(signer).ok_or(AuthorityError::KeyMismatch)?;
-        let authority = rcgen::Issuer::from_ca_cert_der(&cert_der, key).map_err(|_| AuthorityError::Malformed)?;
+        let template = Template::new(
+            &trust_domain,
+            signer.key_type(),
+            certificate.subject().as_raw(),
+            &key_id,
+        );
         Ok(Self {
             trust_domain,
-            authority,
-            subject_der: certificate.subject().as_raw().to_vec(),
+            signer,
+            template,
             key_id,
             self_signed: certificate.subject().as_raw() == certificate.issuer().as_raw(),
             not_before: Timestamp::from_unix(certificate.validity().not_before.timestamp()),
@@ -246,7 +231,7 @@ impl Issuer {
     pub fn prepare(&self, request: X509SvidRequest, now: Timestamp) -> Result<Ticket, ProfileError> {
         let X509SvidRequest {
             spiffe_id,
-            public_key_der,
+            public_key,
             dns_names,
             validity,
         } = request;
@@ -259,39 +244,26 @@ impl Issuer {
         if spiffe_id.path().is_empty() {
             return Err(ProfileError::RootPath { spiffe_id });
         }
-        let public_key = check_public_key(&public_key_der)?;
         let dns_names = check_dns_names(dns_names)?;
         let (not_before, not_after) = self.bounds(validity, now)?;
         let serial = random_serial();
-
-        let mut subject = fixed_subject(&self.trust_domain);
-        if let Some(name) = dns_names.first().filter(|name| name.len() <= MAX_SUBJECT_NAME) {
-            subject.push(DnType::CommonName, name.as_str());
-        }
-        let ascii = |text: &str| text.try_into().expect("SPIFFE IDs and checked DNS names are ASCII");
-        let mut params = CertificateParams::default();
-        params.serial_number = Some(serial.as_be_bytes().to_vec().into());
-        params.not_before = offset(not_before).ok_or(ProfileError::NoValidity)?;
-        params.not_after = offset(not_after).ok_or(ProfileError::NoValidity)?;
-        params.distinguished_name = subject;
-        params.subject_alt_names = std::iter::once(SanType::URI(ascii(spiffe_id.as_str())))
-            .chain(dns_names.iter().map(|name| SanType::DnsName(ascii(name))))
-            .collect();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let own_key_id = mayfly_svid::public_key_id(&public_key_der);
-        params.key_identifier_method = KeyIdMethod::PreSpecified(own_key_id.to_vec());
-        params.use_authority_key_identifier_extension = true;
+        let leaf = Leaf {
+            spiffe_id: &spiffe_id,
+            serial: &serial,
+            not_before,
+            not_after,
+            public_key: &public_key,
+            dns_names: &dns_names,
+        };
+        let to_be_signed = self.template.fill(&leaf).ok_or(ProfileError::NoValidity)?;
         Ok(Ticket {
             spiffe_id,
             serial,
             not_before,
             not_after,
-            public_key_hash: sha256(&public_key_der),
+            public_key_hash: *public_key.sha256(),
             authority_key_id: self.key_id.clone(),
-            params,
-            public_key,
+            to_be_signed,
         })
     }
 
@@ -322,18 +294,8 @@ impl Issuer {
         if ticket.authority_key_id != self.key_id {
             return Err(SignError::OtherAuthority);
         }
-        let leaf = match ticket.params.signed_by(&ticket.public_key, &self.authority) {
-            Ok(certificate) => certificate.der().clone(),
-            Err(rcgen::Error::RemoteKeyError) => {
-                return Err(SignError::Key(self.authority.key().take_failure()));
-            }
-            Err(error) => return Err(SignError::Encode(error)),
-        };
-        // rcgen wrote the issuer from its reading of our subject; verifiers compare the bytes.
-        match X509Certificate::from_der(&leaf) {
-            Ok((_, certificate)) if certificate.issuer().as_raw() == self.subject_der => {}
-            _ => return Err(SignError::Issuer),
-        }
+        let signature = self.signer.sign(&ticket.to_be_signed).map_err(SignError::Key)?;
+        let leaf = CertificateDer::from(self.template.seal(&ticket.to_be_signed, &signature));
         let mut chain = vec![leaf];
         if !self.self_signed {
             chain.push(self.cert_der.clone());
@@ -399,28 +361,6 @@ pub fn random_serial() -> Serial {
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives randomness");
     bytes[0] = bytes[0] & 0x3f | 0x40;
     Serial::from_be_bytes(&bytes).expect("16 octets that begin with 0x40 to 0x7f are a serial number")
-}
-
-/// Short, never empty, and the same for everything of a trust domain (IOP-30).
-pub(crate) fn fixed_subject(trust_domain: &TrustDomain) -> DistinguishedName {
-    let name = trust_domain.as_str();
-    let mut subject = DistinguishedName::new();
-    subject.push(DnType::OrganizationName, &name[..name.len().min(MAX_SUBJECT_NAME)]);
-    subject
-}
-
-/// The instant as the date type of rcgen; `None` beyond the year 9999 (RFC 5280 §4.1.2.5).
-pub(crate) fn offset(at: Timestamp) -> Option<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp(at.unix())
-        .ok()
-        .filter(|at| (1950..=9999).contains(&at.year()))
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    digest::digest(&digest::SHA256, bytes)
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 bytes")
 }
 
 fn constrains_uris(certificate: &X509Certificate<'_>) -> Result<bool, AuthorityError> {

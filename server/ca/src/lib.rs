@@ -9,7 +9,9 @@
 
 mod authority;
 mod csr;
+mod der;
 mod issuer;
+mod leaf;
 mod public_key;
 mod signing;
 
@@ -18,7 +20,7 @@ pub use csr::{CsrError, VerifiedCsr, parse_csr};
 pub use issuer::{
     AuthorityError, BACKDATE, Issuer, ProfileError, SignError, Ticket, Validity, X509SvidRequest, random_serial,
 };
-pub use public_key::PublicKeyError;
+pub use public_key::{PublicKey, PublicKeyError};
 
 #[cfg(test)]
 mod tests;

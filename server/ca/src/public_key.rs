@@ -1,12 +1,19 @@
 //! Which public keys get an SVID: those that every verifier in the field can use, in one encoding only.
 
+use std::fmt;
+
+use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
     VerificationAlgorithm,
 };
-use rcgen::{PublicKeyData, SubjectPublicKeyInfo};
+use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
+use x509_parser::public_key::PublicKey as X509PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::der::{SEQUENCE, bit_string, content, element, short_sequence};
 
 /// A public key that gets no SVID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,32 +36,156 @@ pub enum PublicKeyError {
     RsaExponent,
 }
 
-/// Reads and checks a public key: SubjectPublicKeyInfo, DER.
-pub(crate) fn check_public_key(spki_der: &[u8]) -> Result<SubjectPublicKeyInfo, PublicKeyError> {
-    let (rest, parsed) =
-        x509_parser::x509::SubjectPublicKeyInfo::from_der(spki_der).map_err(|_| PublicKeyError::Malformed)?;
-    if !rest.is_empty() {
-        return Err(PublicKeyError::Malformed);
+/// A public key that may get an SVID.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    der: Box<[u8]>,
+    sha256: [u8; 32],
+}
+
+impl PublicKey {
+    /// Reads and checks a public key: SubjectPublicKeyInfo, DER.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn from_der(spki_der: &[u8]) -> Result<Self, PublicKeyError> {
+        let key = Unproven::from_der(spki_der)?;
+        let (_, algorithm) = key.kind.algorithms()[0];
+        key.parse(algorithm)?;
+        Ok(key.accept())
     }
-    let key = SubjectPublicKeyInfo::from_der(spki_der).map_err(|_| PublicKeyError::Kind)?;
-    let algorithm: &'static dyn VerificationAlgorithm = match key.algorithm() {
-        kind if *kind == rcgen::PKCS_ECDSA_P256_SHA256 => &ECDSA_P256_SHA256_ASN1,
-        kind if *kind == rcgen::PKCS_ECDSA_P384_SHA384 => &ECDSA_P384_SHA384_ASN1,
-        kind if *kind == rcgen::PKCS_ED25519 => &ED25519,
-        _ => {
-            let PublicKey::RSA(rsa) = parsed.parsed().map_err(|_| PublicKeyError::Kind)? else {
+
+    /// SubjectPublicKeyInfo.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// SHA-256 of [`Self::der`].
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
+    }
+
+    /// The key identifier, as [`mayfly_svid::public_key_id`] has it.
+    pub(crate) fn id(&self) -> &[u8] {
+        &self.sha256[..20]
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({} bytes)", self.der.len())
+    }
+}
+
+/// A public key of a kind and in an encoding that are allowed. Whether it is a key at all shows when it is used.
+pub(crate) struct Unproven<'a> {
+    kind: Kind,
+    der: &'a [u8],
+    bits: &'a [u8],
+}
+
+impl<'a> Unproven<'a> {
+    pub(crate) fn from_der(spki_der: &'a [u8]) -> Result<Self, PublicKeyError> {
+        let (rest, parsed) = SubjectPublicKeyInfo::from_der(spki_der).map_err(|_| PublicKeyError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(PublicKeyError::Malformed);
+        }
+        let algorithm = content(spki_der)
+            .and_then(short_sequence)
+            .map(|(algorithm, _)| algorithm);
+        let kind = algorithm.and_then(Kind::of).ok_or(PublicKeyError::Kind)?;
+        if let Kind::Rsa = kind {
+            let Ok(X509PublicKey::RSA(rsa)) = parsed.parsed() else {
                 return Err(PublicKeyError::Kind);
             };
             check_rsa(rsa.modulus, rsa.exponent)?;
-            &RSA_PKCS1_2048_8192_SHA256
         }
-    };
-    // What the certificate will hold is written anew from the parts, so it must come out as it came in; and aws-lc
-    // refuses points that are not on the curve.
-    if key.subject_public_key_info() != spki_der || ParsedPublicKey::new(algorithm, key.der_bytes()).is_err() {
-        return Err(PublicKeyError::Malformed);
+        // Certificates hold it as it is here, so it must be as it would be written from its parts.
+        let bits = &parsed.subject_public_key.data;
+        let algorithm = element(SEQUENCE, &[kind.id().as_ref()]);
+        if element(SEQUENCE, &[&algorithm, &bit_string(bits)]) != spki_der {
+            return Err(PublicKeyError::Malformed);
+        }
+        Ok(Self {
+            kind,
+            der: spki_der,
+            bits: &spki_der[spki_der.len() - bits.len()..],
+        })
     }
-    Ok(key)
+
+    /// The key, if it has made `signature` of `message` by `algorithm` (the content of an AlgorithmIdentifier).
+    pub(crate) fn prove(
+        &self,
+        algorithm: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Option<PublicKey>, PublicKeyError> {
+        let mut algorithms = self.kind.algorithms().iter();
+        let Some((_, algorithm)) = algorithms.find(|(id, _)| id.as_ref() == algorithm) else {
+            return Ok(None);
+        };
+        let proven = self.parse(*algorithm)?.verify_sig(message, signature).is_ok();
+        Ok(proven.then(|| self.accept()))
+    }
+
+    /// aws-lc refuses points that are not on the curve.
+    fn parse(&self, algorithm: &'static dyn VerificationAlgorithm) -> Result<ParsedPublicKey, PublicKeyError> {
+        ParsedPublicKey::new(algorithm, self.bits).map_err(|_| PublicKeyError::Malformed)
+    }
+
+    fn accept(&self) -> PublicKey {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest::digest(&digest::SHA256, self.der).as_ref());
+        PublicKey {
+            der: self.der.into(),
+            sha256,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    P256,
+    P384,
+    Ed25519,
+    Rsa,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::P256, Self::P384, Self::Ed25519, Self::Rsa];
+
+    fn of(algorithm: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.id().as_ref() == algorithm)
+    }
+
+    fn id(self) -> AlgorithmIdentifier {
+        match self {
+            Self::P256 => alg_id::ECDSA_P256,
+            Self::P384 => alg_id::ECDSA_P384,
+            Self::Ed25519 => alg_id::ED25519,
+            Self::Rsa => alg_id::RSA_ENCRYPTION,
+        }
+    }
+
+    /// How such keys sign.
+    fn algorithms(self) -> &'static [(AlgorithmIdentifier, &'static dyn VerificationAlgorithm)] {
+        match self {
+            Self::P256 => &[
+                (alg_id::ECDSA_SHA256, &ECDSA_P256_SHA256_ASN1),
+                (alg_id::ECDSA_SHA384, &ECDSA_P256_SHA384_ASN1),
+            ],
+            Self::P384 => &[
+                (alg_id::ECDSA_SHA256, &ECDSA_P384_SHA256_ASN1),
+                (alg_id::ECDSA_SHA384, &ECDSA_P384_SHA384_ASN1),
+            ],
+            Self::Ed25519 => &[(alg_id::ED25519, &ED25519)],
+            Self::Rsa => &[
+                (alg_id::RSA_PKCS1_SHA256, &RSA_PKCS1_2048_8192_SHA256),
+                (alg_id::RSA_PKCS1_SHA384, &RSA_PKCS1_2048_8192_SHA384),
+                (alg_id::RSA_PKCS1_SHA512, &RSA_PKCS1_2048_8192_SHA512),
+            ],
+        }
+    }
 }
 
 fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), PublicKeyError> {

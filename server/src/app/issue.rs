@@ -355,7 +355,7 @@ impl Request {
         let csr = parse_csr(&self.csr_der).map_err(IssueError::Csr)?;
         let request = X509SvidRequest {
             spiffe_id: self.spiffe_id,
-            public_key_der: csr.public_key_der,
+            public_key: csr.public_key,
             dns_names: self.dns_names,
             validity: self.validity,
         };

@@ -49,7 +49,7 @@ pub fn run(input: &[u8]) {
         return;
     };
 
-    let key = accepted.public_key_der.as_slice();
+    let key = accepted.public_key.der();
     if signed_here {
         assert_eq!(
             key,

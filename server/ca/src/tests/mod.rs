@@ -46,7 +46,7 @@ fn workload_key() -> Vec<u8> {
 fn request(id: &str) -> X509SvidRequest {
     X509SvidRequest {
         spiffe_id: id.parse().unwrap(),
-        public_key_der: workload_key(),
+        public_key: PublicKey::from_der(&workload_key()).unwrap(),
         dns_names: vec![],
         validity: Validity::For(HOUR),
     }

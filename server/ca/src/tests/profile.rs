@@ -41,6 +41,70 @@ async fn a_leaf_has_these_fields_and_no_others() {
     assert_eq!(leaf.line("Version:"), "3 (0x2)");
 }
 
+// The other writer shares no code with ours, and is a library that many use.
+#[tokio::test]
+async fn what_is_signed_is_byte_for_byte_what_another_writer_makes_of_the_same_fields() {
+    use rcgen::{DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType};
+
+    let long = format!("{}.example", "a".repeat(60));
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let many: Vec<String> = (0..100).map(|n| format!("host-{n}.db.example")).collect();
+    let cases = [
+        (names(&[]), HOUR),
+        (names(&["web.example"]), HOUR),
+        (vec![long], HOUR),
+        (many, 24 * HOUR),
+        (names(&[]), 40 * 365 * 24 * HOUR),
+    ];
+    for key_type in KeyType::ALL {
+        let signer = signer(key_type).await;
+        let cert = create_authority(&td(), signer.clone(), 50 * 365 * 24 * HOUR, NOW, &random_serial()).unwrap();
+        let issuer = Issuer::new(td(), cert.clone(), signer.clone()).unwrap();
+        let other_key = crate::signing::AuthorityKey::new(signer.clone()).unwrap();
+        let other = rcgen::Issuer::from_ca_cert_der(&cert, other_key).unwrap();
+        for (dns_names, ttl) in &cases {
+            let request = X509SvidRequest {
+                dns_names: dns_names.clone(),
+                validity: Validity::For(*ttl),
+                ..request("spiffe://td.example/a/b")
+            };
+            let spki = rcgen::SubjectPublicKeyInfo::from_der(request.public_key.der()).unwrap();
+            let own_key_id = mayfly_svid::public_key_id(request.public_key.der());
+            let svid = issue(&issuer, request);
+
+            let mut params = rcgen::CertificateParams::default();
+            params.serial_number = Some(svid.serial().as_be_bytes().to_vec().into());
+            params.not_before = crate::der::offset(svid.not_before()).unwrap();
+            params.not_after = crate::der::offset(svid.not_after()).unwrap();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::OrganizationName, td().as_str());
+            if let Some(name) = dns_names.first().filter(|name| name.len() <= 64) {
+                params.distinguished_name.push(DnType::CommonName, name.as_str());
+            }
+            let uri = SanType::URI("spiffe://td.example/a/b".try_into().unwrap());
+            let dns_names = dns_names
+                .iter()
+                .map(|name| SanType::DnsName(name.as_str().try_into().unwrap()));
+            params.subject_alt_names = std::iter::once(uri).chain(dns_names).collect();
+            params.is_ca = IsCa::ExplicitNoCa;
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            params.key_identifier_method = KeyIdMethod::PreSpecified(own_key_id.to_vec());
+            params.use_authority_key_identifier_extension = true;
+            let theirs = params.signed_by(&spki, &other).unwrap();
+            assert_eq!(signed_part(&svid.chain()[0]), signed_part(theirs.der()), "{key_type:?}");
+        }
+    }
+}
+
+/// All of a certificate but the signature, and the algorithm that is named beside it.
+fn signed_part(certificate: &[u8]) -> (Vec<u8>, String) {
+    use x509_parser::prelude::FromDer;
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).unwrap();
+    let algorithm = format!("{:?}", certificate.signature_algorithm);
+    (certificate.tbs_certificate.as_ref().to_vec(), algorithm)
+}
+
 // XSVID-09 XSVID-15 XSVID-17 XSVID-22 XSVID-23 XSVID-30 XSVID-37 XSVID-38 XINH-03 XINH-04 XINH-05 SVID-03 SVID-04 SVID-05
 #[tokio::test]
 async fn an_authority_has_these_fields_and_no_others() {
@@ -236,10 +300,10 @@ async fn the_ticket_tells_what_will_be_signed() {
         ticket.not_before(),
         ticket.not_after(),
     );
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &request.public_key_der);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, request.public_key.der());
     assert_eq!(ticket.public_key_hash(), digest.as_ref());
     let svid = issuer.sign(ticket).unwrap();
-    assert_eq!(svid.public_key_der(), request.public_key_der);
+    assert_eq!(svid.public_key_der(), request.public_key.der());
     assert_eq!(
         (
             svid.spiffe_id().clone(),
