@@ -1,7 +1,7 @@
-//! What really goes wrong: processes that are killed or stopped, disks, clocks, networks, readers, and everybody at once.
+//! What really goes wrong: processes killed or stopped, disks, clocks, networks, readers, and everybody at once.
 //!
-//! In each story the same holds: what was acknowledged is there afterwards, no SVID is without its record, every workload is
-//! served again without help, and the log says to an operator what it was. Each prints what was injected and what was
+//! In each story the same holds: what was acknowledged is there afterwards, no SVID is without its record, every
+//! workload is served again without help, and the log says to an operator what it was. Each prints what was injected and what was
 //! seen; docs/faults.md is the table of it.
 
 mod clock;

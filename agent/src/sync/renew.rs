@@ -55,7 +55,8 @@ pub(super) enum Lost {
 }
 
 /// Waits until `identity` is to be renewed, but not before `earliest`, and renews it; tries again until it is done or
-/// lost. While it waits it tries to keep it, if it is not `kept`: after a restart without it, used evidence would not get the agent in again.
+/// lost. While it waits it tries to keep it, if it is not `kept`: after a restart without it, used evidence would not get
+/// the agent in again.
 ///
 /// # Errors
 /// The identity is lost: only attestation can help.
@@ -172,7 +173,7 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(1802));
     }
 
-    // Attack 24: what comes is over by a clock that is far ahead, and asking again as fast as the server answers helps nobody.
+    // Attack 24: what comes is over by a clock that is far ahead, and asking as fast as the server answers helps nobody.
     #[tokio::test(start_paused = true)]
     async fn a_moment_that_is_past_when_it_is_set_comes_no_earlier_than_it_may() {
         let start = Instant::now();

@@ -1,8 +1,8 @@
 //! A small file that can be replaced while the disk is full.
 //!
-//! A renewed identity has to be kept: the server takes the one before it for stolen once the new one was used, so an agent
-//! that crashes without it is shut out. Beside the file lies a spare of the same size. The new content is written over the
-//! spare, which takes no space that is not there already, and then the two change names.
+//! A renewed identity has to be kept: once it was used the server refuses the one before it, so an agent that crashes
+//! without it is shut out. Beside the file lies a spare of the same size. The new content is written over the spare, which
+//! takes no space that is not there already, and then the two change names.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 /// Both files are this large, the rest of them blank. What is larger is written without a spare.
 const SIZE: usize = 16 << 10;
 
-/// Replaces `path`, for the owner alone: after a crash at any moment it holds either the old or the new bytes, with blanks
+/// Replaces `path`, for the owner alone: after a crash at any moment it holds the old or the new bytes, and blanks
 /// after them. On a full disk this works if it has worked before.
 ///
 /// # Errors

@@ -106,7 +106,8 @@ impl StoreError {
         }
     }
 
-    /// For whoever asked for a change that this prevented: who has to do what. Without particulars, as callers may be far away.
+    /// For whoever asked for a change that this prevented: who has to do what. Without particulars, as callers may be
+    /// far away.
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Full { .. } => "the disk of the server's database is full; free space and try again",

@@ -92,7 +92,8 @@ impl Disk {
         std::fs::write(&switch, "1").unwrap_or_else(|error| panic!("{switch}: {error}"));
     }
 
-    /// Takes the disk off, checks it, and mounts it again: what an operator does after [`Disk::fail`]. No daemon may use it.
+    /// Takes the disk off, checks it, and mounts it again: what an operator does after [`Disk::fail`]. No daemon may
+    /// use it.
     pub fn repair(&mut self) {
         self.unmount(&[]);
         // 1: it had errors and they are corrected.

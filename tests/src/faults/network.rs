@@ -1,7 +1,7 @@
 //! A network of its own for some daemons: a namespace in which TCP is lossy, slow or cut, in the kernel.
 //!
-//! Both ends are on its loopback device, so each packet of each direction passes once. Unix sockets go on as ever: callers
-//! and operators are reached from outside.
+//! Both ends are on its loopback device, so each packet of each direction passes once. Unix sockets go on as ever:
+//! callers and operators are reached from outside.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -24,7 +24,8 @@ struct Node {
 }
 
 impl Node {
-    /// Has every workload ask until it is served; notes the serials. A stream that its agent did not outlive is opened anew.
+    /// Has every workload ask until it is served; notes the serials. A stream that its agent did not outlive is opened
+    /// anew.
     async fn serve_all(&mut self, ledger: &Shared) {
         let socket = self.agent.socket();
         for (caller, stream) in &mut self.workloads {

@@ -191,7 +191,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let refuse = |source: refinery::Error| StoreError::Migrate { source: source.into() };
-    // In one transaction, or a server that is killed between a step and the note that it was taken could never start again.
+    // In one transaction: a server that is killed between a step and its note could never start again.
     let runner = migrations::runner().set_grouped(true);
     let known = runner
         .get_migrations()
@@ -230,8 +230,8 @@ fn explain(error: rusqlite::Error, doing: &'static str, path: &Path) -> StoreErr
     }
 }
 
-/// Whether the disk has turned read-only: with the file open, SQLite tells that like any other I/O error. Asked of the WAL
-/// file, as closing the database file itself would give up the locks that SQLite holds on it.
+/// Whether the disk has turned read-only: with the file open, SQLite tells that like any other I/O error. Asked of the
+/// WAL file, as closing the database file itself would give up the locks that SQLite holds on it.
 fn is_read_only(path: &Path) -> bool {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
