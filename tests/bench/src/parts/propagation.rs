@@ -111,8 +111,8 @@ impl Latencies {
     }
 }
 
-/// `count` entries, `rate` per second whether they have arrived or not; each is deleted half a period later, so that
-/// the workload's messages stay short.
+/// `count` entries, `rate` per second whether they have arrived or not; each is deleted once it has arrived,
+/// half a period later at the earliest, so that the workload's messages stay short.
 async fn changes(target: &Target, seen: &Subscriber, parent: &str, rate: f64, count: usize) -> Result<Latencies> {
     let period = Duration::from_secs_f64(1.0 / rate);
     let mut running = JoinSet::new();
@@ -122,15 +122,17 @@ async fn changes(target: &Target, seen: &Subscriber, parent: &str, rate: f64, co
         let path = format!("/new{parent}/{number}");
         let (target, entry) = (target.clone(), entry(target, &path, parent));
         let id = format!("spiffe://{}{path}", target.trust_domain);
+        let seen = Rc::clone(&seen.seen);
         running.spawn_local(async move {
             let called = Instant::now();
             let made = create(&target, vec![entry]).await?;
             let committed = Instant::now();
+            let arrived = arrival(&seen, &id).await;
             tokio::time::sleep((period / 2).saturating_sub(called.elapsed())).await;
             EntryClient::new(target.operator())
                 .batch_delete_entry(BatchDeleteEntryRequest { ids: made })
                 .await?;
-            anyhow::Ok((id, called, committed))
+            anyhow::Ok((called, committed, arrived))
         });
     }
     let mut latencies = Latencies {
@@ -138,8 +140,7 @@ async fn changes(target: &Target, seen: &Subscriber, parent: &str, rate: f64, co
         committed: histogram(),
     };
     while let Some(ended) = running.join_next().await {
-        let (id, called, committed) = ended??;
-        let arrived = seen.arrival(&id).await;
+        let (called, committed, arrived) = ended??;
         record(&mut latencies.called, arrived.saturating_duration_since(called));
         record(&mut latencies.committed, arrived.saturating_duration_since(committed));
     }
@@ -148,7 +149,7 @@ async fn changes(target: &Target, seen: &Subscriber, parent: &str, rate: f64, co
 
 /// A workload with an open stream, that notes when it first sees an identity.
 struct Subscriber {
-    seen: Rc<RefCell<HashMap<String, Instant>>>,
+    seen: Rc<Seen>,
     reading: tokio::task::JoinHandle<()>,
 }
 
@@ -160,7 +161,7 @@ impl Subscriber {
         })
         .await;
         ensure!(!first.svids.is_empty(), "an answer without SVIDs");
-        let seen: Rc<RefCell<HashMap<String, Instant>>> = Rc::default();
+        let seen: Rc<Seen> = Rc::default();
         let noted = Rc::clone(&seen);
         let reading = tokio::task::spawn_local(async move {
             while let Ok(Some(message)) = messages.message().await {
@@ -172,13 +173,15 @@ impl Subscriber {
         });
         Ok(Self { seen, reading })
     }
+}
 
-    async fn arrival(&self, id: &str) -> Instant {
-        mayfly_tests::eventually(&format!("{id} at the workload"), Duration::from_secs(60), async || {
-            self.seen.borrow().get(id).copied()
-        })
-        .await
-    }
+type Seen = RefCell<HashMap<String, Instant>>;
+
+async fn arrival(seen: &Seen, id: &str) -> Instant {
+    mayfly_tests::eventually(&format!("{id} at the workload"), Duration::from_secs(60), async || {
+        seen.borrow().get(id).copied()
+    })
+    .await
 }
 
 impl Drop for Subscriber {
