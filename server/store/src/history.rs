@@ -20,9 +20,10 @@ pub(crate) fn changes_append(
     if changed.is_empty() {
         return Ok(());
     }
+    // Each by itself: SQLite looks up one end of a table, but reads all of it to find both at once.
     let ends = database.query(
         "changes",
-        "SELECT COALESCE(MIN(position), 1), COALESCE(MAX(position), 0) FROM changes",
+        "SELECT COALESCE((SELECT MIN(position) FROM changes), 1), COALESCE((SELECT MAX(position) FROM changes), 0)",
         &[],
     )?;
     let (oldest, newest) = ends.first().map_or(Ok((1, 0)), |row| Ok((row.int(0)?, row.int(1)?)))?;
