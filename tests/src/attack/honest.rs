@@ -19,7 +19,7 @@ use crate::{Agent, Caller, Millis, Server, Workload};
 /// Between two calls.
 const CALLS: Duration = Duration::from_millis(5);
 /// Between two new connections, each with a call.
-const CONNECTIONS: Duration = Duration::from_millis(40);
+const CONNECTIONS: Duration = Duration::from_millis(25);
 
 /// Who asks.
 #[derive(Clone)]

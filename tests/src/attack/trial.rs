@@ -116,7 +116,7 @@ pub(super) fn set_priority(process: u32, priority: i32) {
 impl Trial {
     /// Of `attack` on the daemon with this process ID, which serves `honest`.
     pub fn new(attack: impl Into<String>, pid: u32, honest: &Honest) -> Self {
-        let (calm, storm) = effort((600, 1_000), (3_000, 6_000));
+        let (calm, storm) = effort((450, 750), (3_000, 6_000));
         Self {
             name: attack.into(),
             honest: honest.clone(),

@@ -56,10 +56,16 @@ async fn a_user_with_a_thousand_connections_that_keep_streams_and_read_nothing_k
         scene.server.admin().create(&spec).await;
     }
     for (face, pid, honest) in scene.faces().await {
-        let (plain, streaming) = (face.plain_call(), face.streaming_call());
+        let plain = face.plain_call();
+        // The server ends the streaming call that strangers may make by a status, which needs no room.
+        let no_room = if face.name() == "agent" {
+            streams(0, &face.streaming_call(), None)
+        } else {
+            streams(0, &plain, Some(&frames::EMPTY_MESSAGE))
+        };
         for (name, opening) in [
             ("20 requests that do not end", streams(65_535, &plain, None)),
-            ("20 answers that have no room", streams(0, &streaming, None)),
+            ("20 answers that have no room", no_room),
             ("20 slow readers", streams(1, &plain, Some(&frames::EMPTY_MESSAGE))),
         ] {
             withstands(async || {

@@ -1,16 +1,19 @@
 //! Between the socket and HTTP: TLS, or whatever a caller puts there.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::ready;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::PollSemaphore;
 
-use super::peer::PeerShares;
+use super::peer::{self, PeerShares};
 use super::{ConnInfo, Limits, Peer};
 
 /// Makes of a raw socket what HTTP is spoken on, and says what is known of the peer.
@@ -49,6 +52,7 @@ pub struct Tls {
     config: Arc<ServerConfig>,
     slots: Arc<Semaphore>,
     shares: Arc<PeerShares>,
+    turns: Arc<PeerShares>,
 }
 
 // === impl Accepted ===
@@ -86,6 +90,7 @@ impl Tls {
             config,
             slots: Arc::new(Semaphore::new(limits.max_handshakes as usize)),
             shares: Arc::new(PeerShares::new(limits.max_handshakes.div_ceil(4) as usize)),
+            turns: Arc::new(PeerShares::new(peer::turns())),
         }
     }
 }
@@ -99,7 +104,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Acceptor<S> for Tls {
         // In this order, so that a peer without a share takes no slot: who says hello and then nothing waits for itself.
         let share = self.shares.one_of(&peer).await;
         let slot = self.slots.acquire().await.map_err(io::Error::other)?;
-        let io = hello.into_stream(Arc::clone(&self.config)).await?;
+        // Signatures take their time: the handshakes of one peer take turns, so that others need not wait for all of them.
+        let mut turns = PollSemaphore::new(self.turns.share(&peer));
+        let mut handshake = pin!(hello.into_stream(Arc::clone(&self.config)));
+        let computed = poll_fn(|cx| {
+            let _turn = ready!(turns.poll_acquire(cx));
+            handshake.as_mut().poll(cx)
+        });
+        let io = computed.await?;
         drop((share, slot));
         let certificates = io.get_ref().1.peer_certificates();
         let certificates = certificates.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use rand::Rng;
@@ -66,10 +67,17 @@ pub(super) struct Activity {
 #[derive(Debug)]
 struct OpenRequest(Arc<Activity>);
 
-/// A response body that keeps its request open.
+/// A response body that keeps its request open, also while what it gave waits to be sent: a peer that does not read has
+/// not less open than one that does.
 pub(super) struct CountedBody<B> {
     body: B,
-    _open: OpenRequest,
+    open: Arc<OpenRequest>,
+}
+
+/// A part of a body that keeps its request open.
+struct CountedBytes {
+    bytes: Bytes,
+    _open: Arc<OpenRequest>,
 }
 
 /// The caller's service, with what is known of the connection put into each request.
@@ -295,22 +303,37 @@ where
         let answer = self.service.clone().oneshot(request);
         Box::pin(async move {
             let answer = answer.await.map_err(Into::into)?;
-            Ok(answer.map(|body| CountedBody { body, _open: open }))
+            let open = Arc::new(open);
+            Ok(answer.map(|body| CountedBody { body, open }))
         })
     }
 }
 
 // === impl CountedBody ===
 
-impl<B: Body + Unpin> Body for CountedBody<B> {
-    type Data = B::Data;
+impl AsRef<[u8]> for CountedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for CountedBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let open = &self.open;
+        let count = |bytes| {
+            Bytes::from_owner(CountedBytes {
+                bytes,
+                _open: Arc::clone(open),
+            })
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(count))))
     }
 
     fn is_end_stream(&self) -> bool {

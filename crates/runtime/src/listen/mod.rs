@@ -248,7 +248,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
             }
             let Some(counted) = counts.admit(&peer) else {
                 metrics.refused_peer_limit.inc();
-                quiet.warn(|missed| warn!(listener = name, %peer, missed, "too many connections of one peer, refused"));
+                quiet.warn(|missed| warn!(listener = name, %peer, missed, "too much open of one peer, refused"));
                 continue;
             };
             let wait = pace.as_ref().map_or(Duration::ZERO, |pace| pace.wait_of(&peer));

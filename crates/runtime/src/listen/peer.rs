@@ -53,7 +53,6 @@ pub struct ConnInfo {
 pub(super) struct PeerCounts {
     connections: u32,
     requests: u32,
-    /// Half of the threads that there are, so that no peer has all of them.
     turns: usize,
     open: Arc<Mutex<HashMap<PeerKey, Open>>>,
 }
@@ -178,12 +177,12 @@ impl PeerCounts {
         Self {
             connections: limits.max_connections_per_peer,
             requests: limits.requests_per_peer(),
-            turns: std::thread::available_parallelism().map_or(1, |threads| (threads.get() / 2).max(1)),
+            turns: turns(),
             open: Arc::default(),
         }
     }
 
-    /// Counts one more connection of `peer`; `None` if it has as many as it may.
+    /// Counts one more connection of `peer`; `None` if it has as many as it may, or could not make a request on it.
     pub(super) fn admit(&self, peer: &Peer) -> Option<Counted> {
         let key = peer.key();
         let mut all = self.lock();
@@ -192,7 +191,7 @@ impl PeerCounts {
             requests: Arc::default(),
             turns: Arc::new(Semaphore::new(self.turns)),
         });
-        if open.connections >= self.connections {
+        if open.connections >= self.connections || open.requests.load(Ordering::Relaxed) >= self.requests {
             return None;
         }
         open.connections += 1;
@@ -255,6 +254,11 @@ impl PeerRequests {
     }
 }
 
+/// How many threads one peer may keep busy: half of those that there are, so that none has all of them.
+pub(super) fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| (threads.get() / 2).max(1))
+}
+
 // === impl PeerShares ===
 
 impl PeerShares {
@@ -274,7 +278,8 @@ impl PeerShares {
         self.share(peer).acquire_owned().await.ok()
     }
 
-    fn share(&self, peer: &Peer) -> Arc<Semaphore> {
+    /// The share of `peer`.
+    pub(super) fn share(&self, peer: &Peer) -> Arc<Semaphore> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = shares.get(&peer.key()).and_then(Weak::upgrade) {
             return share;
@@ -317,6 +322,21 @@ impl PeerPace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Attack 20
+    #[test]
+    fn a_peer_with_all_its_requests_gets_no_more_connections() {
+        let counts = PeerCounts::new(&Limits {
+            max_requests_per_peer: Some(1),
+            ..Limits::default()
+        });
+        let peer = tcp("192.0.2.1:1");
+        let first = counts.admit(&peer).unwrap();
+        assert!(first.requests().begin() && !first.requests().begin());
+        assert!(counts.admit(&peer).is_none() && counts.admit(&tcp("192.0.2.2:1")).is_some());
+        first.requests().end();
+        assert!(counts.admit(&peer).is_some());
+    }
 
     // Attack 5
     #[tokio::test(start_paused = true)]
