@@ -247,6 +247,7 @@ async fn attestors(settings: &Settings) -> anyhow::Result<Attestors> {
 fn spawn_upkeep(supervisor: &Supervisor, upkeep: &Upkeep) {
     spawn_loop(supervisor, "expire_entries", upkeep, Upkeep::expire_entries);
     spawn_loop(supervisor, "prune_tokens", upkeep, Upkeep::prune_tokens);
+    spawn_loop(supervisor, "write_records", upkeep, Upkeep::write_records);
     let upkeep = upkeep.clone();
     supervisor.spawn_once("follow_database", async move |stop| {
         Ok(upkeep.follow_database(stop).await?)

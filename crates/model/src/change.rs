@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use mayfly_svid::{Bundle, JwtAuthority, Serial, SpiffeId, Timestamp, TrustDomain, X509Authority};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -294,9 +295,10 @@ impl Change {
         }
     }
 
-    /// What the log says of this change, once it has happened and caused `deltas`: kind, subject and body of each record.
-    pub fn records(&self, deltas: &[Delta]) -> Vec<(&'static str, String, Value)> {
-        let one = |kind, subject: String, body| vec![(kind, subject, body)];
+    /// What the log says of this change, once it has happened and caused `deltas`: kind, subject and body (JSON) of each
+    /// record.
+    pub fn records(&self, deltas: &[Delta]) -> Vec<Record> {
+        let one = |kind, subject: String, body: Value| vec![(kind, subject, body.to_string())];
         match self {
             Self::Together(changes) => changes.iter().flat_map(|change| change.records(deltas)).collect(),
             // As stored: its time of creation may be later than asked.
@@ -368,28 +370,31 @@ impl Change {
                 .iter()
                 .map(|intent| ("svid.intended", intent.spiffe_id.to_string(), intent_body(intent)))
                 .collect(),
-            Self::SvidOutcome { signed, failed } => one(
-                "svid.outcome",
-                String::new(),
-                json!({ "signed": signed, "failed": failed }),
-            ),
+            Self::SvidOutcome { signed, failed } => {
+                vec![("svid.outcome", String::new(), json_of(&OutcomeBody { failed, signed }))]
+            }
             Self::Note { kind, subject, body } => one(kind, subject.clone(), body.clone()),
         }
     }
 }
 
+/// Kind, subject and body (JSON).
+type Record = (&'static str, String, String);
+
 /// The record of a change, followed by one for each entry that went or came with it; `put` says what coming is.
 fn with_entries(
     deltas: &[Delta],
     put: &'static str,
-    record: (&'static str, String, Value),
-) -> Vec<(&'static str, String, Value)> {
+    (kind, subject, body): (&'static str, String, Value),
+) -> Vec<Record> {
     let entries = deltas.iter().filter_map(|delta| match delta {
-        Delta::EntryGone(entry) => Some(("entry.deleted", entry.id.to_string(), entry_body(entry))),
-        Delta::EntryPut(entry) => Some((put, entry.id.to_string(), entry_body(entry))),
+        Delta::EntryGone(entry) => Some(("entry.deleted", entry.id.to_string(), entry_body(entry).to_string())),
+        Delta::EntryPut(entry) => Some((put, entry.id.to_string(), entry_body(entry).to_string())),
         _ => None,
     });
-    std::iter::once(record).chain(entries).collect()
+    std::iter::once((kind, subject, body.to_string()))
+        .chain(entries)
+        .collect()
 }
 
 fn entry_body(entry: &Entry) -> Value {
@@ -428,14 +433,35 @@ fn bundle_body(bundle: &Bundle) -> Value {
     })
 }
 
-fn intent_body(intent: &SvidIntent) -> Value {
-    json!({
-        "entry_id": intent.entry_id,
-        "serial": intent.serial,
-        "public_key_sha256": hex::encode(intent.public_key_sha256),
-        "authority_id": intent.authority_id,
-        "not_after": intent.not_after,
+/// The bodies of the two records of an SVID. Written straight away, as there are more of these than of all others; fields
+/// are in the order of the alphabet, as in the others.
+#[derive(Serialize)]
+struct IntentBody<'a> {
+    authority_id: &'a str,
+    entry_id: &'a Option<EntryId>,
+    not_after: Timestamp,
+    public_key_sha256: String,
+    serial: &'a Serial,
+}
+
+#[derive(Serialize)]
+struct OutcomeBody<'a> {
+    failed: &'a [Serial],
+    signed: &'a [Serial],
+}
+
+fn intent_body(intent: &SvidIntent) -> String {
+    json_of(&IntentBody {
+        authority_id: &intent.authority_id,
+        entry_id: &intent.entry_id,
+        not_after: intent.not_after,
+        public_key_sha256: hex::encode(intent.public_key_sha256),
+        serial: &intent.serial,
     })
+}
+
+fn json_of(body: &impl Serialize) -> String {
+    serde_json::to_string(body).expect("records have string keys and finite numbers only")
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

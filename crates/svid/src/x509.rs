@@ -221,8 +221,14 @@ pub(crate) fn parse_certificate(index: usize, der: &[u8]) -> Result<X509Certific
         return Err(malformed);
     };
     let broken = |extension: &ParsedExtension<'_>| matches!(extension, ParsedExtension::ParseError { .. });
+    let mut kinds: Vec<&[u8]> = certificate
+        .extensions()
+        .iter()
+        .map(|extension| extension.oid.as_bytes())
+        .collect();
+    kinds.sort_unstable();
     if !rest.is_empty()
-        || certificate.extensions_map().is_err()
+        || kinds.windows(2).any(|pair| pair[0] == pair[1])
         || certificate
             .extensions()
             .iter()

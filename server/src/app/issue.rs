@@ -274,8 +274,7 @@ impl Issuance {
                 if let CommitError::Store(_) = refused {
                     // The intents may be durable all the same; the log shall say that nothing came of them.
                     let (signed, failed) = (vec![], serials);
-                    self.committer
-                        .commit_later(step(Change::SvidOutcome { signed, failed }));
+                    self.committer.set_aside(step(Change::SvidOutcome { signed, failed }));
                 }
                 Err((prepared.len(), refused))
             }
@@ -330,7 +329,7 @@ impl Issuance {
         }
         if !signed.is_empty() || !failed.is_empty() {
             let change = Change::SvidOutcome { signed, failed };
-            self.committer.commit_later(Step {
+            self.committer.set_aside(Step {
                 actor: actor.clone(),
                 time: self.now(),
                 change,

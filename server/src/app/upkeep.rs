@@ -1,4 +1,5 @@
-//! What the server does by time: end entries that expire, forget tokens that did, notice when the database is back.
+//! What the server does by time: end entries that expire, forget tokens that did, write records that wait,
+//! notice when the database is back.
 //!
 //! Each loop reads the state to know what is due; a wake-up only makes it look.
 
@@ -16,6 +17,8 @@ use crate::commit::{CommitError, Committer, CommitterEnded};
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Between two passes over the join tokens.
 const TOKEN_PRUNE: Duration = Duration::from_secs(3_600);
+/// The longest that a record waits for a commit to go with.
+const RECORDS: Duration = Duration::from_secs(1);
 /// Between two tries to reach a database that failed.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -75,6 +78,16 @@ impl Upkeep {
             }
             if let Err(failure) = self.commit(Change::TokenPrune, self.now()).await {
                 warn!(error = %Chain(&failure), "expired join tokens are not pruned yet");
+            }
+        }
+    }
+
+    /// Writes what came of SVIDs even if nobody commits anything else.
+    pub async fn write_records(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RECORDS) => self.committer.commit_aside().await,
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   caller ── Step ──▶ queue ──▶ one thread: collect what has arrived
+//!                                  │  and the records that were set aside
 //!                                  └▶ Store::commit: one transaction, guards, state, log, revision, fsync
 //!                                  └▶ apply the deltas to a copy of the snapshot and publish it
 //!                                  └▶ tell the observer (watch hub), then answer the callers
@@ -14,11 +15,11 @@
 
 mod snapshot;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use arc_swap::ArcSwap;
-use mayfly_model::{Change, Conflict, Delta, ErrorKind, Revision, Step};
+use mayfly_model::{Conflict, Delta, ErrorKind, Revision, Step};
 use mayfly_store::{ChangeRow, Store, StoreError};
 use mayfly_svid::TrustDomain;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +31,8 @@ pub use snapshot::Snapshot;
 const QUEUE: usize = 1024;
 /// One transaction takes at most about this many steps, so that no caller waits for an endless batch.
 const BATCH: usize = 512;
+/// Records that are set aside for the next transaction; more than that come together only when it does not end.
+const ASIDE: usize = 4096;
 
 /// Why a change did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -100,6 +103,7 @@ struct Job {
 #[derive(Clone)]
 pub struct Committer {
     queue: mpsc::Sender<Job>,
+    aside: Arc<Aside>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     healthy: watch::Receiver<bool>,
     revision: watch::Receiver<Revision>,
@@ -136,11 +140,13 @@ impl Committer {
         let observer = observer(&recovered, &loaded);
         let snapshot = Arc::new(ArcSwap::from_pointee(loaded));
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let aside = Arc::new(Aside::default());
         let (health, healthy) = watch::channel(true);
         let (advance, revision) = watch::channel(snapshot.load().revision());
         let mut writer = Writer {
             store,
             jobs,
+            aside: aside.clone(),
             snapshot: snapshot.clone(),
             observer,
             health,
@@ -152,6 +158,7 @@ impl Committer {
             .map_err(StartError::Thread)?;
         Ok(Self {
             queue,
+            aside,
             snapshot,
             healthy,
             revision,
@@ -201,26 +208,55 @@ impl Committer {
         answer.await.unwrap_or_else(|_| stopped())
     }
 
-    /// Waits until all that was handed over before is durable or refused: for the end of the process, as nobody waits for
-    /// what [`Self::commit_later`] was given.
+    /// Waits until all that was handed over before is durable or refused, what was set aside too: for the end of the
+    /// process, as nobody waits for that.
     pub async fn flush(&self) {
         self.commit_all(vec![]).await;
     }
 
-    /// Hands over a record that nobody waits for: it is written with the next batch. Dropped with a log line when the
-    /// queue is full, which only evidence of an outcome may be: its intent is durable already.
+    /// Hands over a change that nobody waits for. Dropped with a log line when the queue is full.
     pub fn commit_later(&self, step: Step) {
         let (reply, _) = oneshot::channel();
-        if let Err(refused) = self.queue.try_send(Job {
-            steps: vec![step],
-            reply,
-        }) {
-            let kind = match refused.into_inner().steps.first().map(|step| &step.change) {
-                Some(Change::SvidOutcome { .. }) => "svid.outcome",
-                _ => "other",
-            };
-            error!(kind, "a record was not written: the commit queue is full");
+        let steps = vec![step];
+        if self.queue.try_send(Job { steps, reply }).is_err() {
+            error!("a change that nobody waits for was dropped: the commit queue is full");
         }
+    }
+
+    /// Sets a record aside. The next commit writes it, whoever asks for that, as a transaction of its own would cost as much
+    /// as the one that it reports of; [`Self::commit_aside`] sees to it that there is a next one. Dropped with a log line
+    /// when too many wait, which only evidence of an outcome may be: its intent is durable already.
+    pub fn set_aside(&self, record: Step) {
+        debug_assert!(
+            record.change.is_record(),
+            "what changes the state must not wait for others"
+        );
+        let mut aside = self.aside.lock();
+        if aside.len() < ASIDE {
+            aside.push(record);
+        } else {
+            drop(aside);
+            error!("a record was not written: too many wait for a commit");
+        }
+    }
+
+    /// Commits what was set aside, if there is any by now.
+    pub async fn commit_aside(&self) {
+        let is_empty = self.aside.lock().is_empty();
+        if !is_empty {
+            self.flush().await;
+        }
+    }
+}
+
+/// Records for the next commit.
+#[derive(Default)]
+struct Aside(Mutex<Vec<Step>>);
+
+impl Aside {
+    /// For a push or a take: it is whole in between.
+    fn lock(&self) -> MutexGuard<'_, Vec<Step>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,6 +280,7 @@ pub enum StartError {
 struct Writer {
     store: Box<dyn Store>,
     jobs: mpsc::Receiver<Job>,
+    aside: Arc<Aside>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     observer: Observer,
     health: watch::Sender<bool>,
@@ -266,7 +303,8 @@ impl Writer {
     }
 
     fn commit(&mut self, batch: Vec<Job>) {
-        let mut steps = Vec::new();
+        let mut steps = std::mem::take(&mut *self.aside.lock());
+        let records = steps.len();
         let mut replies = Vec::with_capacity(batch.len());
         for job in batch {
             replies.push((job.steps.len(), job.reply));
@@ -296,6 +334,7 @@ impl Writer {
             }
         }
         .into_iter();
+        results.by_ref().take(records).for_each(drop);
         for (count, reply) in replies {
             // A caller that is gone does not need the answer.
             let _ = reply.send(results.by_ref().take(count).collect());

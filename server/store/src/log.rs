@@ -31,7 +31,7 @@ impl<'a> PendingLog<'a> {
                     time: step.time,
                     kind,
                     subject,
-                    body: body.to_string(),
+                    body,
                 }),
         );
     }

@@ -99,6 +99,26 @@ async fn every_svid_has_its_intent_in_the_log_before_it_and_its_outcome_after() 
 }
 
 #[tokio::test]
+async fn an_outcome_goes_with_the_next_commit_and_does_not_wait_for_long() {
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    let entry = world.entry("web", &agent.id, |_| {}).await;
+    let revision = || world.committer.snapshot().revision();
+    issue(&world, &agent, &entry).await.unwrap();
+    let before = revision();
+    // Of another SVID: its intent takes the first one's outcome along.
+    issue(&world, &agent, &entry).await.unwrap();
+    assert_eq!(world.logged("svid.outcome").len(), 1);
+    assert_eq!(revision().0, before.0 + 1, "one transaction for both");
+    // What the server does each second.
+    world.committer.commit_aside().await;
+    assert_eq!(world.logged("svid.outcome").len(), 2);
+    let after = revision();
+    world.committer.commit_aside().await;
+    assert_eq!(revision(), after, "nothing waits, nothing is committed");
+}
+
+#[tokio::test]
 async fn in_a_batch_each_request_stands_for_itself_and_keeps_its_place() {
     let world = World::new().await;
     let agent = world.agent("a").await;
