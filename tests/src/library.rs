@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::binaries::{binary, sources};
 use crate::program::{Program, endpoint};
-use crate::{go_module, java, node, python};
+use crate::{go_module, java, needs_root, node, python};
 
 /// A library that speaks the Workload API. Its programs follow `tests/clients/README.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +93,7 @@ impl Library {
     }
 
     fn start(self, role: &str, agent_socket: &Path, uid: u32, peers: Option<&str>) -> Program {
+        needs_root();
         let mut command = match self {
             Self::Go => {
                 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mayfly_tests::Program;
 use mayfly_tests::binaries::binary;
 use mayfly_tests::daemon::story_dir;
 use mayfly_tests::program::endpoint;
+use mayfly_tests::{Lane, Program};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Scene {
     dir: TempDir,
     endpoint: Program,
+    _lane: Lane,
 }
 
 /// What a run of the client has said.
@@ -29,11 +30,16 @@ struct Ran {
 
 impl Scene {
     async fn play(script: Value) -> Self {
+        let lane = Lane::shared();
         let dir = story_dir();
         let socket = dir.path().join("w.sock");
         let mut endpoint = Program::python("fake_endpoint.py", &[socket.to_str().unwrap(), &script.to_string()]);
         endpoint.expect("listening", PATIENCE).await;
-        Self { dir, endpoint }
+        Self {
+            dir,
+            endpoint,
+            _lane: lane,
+        }
     }
 
     fn socket(&self) -> PathBuf {

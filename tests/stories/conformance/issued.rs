@@ -139,6 +139,7 @@ async fn every_certificate_that_is_issued_is_what_the_standards_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_decoder_names_the_rule_that_a_certificate_breaks() {
+    let _lane = Lane::shared();
     let mut decoder = Program::python("defects.py", &[]);
     decoder.expect("done", Duration::from_secs(60)).await;
     let defects = decoder.seen("defect");

@@ -270,7 +270,8 @@ pub(super) async fn check(server: &Server, ledger: &Shared, issuee: &Issuee, rng
     let channel = attest::channel(server.port(), &bundle, None);
     if let Some(token) = used {
         let again = attest::join(channel.clone(), &token).await;
-        assert!(again.is_err(), "a token was used twice");
+        let refused = again.expect_err("a token was used twice");
+        assert!(refused.message().contains("already been used"), "{refused}");
     }
     if let Some(token) = unused {
         let joined = attest::join(channel, &token)
