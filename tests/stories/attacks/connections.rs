@@ -1,6 +1,5 @@
 //! Connections that are opened for no good.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -153,7 +152,7 @@ async fn attestations_of_one_address_are_paced_and_leave_room_for_those_of_other
                 move |_: &dyn Fn() -> bool| {
                     let channel = channel.get_or_insert_with(|| {
                         let _inside = runtime.enter();
-                        attest::channel_from(Ipv4Addr::from(from), port, &bundle)
+                        attest::channel_from(from, port, &bundle)
                     });
                     let flood = async {
                         let (csr, _) = attest::csr();

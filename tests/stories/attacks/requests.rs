@@ -324,7 +324,11 @@ async fn of_a_certificate_request_the_key_is_taken_and_nothing_else_and_only_wit
             "two lists of wishes",
             request(
                 &spki,
-                &[wishes(std::slice::from_ref(&admin_uri)), wishes(&[ca.clone()])].concat(),
+                &[
+                    wishes(std::slice::from_ref(&admin_uri)),
+                    wishes(std::slice::from_ref(&ca)),
+                ]
+                .concat(),
                 &key,
             ),
         ),
