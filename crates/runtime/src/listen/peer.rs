@@ -1,10 +1,11 @@
 //! Who is at the other end, and how many of them.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -46,6 +47,7 @@ pub struct ConnInfo {
     /// as sent. `None` if it showed none.
     pub peer_certificates: Option<Arc<[CertificateDer<'static>]>>,
     closing: CancellationToken,
+    finding: Arc<OnceLock<Arc<dyn Any + Send + Sync>>>,
 }
 
 /// Connections and requests at a time, by peer.
@@ -112,7 +114,18 @@ impl ConnInfo {
             peer,
             peer_certificates,
             closing: CancellationToken::new(),
+            finding: Arc::default(),
         }
+    }
+
+    /// What `find` says of the connection, which does not change while it lives: the first request asks, the others share
+    /// the answer.
+    ///
+    /// # Panics
+    /// Something of another type was asked before.
+    pub fn once<T: Any + Send + Sync>(&self, find: impl FnOnce() -> T) -> Arc<T> {
+        let found = Arc::clone(self.finding.get_or_init(|| Arc::new(find())));
+        found.downcast().expect("one question is asked of a connection")
     }
 
     /// Closes the connection: GOAWAY now, and what runs may end within
