@@ -38,8 +38,8 @@ fn same(one: &Path, other: &Path) -> bool {
 }
 
 fn run(command: &mut Command) {
-    let hint = "go.mod says which release of Go it takes: `tests/run` installs it, or https://go.dev/dl; modules come from the \
-                proxy that `go env GOPROXY` says: is it reachable?";
+    let hint = "go.mod says which release of Go it takes: `tests/run` installs it, or https://go.dev/dl; modules come \
+                from the proxy that `go env GOPROXY` says: is it reachable?";
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}\nhint: {hint}"));

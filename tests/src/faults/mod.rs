@@ -14,6 +14,10 @@ pub use disk::Disk;
 pub use network::Network;
 pub use process::{Paused, descriptors, lower_descriptors, resident};
 
+/// What a machine needs for its faults to be made.
+pub(crate) const NEEDED: &str = "stories of faults need a kernel with loop devices, ext4, network namespaces and \
+                                 NFQUEUE, and the right to use them: in a container, one that is privileged";
+
 /// Prints one row of the table: what was done to the daemons, and what came of it.
 pub fn seen(injected: &str, seen: &str) {
     println!("fault | {injected} | {seen}");
@@ -25,7 +29,7 @@ pub fn seen(injected: &str, seen: &str) {
 /// It is not there, or it fails: with what it said.
 pub(crate) fn run(program: &str, args: &[&str]) {
     if let Err(reason) = try_run(program, args) {
-        panic!("{reason}");
+        panic!("{reason}\nhint: {NEEDED}");
     }
 }
 

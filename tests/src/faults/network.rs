@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::{run, try_run};
+use super::{NEEDED, run, try_run};
 use crate::binaries::binary;
 use crate::daemon::Daemon;
 use crate::needs_root;
@@ -74,7 +74,8 @@ impl Network {
         // It says so when the queue is there; before that the kernel would drop what it is given.
         let mut ready = [0];
         let output = delayer.stdout.as_mut().expect("piped");
-        std::io::Read::read_exact(output, &mut ready).expect("the delayer starts");
+        std::io::Read::read_exact(output, &mut ready)
+            .unwrap_or_else(|_| panic!("the delayer ended, see above why\nhint: {NEEDED}"));
         self.delayer = Some(delayer);
         self.rule(&["-A", "INPUT"], &["-j", "NFQUEUE", "--queue-num", "0"]);
     }
