@@ -3,6 +3,7 @@
 use rustls_pki_types::alg_id::{
     ECDSA_SHA256, ECDSA_SHA384, ED25519, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
 };
+use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
@@ -72,7 +73,8 @@ pub fn parse_csr(csr_der: &[u8]) -> Result<VerifiedCsr, CsrError> {
 /// (RFC 5280 §4.1.1.2).
 fn check_encoding<'a>(csr: &X509CertificationRequest<'a>) -> Result<&'a [u8], CsrError> {
     let (whole, info) = (csr.as_raw(), csr.certification_request_info.raw);
-    if !content(info).is_some_and(|content| content.starts_with(b"\x02\x01\x00")) {
+    let key = csr.certification_request_info.subject_pki.raw;
+    if !content(info).is_some_and(|content| has_parts_of_info(content, key)) {
         return Err(CsrError::Malformed);
     }
     let after_info = content(whole).and_then(|content| content.strip_prefix(info));
@@ -95,4 +97,18 @@ fn check_encoding<'a>(csr: &X509CertificationRequest<'a>) -> Result<&'a [u8], Cs
         Some(&BIT_STRING) => Ok(algorithm),
         _ => Err(CsrError::Malformed),
     }
+}
+
+/// Whether this is version 0, a name, `key` where the parser found it, and attributes. The parser does not mind what is
+/// left over within the name, and goes on there instead of behind it.
+fn has_parts_of_info(content: &[u8], key: &[u8]) -> bool {
+    let name = content.strip_prefix(b"\x02\x01\x00").map(Any::from_der);
+    let Some(Ok((after_name, name))) = name else {
+        return false;
+    };
+    let attributes = after_name.strip_prefix(key).map(Any::from_der);
+    let Some(Ok((rest, attributes))) = attributes else {
+        return false;
+    };
+    name.tag() == Tag::Sequence && attributes.header.raw_tag() == Some(&[0xa0]) && rest.is_empty()
 }

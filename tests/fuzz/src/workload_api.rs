@@ -48,12 +48,13 @@ fn svids(bytes: &[u8]) {
     let Ok(answer) = X509svidResponse::decode(bytes) else {
         return;
     };
-    // Secrets do not reach a log, whatever the message.
-    let shown = format!("{answer:?}");
+    // Secrets do not reach a log, whatever the message: with other keys it looks the same.
+    let mut without_keys = answer.clone();
+    for wire in &mut without_keys.svids {
+        wire.x509_svid_key.fill(0);
+    }
+    assert_eq!(format!("{answer:?}"), format!("{without_keys:?}"), "a key is shown");
     for wire in &answer.svids {
-        if wire.x509_svid_key.len() > 8 {
-            assert!(!shown.contains(&format!("{:?}", wire.x509_svid_key)), "a key is shown");
-        }
         let (Ok(id), Ok(svid)) = (
             wire.spiffe_id.parse::<SpiffeId>(),
             X509Svid::from_concatenated_der(&wire.x509_svid),

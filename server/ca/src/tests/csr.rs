@@ -169,14 +169,32 @@ fn a_request_with_other_tags_is_refused_even_if_its_key_signed_it() {
         0x30,
         &[&algorithm[..], &tlv(0x03, &bits(key.public_key().as_ref()))].concat(),
     );
-    let request = |whole, info, version, signature| {
-        let content = [&tlv(version, b"\0")[..], b"\x30\x00", &spki, b"\xa0\x00"].concat();
+    let request_of = |whole, info, version, name: &[u8], attributes: &[u8], signature| {
+        let content = [&tlv(version, b"\0")[..], name, &spki, attributes].concat();
         let info = tlv(info, &content);
         let signature = tlv(signature, &bits(key.sign(&info).as_ref()));
         // Its content has 128 to 255 bytes.
         let content = [&info[..], algorithm, &signature].concat();
         [&[whole, 0x81, u8::try_from(content.len()).unwrap()], &content[..]].concat()
     };
+    let request =
+        |whole, info, version, signature| request_of(whole, info, version, b"\x30\x00", b"\xa0\x00", signature);
+    let with = |name, attributes| parse_csr(&request_of(0x30, 0x30, 0x02, name, attributes, 0x03));
+    for (name, attributes) in [
+        // The name's length takes the first byte of the key with it.
+        (&b"\x30\x01"[..], &b"\xa0\x00"[..]),
+        (b"\x31\x00", b"\xa0\x00"),
+        (b"\x30\x00", b""),
+        (b"\x30\x00", b"\xa1\x00"),
+        (b"\x30\x00", b"\xa0\x00\x05\x00"),
+        (b"\x30\x00", b"\xa0\x01"),
+    ] {
+        assert_eq!(
+            with(name, attributes),
+            Err(CsrError::Malformed),
+            "{name:x?} {attributes:x?}"
+        );
+    }
     assert_eq!(
         parse_csr(&request(0x30, 0x30, 0x02, 0x03)).unwrap().public_key.der(),
         spki
