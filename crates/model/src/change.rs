@@ -30,10 +30,10 @@ pub struct Step {
 pub enum Change {
     /// Several changes that happen together or not at all. Guard: each one's, in order.
     Together(Vec<Change>),
-    /// Adds an entry. Guard: its ID is free and no similar entry exists.
+    /// Adds an entry. Guard: its ID is free, no similar entry exists, and the bundles that it federates with are there.
     EntryCreate(Box<Entry>),
     /// Changes the stated fields of an entry and counts its revision up. Guard: it exists, the result passes
-    /// [`EntrySpec::check`] and is similar to no other entry.
+    /// [`EntrySpec::check`] and is similar to no other entry, and the bundles that it shall federate with are there.
     EntryUpdate {
         /// Which entry.
         id: EntryId,
@@ -53,10 +53,13 @@ pub enum Change {
         /// The one-time token that proved it.
         token: Option<TokenHash>,
     },
-    /// Adds a renewed SVID beside the one in use. Guard: the agent exists and is not banned.
+    /// Adds a renewed SVID beside the one in use. Guard: the agent exists, is not banned, and still uses `by`: it may
+    /// just have attested anew. If that was itself renewed and not seen yet, it is now, and becomes the one in use.
     AgentRenew {
         /// Which agent.
         id: SpiffeId,
+        /// Serial of the SVID that it showed.
+        by: Serial,
         /// Serial of the new SVID.
         serial: Serial,
         /// Its `notAfter`.
@@ -264,6 +267,9 @@ pub enum Conflict {
     /// The serial is not the renewed one.
     #[error("serial is not the renewed one of this agent")]
     SerialNotRenewed,
+    /// The agent has another SVID by now.
+    #[error("serial is not in use by this agent any more")]
+    SerialNotInUse,
     /// Used already, expired, or never there: the three are not told apart.
     #[error("join token does not exist or has already been used")]
     TokenUnusable,
@@ -279,6 +285,9 @@ pub enum Conflict {
     /// There is none.
     #[error("bundle not found")]
     BundleNotFound,
+    /// An entry would hand out a bundle that is not there.
+    #[error("unable to find federated bundle `{0}`; set the bundle of this trust domain first")]
+    FederatedBundleNotFound(TrustDomain),
     /// Entries federate with it.
     #[error("bundle is in use; entries that federate with it: {0}")]
     BundleInUse(usize),
@@ -322,10 +331,15 @@ impl Change {
                     }),
                 ),
             ),
-            Self::AgentRenew { id, serial, expires_at } => one(
+            Self::AgentRenew {
+                id,
+                by,
+                serial,
+                expires_at,
+            } => one(
                 "agent.renewed",
                 id.to_string(),
-                json!({ "serial": serial, "expires_at": expires_at }),
+                json!({ "by": by, "serial": serial, "expires_at": expires_at }),
             ),
             Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
             Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),

@@ -124,7 +124,7 @@ impl AgentApi for AgentService {
         if csr.is_empty() && !agent.can_reattest {
             return Err(invalid("params.csr: is missing"));
         }
-        let renewed = agents::renew(&self.0.issuance, &call.actor, agent, &csr).await;
+        let renewed = agents::renew(&self.0.issuance, &call.actor, agent, call.serial()?, &csr).await;
         let svid = renewed.map_err(|refused| to_status(&refused))?;
         Ok(Response::new(RenewAgentResponse {
             svid: Some((&svid).into()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mayfly_model::{Actor, Agent};
 use mayfly_runtime::listen::ConnInfo;
-use mayfly_svid::Timestamp;
+use mayfly_svid::{Serial, Timestamp, X509Svid};
 use tonic::{Request, Status};
 
 use super::status::to_status;
@@ -49,6 +49,16 @@ impl Call {
             Caller::Agent(agent) => Ok(agent),
             _ => Err(not_an_agent()),
         }
+    }
+
+    /// The serial number of the SVID that the caller showed.
+    ///
+    /// # Errors
+    /// It showed none, which the table of methods does not allow where this is asked.
+    pub(super) fn serial(&self) -> Result<Serial, Status> {
+        let leaf = self.connection.peer_certificates.as_deref().and_then(<[_]>::first);
+        let svid = leaf.and_then(|leaf| X509Svid::from_chain(vec![leaf.clone()]).ok());
+        svid.map(|svid| svid.serial().clone()).ok_or_else(not_an_agent)
     }
 
     /// The agent that calls as it stands in a later `snapshot`, for calls that last: it may be banned by then, and what

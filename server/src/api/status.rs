@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use mayfly_model::ErrorKind;
+use mayfly_model::{Conflict, ErrorKind};
 use mayfly_proto::convert::ConvertError;
 use mayfly_proto::spire::types;
 use mayfly_proto::status::{Reason, permission_denied, unavailable_retry};
@@ -260,10 +260,12 @@ impl Failure for AttestError {
 fn issue_refusal(error: &IssueError) -> Option<AgentRefusal> {
     match error {
         IssueError::AgentNotActive => Some(AgentRefusal::NotActive),
-        IssueError::Commit(CommitError::Conflict(mayfly_model::Conflict::AgentBanned)) => Some(AgentRefusal::Banned),
-        IssueError::Commit(CommitError::Conflict(mayfly_model::Conflict::AgentNotFound)) => {
-            Some(AgentRefusal::NotAttested)
-        }
+        IssueError::Commit(CommitError::Conflict(conflict)) => match conflict {
+            Conflict::AgentBanned => Some(AgentRefusal::Banned),
+            Conflict::AgentNotFound => Some(AgentRefusal::NotAttested),
+            Conflict::SerialNotInUse => Some(AgentRefusal::NotActive),
+            _ => None,
+        },
         _ => None,
     }
 }

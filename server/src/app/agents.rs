@@ -7,7 +7,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use mayfly_model::{
     Actor, Agent, Change, Entry, EntryError, ErrorKind, MatchBy, Selectors, Step, TokenHash, agent_path,
 };
-use mayfly_svid::{SpiffeId, Timestamp, TrustDomain, X509Svid};
+use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid};
 use zeroize::Zeroizing;
 
 use super::caller::{AgentRefusal, CallerError};
@@ -169,11 +169,18 @@ pub async fn report(
     .await
 }
 
-/// Gives an agent a new SVID beside the one that it has; the old one ends when the new one is first seen.
+/// Gives an agent a new SVID beside the one that it showed, whose serial is `by`; the old one ends when the new one is
+/// first seen.
 ///
 /// # Errors
 /// The agent has to attest instead, or its request is refused, or nothing can be signed.
-pub async fn renew(issuance: &Issuance, actor: &Actor, agent: &Agent, csr_der: &[u8]) -> Result<X509Svid, AgentError> {
+pub async fn renew(
+    issuance: &Issuance,
+    actor: &Actor,
+    agent: &Agent,
+    by: Serial,
+    csr_der: &[u8],
+) -> Result<X509Svid, AgentError> {
     if agent.can_reattest {
         return Err(CallerError::Agent {
             id: agent.id.clone(),
@@ -182,8 +189,9 @@ pub async fn renew(issuance: &Issuance, actor: &Actor, agent: &Agent, csr_der: &
         .into());
     }
     let id = agent.id.clone();
-    let record = |serial: &mayfly_svid::Serial, expires_at| Change::AgentRenew {
+    let record = |serial: &Serial, expires_at| Change::AgentRenew {
         id,
+        by,
         serial: serial.clone(),
         expires_at,
     };

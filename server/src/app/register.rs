@@ -1,7 +1,7 @@
 //! Entries: created, changed, removed, looked through.
 //!
 //! Rules that hold for an entry by itself are checked before anything is committed; those that depend on other entries
-//! are guards inside the commit.
+//! or on bundles are guards inside the commit.
 
 use std::sync::Arc;
 
@@ -29,9 +29,6 @@ pub enum RegisterError {
     /// It breaks a rule of all entries.
     #[error(transparent)]
     Entry(#[from] EntryError),
-    /// It would hand out a bundle that is not there.
-    #[error("unable to find federated bundle `{0}`; set the bundle of this trust domain first")]
-    NoBundle(TrustDomain),
     /// The commit refused it.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -67,7 +64,6 @@ pub async fn create(
     let snapshot = committer.snapshot();
     let changes = wanted.into_iter().map(|NewEntry { id, spec }| {
         spec.check(snapshot.trust_domain())?;
-        check_bundles(&snapshot, &spec.federates_with)?;
         let id = id.unwrap_or_else(EntryId::random);
         let entry = Entry {
             id,
@@ -90,11 +86,7 @@ pub async fn update(
     now: Timestamp,
     wanted: Vec<(EntryId, EntryPatch)>,
 ) -> Vec<Result<Arc<Entry>, RegisterError>> {
-    let snapshot = committer.snapshot();
     let changes = wanted.into_iter().map(|(id, patch)| {
-        if let Some(names) = &patch.federates_with {
-            check_bundles(&snapshot, names)?;
-        }
         Ok(Change::EntryUpdate {
             id,
             patch: Box::new(patch),
@@ -183,13 +175,6 @@ async fn put_entries(
     results.into_iter().map(|result| result.and_then(entry)).collect()
 }
 
-fn check_bundles(snapshot: &Snapshot, names: &[TrustDomain]) -> Result<(), RegisterError> {
-    match names.iter().find(|name| snapshot.bundle(name).is_none()) {
-        Some(name) => Err(RegisterError::NoBundle(name.clone())),
-        None => Ok(()),
-    }
-}
-
 impl EntryFilter {
     /// Whether it lets everything through.
     pub fn is_empty(&self) -> bool {
@@ -255,7 +240,7 @@ impl RegisterError {
     /// What it means for the caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Entry(_) | Self::NoBundle(_) => ErrorKind::InvalidArgument,
+            Self::Entry(_) => ErrorKind::InvalidArgument,
             Self::Commit(error) => error.kind(),
         }
     }

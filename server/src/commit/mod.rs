@@ -63,8 +63,8 @@ fn conflict_kind(conflict: &Conflict) -> ErrorKind {
     match conflict {
         Conflict::EntryExists(_) | Conflict::TokenExists | Conflict::BundleExists => ErrorKind::AlreadyExists,
         Conflict::EntryNotFound | Conflict::AgentNotFound | Conflict::BundleNotFound => ErrorKind::NotFound,
-        Conflict::EntryInvalid(_) => ErrorKind::InvalidArgument,
-        Conflict::AgentBanned => ErrorKind::PermissionDenied,
+        Conflict::EntryInvalid(_) | Conflict::FederatedBundleNotFound(_) => ErrorKind::InvalidArgument,
+        Conflict::AgentBanned | Conflict::SerialNotInUse => ErrorKind::PermissionDenied,
         // SPIRE answers a used token with InvalidArgument, and its agents expect that.
         Conflict::TokenUnusable => ErrorKind::InvalidArgument,
         Conflict::BundleInUse(_) | Conflict::SerialNotRenewed | Conflict::AuthorityState(_) => {

@@ -44,12 +44,22 @@ pub(crate) fn agent_attest(
 pub(crate) fn agent_renew(
     database: &mut impl Database,
     id: &SpiffeId,
-    serial: &Serial,
-    expires_at: Timestamp,
+    by: &Serial,
+    renewed: (Serial, Timestamp),
     effect: &mut Effect,
 ) -> Result<(), Refusal> {
     let mut agent = live_agent(database, id)?;
-    agent.renewed = Some((serial.clone(), expires_at));
+    if !agent.uses(by) {
+        return Err(Conflict::SerialNotInUse.into());
+    }
+    // What it shows must not be forgotten for what may never reach it.
+    if let Some((seen, expires_at)) = agent.renewed.take()
+        && seen == *by
+    {
+        agent.serial = Some(seen);
+        agent.expires_at = expires_at;
+    }
+    agent.renewed = Some(renewed);
     agent_put(database, agent, effect)
 }
 

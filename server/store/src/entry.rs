@@ -28,6 +28,7 @@ pub(crate) fn entry_create(
         return Err(Conflict::EntryExists(taken.into()).into());
     }
     refuse_similar(database, &entry.id, &entry.spec)?;
+    require_bundles(database, &entry.spec.federates_with)?;
     let mut entry = entry.clone();
     let buried = database.query(
         "entry_tombstones",
@@ -70,6 +71,9 @@ pub(crate) fn entry_update(
     let spec = patch.clone().apply(&present.spec);
     spec.check(trust_domain).map_err(Conflict::EntryInvalid)?;
     refuse_similar(database, id, &spec)?;
+    if patch.federates_with.is_some() {
+        require_bundles(database, &spec.federates_with)?;
+    }
     entry_replace(database, &present, spec, effect)
 }
 
@@ -186,6 +190,17 @@ fn refuse_similar(database: &mut impl Database, id: &EntryId, spec: &EntrySpec) 
         Some(row) => Err(Conflict::EntryExists(row.json::<Entry>(0)?.into()).into()),
         None => Ok(()),
     }
+}
+
+/// Refuses trust domains whose bundles an entry could not hand out.
+fn require_bundles(database: &mut impl Database, names: &[TrustDomain]) -> Result<(), Refusal> {
+    for name in names {
+        let sql = "SELECT trust_domain FROM bundles WHERE trust_domain = ?1";
+        if database.query("bundles", sql, &[name.as_str().into()])?.is_empty() {
+            return Err(Conflict::FederatedBundleNotFound(name.clone()).into());
+        }
+    }
+    Ok(())
 }
 
 fn entry_replace(

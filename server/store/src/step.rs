@@ -66,7 +66,12 @@ fn change_do(
         Change::EntryDelete(id) => entry_delete(database, id, time, out)?,
         Change::EntryExpire(id) => entry_expire(database, id, time, out)?,
         Change::AgentAttest { agent, token } => agent_attest(database, agent, token.as_ref(), time, out)?,
-        Change::AgentRenew { id, serial, expires_at } => agent_renew(database, id, serial, *expires_at, out)?,
+        Change::AgentRenew {
+            id,
+            by,
+            serial,
+            expires_at,
+        } => agent_renew(database, id, by, (serial.clone(), *expires_at), out)?,
         Change::AgentConfirm { id, serial } => agent_confirm(database, id, serial, out)?,
         Change::AgentReport { id, version } => agent_report(database, id, version, out)?,
         Change::AgentBan(id) => agent_ban(database, id, out)?,

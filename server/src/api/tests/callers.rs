@@ -280,6 +280,25 @@ async fn a_renewed_svid_ends_the_old_one_when_it_is_first_used() {
     assert_eq!(permission_denied_reason(&refused), Some(Reason::AgentMustReattest));
 }
 
+// It attested anew while the call was on its way.
+#[tokio::test]
+async fn a_renewal_by_an_svid_that_was_replaced_in_the_meantime_is_refused_and_signs_nothing() {
+    let server = Server::new().await;
+    server.agent("once").await;
+    let world = &server.world;
+    let id = id("/spire/agent/echo/once");
+    let agent = world.committer.snapshot().agent(&id).unwrap().clone();
+    let shown = agent.serial.clone().unwrap();
+    server.agent("once").await;
+    let actor = mayfly_model::Actor::server();
+    let renewed = crate::app::agents::renew(&world.issuance, &actor, &agent, shown, &csr()).await;
+    let status = crate::api::status::to_status(&renewed.unwrap_err());
+    assert_eq!(permission_denied_reason(&status), Some(Reason::AgentNotActive));
+    let present = world.committer.snapshot().agent(&id).unwrap().clone();
+    assert!(present.renewed.is_none() && present.serial != agent.serial);
+    assert!(world.logged("agent.renewed").is_empty());
+}
+
 // TLS has verified the chain when the connection began; who is trusted no more is nobody from the next call on. SVID-15
 #[tokio::test]
 async fn a_foreign_caller_is_one_as_long_as_there_is_a_bundle_of_its_trust_domain() {

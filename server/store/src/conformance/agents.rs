@@ -9,9 +9,10 @@ use crate::Changed;
 const A: &str = "/spire/agent/x509pop/a";
 const JOINED: &str = "/spire/agent/join_token/t";
 
-fn renew(path: &str, number: u8, expires_at: i64) -> Change {
+fn renew(path: &str, by: u8, number: u8, expires_at: i64) -> Change {
     Change::AgentRenew {
         id: id(path),
+        by: serial(by),
         serial: serial(number),
         expires_at: Timestamp::from_unix(expires_at),
     }
@@ -27,7 +28,7 @@ fn confirm(path: &str, number: u8) -> Change {
 pub(crate) fn attesting_again_keeps_nothing_but_a_ban(fixture: &dyn Fn() -> Fixture) {
     let mut world = World::new(fixture);
     world.does(attest(agent(A, 1), None));
-    world.does(renew(A, 2, 3_000_000));
+    world.does(renew(A, 1, 2, 3_000_000));
     world.does(Change::AgentReport {
         id: id(A),
         version: "1.2".into(),
@@ -104,24 +105,62 @@ pub(crate) fn a_refused_agent_does_not_use_up_the_token(fixture: &dyn Fn() -> Fi
 
 pub(crate) fn a_renewed_svid_counts_when_it_was_seen(fixture: &dyn Fn() -> Fixture) {
     let mut world = World::new(fixture);
-    assert!(matches!(world.refuses(renew(A, 2, 3_000_000)), Conflict::AgentNotFound));
+    assert!(matches!(
+        world.refuses(renew(A, 1, 2, 3_000_000)),
+        Conflict::AgentNotFound
+    ));
     assert!(matches!(world.refuses(confirm(A, 2)), Conflict::AgentNotFound));
     world.does(attest(agent(A, 1), None));
     assert!(matches!(world.refuses(confirm(A, 1)), Conflict::SerialNotRenewed));
 
-    world.does(renew(A, 2, 3_000_000));
+    world.does(renew(A, 1, 2, 3_000_000));
     let present = world.memory.agents[id(A).as_str()].clone();
     assert!(present.uses(&serial(1)) && present.uses(&serial(2)));
     assert_eq!(present.expires_at.unix(), 2_000_000);
     assert!(matches!(world.refuses(confirm(A, 3)), Conflict::SerialNotRenewed));
 
-    world.does(renew(A, 3, 4_000_000));
+    world.does(renew(A, 1, 3, 4_000_000));
     assert!(matches!(world.refuses(confirm(A, 2)), Conflict::SerialNotRenewed));
     world.does(confirm(A, 3));
     let present = world.memory.agents[id(A).as_str()].clone();
     assert!(!present.uses(&serial(1)) && present.uses(&serial(3)));
     assert_eq!((present.expires_at.unix(), &present.renewed), (4_000_000, &None));
     assert!(matches!(world.refuses(confirm(A, 3)), Conflict::SerialNotRenewed));
+    world.finish();
+}
+
+pub(crate) fn an_agent_renews_by_an_svid_that_it_still_has(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    world.does(attest(agent(A, 1), None));
+    // It attested anew while its renewal was on its way.
+    world.does(attest(agent(A, 2), None));
+    assert!(matches!(
+        world.refuses(renew(A, 1, 9, 3_000_000)),
+        Conflict::SerialNotInUse
+    ));
+    let serials = |world: &World| {
+        let agent = world.memory.agents[id(A).as_str()].clone();
+        (
+            agent.serial.clone(),
+            agent.renewed.as_ref().map(|(renewed, _)| renewed.clone()),
+        )
+    };
+    assert_eq!(serials(&world), (Some(serial(2)), None));
+
+    // Its answer was lost: it asks again by what it has.
+    world.does(renew(A, 2, 3, 3_000_000));
+    world.does(renew(A, 2, 4, 4_000_000));
+    assert_eq!(serials(&world), (Some(serial(2)), Some(serial(4))));
+    // By the renewed one, before that was confirmed: it is the one in use from now on, so that it outlives a lost answer.
+    world.does(renew(A, 4, 5, 5_000_000));
+    assert_eq!(serials(&world), (Some(serial(4)), Some(serial(5))));
+    assert_eq!(world.memory.agents[id(A).as_str()].expires_at.unix(), 4_000_000);
+    assert!(matches!(world.refuses(confirm(A, 4)), Conflict::SerialNotRenewed));
+    assert!(matches!(
+        world.refuses(renew(A, 2, 6, 5_000_000)),
+        Conflict::SerialNotInUse
+    ));
+    world.does(renew(A, 4, 6, 5_000_000));
     world.finish();
 }
 
@@ -132,11 +171,14 @@ pub(crate) fn a_banned_agent_has_nothing_and_gets_nothing(fixture: &dyn Fn() -> 
         Conflict::AgentNotFound
     ));
     world.does(attest(agent(A, 1), None));
-    world.does(renew(A, 2, 3_000_000));
+    world.does(renew(A, 1, 2, 3_000_000));
     world.does(Change::AgentBan(id(A)));
     let banned = world.memory.agents[id(A).as_str()].clone();
     assert!(banned.banned && banned.serial.is_none() && banned.renewed.is_none());
-    assert!(matches!(world.refuses(renew(A, 3, 3_000_000)), Conflict::AgentBanned));
+    assert!(matches!(
+        world.refuses(renew(A, 1, 3, 3_000_000)),
+        Conflict::AgentBanned
+    ));
     assert!(matches!(world.refuses(confirm(A, 2)), Conflict::AgentBanned));
     world.does(Change::AgentReport {
         id: id(A),

@@ -147,6 +147,7 @@ pub(crate) fn renewals_and_reports_are_nothing_to_watch(fixture: &dyn Fn() -> Fi
     let expires_at = Timestamp::from_unix(world.now + 60);
     world.does(Change::AgentRenew {
         id: id(path),
+        by: serial(1),
         serial: serial(2),
         expires_at,
     });

@@ -1,6 +1,6 @@
 //! Foreign bundles.
 
-use mayfly_model::{BundleDeleteMode, BundlePatch, Change, Conflict, Delta};
+use mayfly_model::{BundleDeleteMode, BundlePatch, Change, Conflict, Delta, EntryPatch};
 
 use super::{Fixture, World, bundle, create, entry, id, x509};
 use crate::Changed;
@@ -79,6 +79,44 @@ pub(crate) fn the_own_bundle_cannot_be_touched_as_a_foreign_one(fixture: &dyn Fn
         world.refuses(delete("td", BundleDeleteMode::Delete)),
         Conflict::BundleNotFound
     ));
+    world.finish();
+}
+
+pub(crate) fn an_entry_federates_with_bundles_that_are_there(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+    let federated = |name: &str, with: &[&str]| {
+        let mut entry = entry(name, "/group");
+        entry.spec.federates_with = names(with);
+        create(entry)
+    };
+    let federate = |with: &[&str]| Change::EntryUpdate {
+        id: "1".parse().unwrap(),
+        patch: Box::new(EntryPatch {
+            federates_with: Some(names(with)),
+            ..EntryPatch::default()
+        }),
+    };
+    let missing = |conflict| matches!(conflict, Conflict::FederatedBundleNotFound(name) if name.as_str() == "y");
+    let put = |name| Change::BundleCreate(Box::new(bundle(name, &["a"])));
+    world.does(put("x"));
+    assert!(missing(world.refuses(federated("1", &["x", "y"]))));
+    world.does(federated("1", &["x"]));
+    assert!(missing(world.refuses(federate(&["x", "y"]))));
+
+    // Whether it is there is asked at the moment of the step.
+    let outcomes = world.commit([put("y"), federate(&["y"]), delete("y", BundleDeleteMode::Restrict)]);
+    assert!(matches!(
+        &outcomes.outcomes[..],
+        [Ok(_), Ok(_), Err(Conflict::BundleInUse(1))]
+    ));
+    let outcomes = world.commit([delete("y", BundleDeleteMode::Dissociate), federate(&["y"])]);
+    assert!(
+        outcomes.outcomes[1]
+            .as_ref()
+            .is_err_and(|conflict| missing(conflict.clone()))
+    );
+    world.does(federate(&[]));
     world.finish();
 }
 

@@ -3,7 +3,7 @@
 use mayfly_model::{Change, Conflict, Delta, EntryPatch, Selector};
 use mayfly_svid::Timestamp;
 
-use super::{Fixture, World, create, entry, id, only_entry};
+use super::{Fixture, World, bundle, create, entry, id, only_entry};
 use crate::Changed;
 
 fn update(name: &str, patch: EntryPatch) -> Change {
@@ -61,6 +61,7 @@ pub(crate) fn an_entry_update_changes_what_it_states_and_counts_up(fixture: &dyn
     let mut before = entry("a", "/group");
     before.spec.hint = "old".into();
     before.spec.federates_with = vec!["other".parse().unwrap()];
+    world.does(Change::BundleCreate(Box::new(bundle("other", &[]))));
     world.does(create(before.clone()));
     world.now += 5;
 

@@ -29,6 +29,7 @@ macro_rules! suite {
             a_join_token_is_used_once_before_its_end
             a_refused_agent_does_not_use_up_the_token
             a_renewed_svid_counts_when_it_was_seen
+            an_agent_renews_by_an_svid_that_it_still_has
             a_banned_agent_has_nothing_and_gets_nothing
             a_token_brings_its_alias_when_it_is_used_and_eviction_takes_it
             a_token_of_the_same_text_brings_its_own_alias
@@ -39,6 +40,7 @@ macro_rules! suite {
             appended_authorities_keep_what_is_there
             foreign_bundles_are_created_updated_and_set
             the_own_bundle_cannot_be_touched_as_a_foreign_one
+            an_entry_federates_with_bundles_that_are_there
             a_bundle_in_use_is_deleted_by_the_mode_that_was_chosen
             a_batch_takes_one_revision_and_none_if_nothing_happened
             a_conflict_leaves_nothing_and_disturbs_nobody

@@ -50,6 +50,7 @@ fn change_of(op: Op, now: i64) -> Change {
             let patch = EntryPatch {
                 spiffe_id: Some(id(&path)),
                 parent_id: Some(id(&agent_path(c))),
+                federates_with: (a == 3).then(|| vec![foreign(b % 3).parse().unwrap()]),
                 ..EntryPatch::default()
             };
             Change::EntryUpdate {
@@ -62,6 +63,7 @@ fn change_of(op: Op, now: i64) -> Change {
         7 => attest(agent(&agent_path(a), b + 1), Some(&format!("t{c}"))),
         8 => Change::AgentRenew {
             id: id(&agent_path(a)),
+            by: serial(c + 1),
             serial: serial(b + 1),
             expires_at: Timestamp::from_unix(now + 60),
         },
@@ -132,19 +134,26 @@ fn guard_holds(memory: &Memory, secret: &Secret, change: &Change, now: i64) -> b
     let is_foreign = |trust_domain: &mayfly_svid::TrustDomain| {
         trust_domain.as_str() != "td" && memory.bundles.contains_key(trust_domain.as_str())
     };
+    let federates = |names: &[mayfly_svid::TrustDomain]| {
+        let mut names = names.iter();
+        names.all(|name| memory.bundles.contains_key(name.as_str()))
+    };
     match change {
-        Change::EntryCreate(entry) => free(entry),
+        Change::EntryCreate(entry) => free(entry) && federates(&entry.spec.federates_with),
         Change::EntryUpdate { id, patch } => memory.entries.get(id.as_str()).is_some_and(|present| {
             let spec = patch.clone().apply(&present.spec);
             let others = memory.entries.values().filter(|other| other.id != *id);
-            spec.check(&super::own()).is_ok() && others.into_iter().all(|other| !other.spec.is_similar_to(&spec))
+            let bundles_are_there = patch.federates_with.as_deref().is_none_or(federates);
+            spec.check(&super::own()).is_ok()
+                && bundles_are_there
+                && others.into_iter().all(|other| !other.spec.is_similar_to(&spec))
         }),
         Change::EntryDelete(id) => memory.entries.contains_key(id.as_str()),
         Change::AgentAttest { agent, token } => {
             let banned = memory.agents.get(agent.id.as_str()).is_some_and(|there| there.banned);
             !banned && token.is_none_or(|hash| secret.tokens.get(hash.as_bytes()).is_some_and(|end| *end > now))
         }
-        Change::AgentRenew { id, .. } => live(id).is_some(),
+        Change::AgentRenew { id, by, .. } => live(id).is_some_and(|agent| agent.uses(by)),
         Change::AgentConfirm { id, serial } => {
             live(id).is_some_and(|agent| agent.renewed.as_ref().is_some_and(|(renewed, _)| renewed == serial))
         }
