@@ -98,7 +98,8 @@ pub(super) struct PerConnection<S> {
 pub(super) struct WatchedIo<Io> {
     io: Io,
     activity: Arc<Activity>,
-    turns: PollSemaphore,
+    /// None for a peer that has shown who it is.
+    turns: Option<PollSemaphore>,
     turn: Option<OwnedSemaphorePermit>,
     /// Octets read in this turn.
     read: usize,
@@ -348,10 +349,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for CountedBody<B> {
 // === impl WatchedIo ===
 
 impl<Io> WatchedIo<Io> {
-    pub(super) fn new(io: Io, activity: Arc<Activity>) -> Self {
+    /// `takes_turns`: with the other connections of its peer.
+    pub(super) fn new(io: Io, activity: Arc<Activity>, takes_turns: bool) -> Self {
         Self {
             io,
-            turns: PollSemaphore::new(activity.of_peer.turns()),
+            turns: takes_turns.then(|| PollSemaphore::new(activity.of_peer.turns())),
             activity,
             turn: None,
             read: 0,
@@ -369,7 +371,9 @@ impl<Io> WatchedIo<Io> {
         if result.is_pending() {
             self.end_turn();
             // Nor must a turn come to it that it cannot use: HTTP/2 does not read while it cannot write.
-            self.turns = PollSemaphore::new(self.activity.of_peer.turns());
+            if let Some(turns) = &mut self.turns {
+                *turns = PollSemaphore::new(self.activity.of_peer.turns());
+            }
         }
         result
     }
@@ -381,9 +385,12 @@ impl<Io: AsyncRead + Unpin> AsyncRead for WatchedIo<Io> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.turn.is_none() {
+        let this = &mut *self;
+        if this.turn.is_none()
+            && let Some(turns) = &mut this.turns
+        {
             // Never closed, so always granted.
-            self.turn = std::task::ready!(self.turns.poll_acquire(cx));
+            this.turn = std::task::ready!(turns.poll_acquire(cx));
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);

@@ -268,7 +268,9 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 {
                     move |Accepted { io, info, extensions }| {
                         let (activity, closing) = (Arc::new(Activity::new(requests)), info.closing());
-                        let io = WatchedIo::new(io, Arc::clone(&activity));
+                        // A fleet behind one address is not one peer, and its agents can be banned one by one.
+                        let takes_turns = info.peer_certificates.is_none();
+                        let io = WatchedIo::new(io, Arc::clone(&activity), takes_turns);
                         let service = PerConnection::new(service, info, extensions, Arc::clone(&activity));
                         (serve(io, service), activity, closing)
                     }

@@ -274,7 +274,7 @@ async fn a_connection_with_much_to_say_takes_turns_with_others() {
     let counts = peer::PeerCounts::new(&Limits::default());
     let counted = counts.admit(&Peer::Tcp("192.0.2.1:1".parse().unwrap())).unwrap();
     let activity = Arc::new(Activity::new(counted.requests().clone()));
-    let mut io = WatchedIo::new(server, activity);
+    let mut io = WatchedIo::new(server, activity, true);
     let others = std::cell::Cell::new(0);
     let read = async {
         let mut left = 1 << 20;
@@ -305,7 +305,7 @@ async fn a_connection_that_cannot_be_written_to_gives_its_peers_turn_away() {
     let turns = counted.requests().turns();
     let all = turns.available_permits();
     let (mut client, server) = tokio::io::duplex(100);
-    let mut io = WatchedIo::new(server, Arc::new(Activity::new(counted.requests().clone())));
+    let mut io = WatchedIo::new(server, Arc::new(Activity::new(counted.requests().clone())), true);
     client.write_all(&[0; 10]).await.unwrap();
     io.read_exact(&mut [0; 10]).await.unwrap();
     assert_eq!(turns.available_permits(), all - 1, "there may be more to read");
