@@ -182,6 +182,11 @@ impl State {
         self.failures.borrow().values().sum()
     }
 
+    /// What those attempts failed by.
+    pub fn reasons(&self) -> String {
+        format!("{:?}", self.failures.borrow())
+    }
+
     /// Begins to take down arrivals.
     pub fn record(&self) {
         self.recording.set(true);
@@ -220,9 +225,10 @@ impl Drop for InStep<'_> {
 async fn live(target: Target, identity: Identity, state: Rc<State>, following: Following) {
     let mut held = Held::default();
     let mut backoff = RECONNECT.start();
+    let mut connection = None;
     loop {
         let begun = Instant::now();
-        let error = match follow(&target, &identity, &state, following, &mut held).await {
+        let error = match follow(&target, &identity, &state, following, &mut held, &mut connection).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -231,8 +237,12 @@ async fn live(target: Target, identity: Identity, state: Rc<State>, following: F
         }
         let status = error.downcast_ref::<Status>();
         let pause = match status.and_then(retry_after) {
+            // Asked to come back: the connection is good, and is used again.
             Some(hint) => backoff.next_delay_with_hint(hint),
-            None => backoff.next_delay(),
+            None => {
+                connection = None;
+                backoff.next_delay()
+            }
         };
         let what = status.map_or_else(
             || error.to_string(),
@@ -249,13 +259,15 @@ async fn follow(
     state: &State,
     following: Following,
     held: &mut Held,
+    connection: &mut Option<Channel>,
 ) -> Result<std::convert::Infallible> {
-    let channel = {
-        let _place = state.handshakes.acquire().await?;
-        target
-            .connect(identity, &state.traffic)
-            .await
-            .context("no connection")?
+    let channel = match connection {
+        Some(channel) => channel.clone(),
+        None => {
+            let _place = state.handshakes.acquire().await?;
+            let connected = target.connect(identity, &state.traffic).await;
+            connection.insert(connected.context("no connection")?).clone()
+        }
     };
     match following {
         Following::Watch => watch(channel, state, held).await,

@@ -147,6 +147,7 @@ async fn storm(ctx: &mut Context, server: &mut Server, fleet: &Fleet) -> Result<
     let cpu = process.cpu()?;
     let own_cpu = Process::new(std::process::id()).cpu()? - own_cpu;
     let failed = fleet.state.failures() - failures;
+    eprintln!("  attempts that failed: {}", fleet.state.reasons());
     let after = handshakes(&peer, count).await?;
     let probed = probe.stop().await;
 
