@@ -240,4 +240,6 @@ fn is_read_only(path: &Path) -> bool {
 }
 
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod tests;
