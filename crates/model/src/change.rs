@@ -475,7 +475,9 @@ fn intent_body(intent: &SvidIntent) -> String {
 }
 
 fn json_of(body: &impl Serialize) -> String {
-    serde_json::to_string(body).expect("records have string keys and finite numbers only")
+    let mut text = Vec::with_capacity(512); // an intent has about 320 bytes
+    serde_json::to_writer(&mut text, body).expect("records have string keys and finite numbers only");
+    String::from_utf8(text).expect("JSON is UTF-8")
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

@@ -94,7 +94,10 @@ impl FromStr for Serial {
 
 impl From<Serial> for String {
     fn from(serial: Serial) -> Self {
-        serial.to_string()
+        use fmt::Write;
+        let mut text = Self::with_capacity(49); // the longest
+        write!(text, "{serial}").expect("a String takes any text");
+        text
     }
 }
 

@@ -60,19 +60,16 @@ pub(crate) fn short_sequence(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// A date of a certificate (RFC 5280 §4.1.2.5); `None` beyond the year 9999.
 pub(crate) fn date(at: Timestamp) -> Option<Vec<u8>> {
     let at = offset(at)?;
-    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
-    let (hour, minute, second) = at.to_hms();
-    let after_year = format!("{month:02}{day:02}{hour:02}{minute:02}{second:02}Z");
-    Some(if year < 2050 {
-        element(
-            UTC_TIME,
-            &[format!("{:02}", year % 100).as_bytes(), after_year.as_bytes()],
-        )
+    let two = |number: u8| [b'0' + number / 10, b'0' + number % 10];
+    let half = |half: i32| two(u8::try_from(half).expect("half of a year of four digits"));
+    let (century, year) = (half(at.year() / 100), half(at.year() % 100));
+    let (month, day) = (two(at.month().into()), two(at.day()));
+    let (hour, minute, second) = (two(at.hour()), two(at.minute()), two(at.second()));
+    let parts: [&[u8]; 8] = [&century, &year, &month, &day, &hour, &minute, &second, b"Z"];
+    Some(if at.year() < 2050 {
+        element(UTC_TIME, &parts[1..])
     } else {
-        element(
-            GENERALIZED_TIME,
-            &[format!("{year:04}").as_bytes(), after_year.as_bytes()],
-        )
+        element(GENERALIZED_TIME, &parts)
     })
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use mayfly_model::{Actor, Agent, ErrorKind, is_agent_id};
 use mayfly_runtime::listen::{ConnInfo, Peer};
 use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid, X509SvidError};
+use rustls_pki_types::CertificateDer;
 
 use crate::commit::Snapshot;
 
@@ -173,6 +174,24 @@ pub enum CallerError {
     },
 }
 
+/// What the certificate of a connection says. It is read once: its bytes stay the same, what they are worth does not.
+struct Presented {
+    id: SpiffeId,
+    serial: Serial,
+    not_after: Timestamp,
+}
+
+impl Presented {
+    fn read(leaf: &CertificateDer<'static>) -> Result<Self, X509SvidError> {
+        let svid = X509Svid::from_chain(vec![leaf.clone()])?;
+        Ok(Self {
+            id: svid.spiffe_id().clone(),
+            serial: svid.serial().clone(),
+            not_after: svid.not_after(),
+        })
+    }
+}
+
 /// Who the connection belongs to, now.
 ///
 /// # Errors
@@ -190,15 +209,16 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
     let Some(leaf) = info.peer_certificates.as_deref().and_then(<[_]>::first) else {
         return known(Caller::Anonymous);
     };
-    let svid = X509Svid::from_chain(vec![leaf.clone()])?;
-    let id = svid.spiffe_id().clone();
+    let presented = info.once(|| Presented::read(leaf));
+    let svid = presented.as_ref().as_ref().map_err(Clone::clone)?;
+    let id = svid.id.clone();
     // An agent is one of ours; what another trust domain has below the same path is a workload to us.
     if is_agent_id(&id) && id.is_member_of(snapshot.trust_domain()) {
-        return identify_agent(&svid, snapshot, now);
+        return identify_agent(svid, snapshot, now);
     }
-    if svid.not_after() < now {
+    if svid.not_after < now {
         return Err(CallerError::SvidExpired {
-            not_after: svid.not_after(),
+            not_after: svid.not_after,
         });
     }
     // TLS asked once, when the connection began; the trust may have ended since.
@@ -209,28 +229,25 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
     known(Caller::Workload(id))
 }
 
-fn identify_agent(svid: &X509Svid, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
+fn identify_agent(svid: &Presented, snapshot: &Snapshot, now: Timestamp) -> Result<Identified, CallerError> {
     let refused = |refusal| CallerError::Agent {
-        id: svid.spiffe_id().clone(),
+        id: svid.id.clone(),
         refusal,
     };
     let agent = snapshot
-        .agent(svid.spiffe_id())
+        .agent(&svid.id)
         .ok_or_else(|| refused(AgentRefusal::NotAttested))?;
     if agent.banned {
         return Err(refused(AgentRefusal::Banned));
     }
-    if svid.not_after() < now {
+    if svid.not_after < now {
         return Err(refused(AgentRefusal::Expired));
     }
-    if !agent.uses(svid.serial()) {
+    if !agent.uses(&svid.serial) {
         return Err(refused(AgentRefusal::NotActive));
     }
-    let renewed = agent
-        .renewed
-        .as_ref()
-        .is_some_and(|(serial, _)| serial == svid.serial());
-    let confirm = renewed.then(|| svid.serial().clone());
+    let renewed = agent.renewed.as_ref().is_some_and(|(serial, _)| *serial == svid.serial);
+    let confirm = renewed.then(|| svid.serial.clone());
     Ok(Identified {
         caller: Caller::Agent(agent.clone()),
         confirm,
