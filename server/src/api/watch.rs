@@ -29,6 +29,8 @@ use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
 
 /// One message carries about this much, so that an agent with very many entries needs no large buffer.
 const CHUNK: usize = 512 * 1024;
+/// Beacons are sent at multiples of this, so that those of many agents cost one wake-up of a thread.
+const BEACON_GRID: Duration = Duration::from_millis(100);
 /// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
 /// Of those that one acknowledgement rejects, so many are in the server's logs; the agent's have all.
@@ -69,6 +71,8 @@ pub struct WatchService {
     settings: WatchSettings,
     admission: Arc<Semaphore>,
     stop: CancellationToken,
+    /// What [`BEACON_GRID`] counts from.
+    began: Instant,
 }
 
 impl WatchService {
@@ -87,6 +91,7 @@ impl WatchService {
             settings,
             admission: Arc::new(Semaphore::new(settings.admitted)),
             stop,
+            began: Instant::now(),
         }
     }
 }
@@ -167,8 +172,12 @@ impl WatchService {
         let state = self.committer.snapshot();
         let now: Timestamp = self.clock.now().into();
         let start = Instant::now();
-        let mut beacon = interval_at(start + self.settings.beacon_interval, self.settings.beacon_interval);
-        beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let first = start + self.settings.beacon_interval;
+        let behind = (first - self.began).as_nanos() % BEACON_GRID.as_nanos();
+        let behind = Duration::from_nanos(u64::try_from(behind).expect("less than the grid"));
+        let mut beacon = interval_at(first - behind, self.settings.beacon_interval);
+        // One that is late does not move the next ones off the grid.
+        beacon.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut live = Live {
             committer: self.committer.clone(),
             hub: self.hub.clone(),
