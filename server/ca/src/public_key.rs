@@ -15,6 +15,9 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::der::{SEQUENCE, bit_string, content, element, short_sequence};
 
+/// The first octet of a point with both coordinates (SEC 1 §2.3.3), the only form that RFC 5480 §2.2 makes everyone read.
+const UNCOMPRESSED: u8 = 4;
+
 /// A public key that gets no SVID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -100,6 +103,9 @@ impl<'a> Unproven<'a> {
             };
             check_rsa(rsa.modulus, rsa.exponent)?;
         }
+        if !kind.is_encoding(&parsed.subject_public_key.data) {
+            return Err(PublicKeyError::Malformed);
+        }
         // Certificates hold it as it is here, so it must be as it would be written from its parts.
         let bits = &parsed.subject_public_key.data;
         let algorithm = element(SEQUENCE, &[kind.id().as_ref()]);
@@ -164,6 +170,17 @@ impl Kind {
             Self::P384 => alg_id::ECDSA_P384,
             Self::Ed25519 => alg_id::ED25519,
             Self::Rsa => alg_id::RSA_ENCRYPTION,
+        }
+    }
+
+    /// Whether such keys begin like this and have this length: aws-lc takes points in other encodings too, and even whole
+    /// SubjectPublicKeyInfos in their place. Of RSA keys it takes one encoding.
+    fn is_encoding(self, bits: &[u8]) -> bool {
+        match self {
+            Self::P256 => bits.len() == 65 && bits[0] == UNCOMPRESSED,
+            Self::P384 => bits.len() == 97 && bits[0] == UNCOMPRESSED,
+            Self::Ed25519 => bits.len() == 32,
+            Self::Rsa => true,
         }
     }
 
