@@ -87,7 +87,8 @@ impl Figure {
     #[must_use]
     pub fn of_least(mut self, limit: f64) -> Self {
         self.limit = Some(limit);
-        self.share = Some(limit / self.value);
+        // A cost of less than a tick is seen as none.
+        self.share = Some(limit / self.value.max(1e-3));
         self
     }
 
