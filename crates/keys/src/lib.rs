@@ -176,10 +176,15 @@ pub trait Signer: fmt::Debug + Send + Sync {
     /// The public half: SubjectPublicKeyInfo, DER.
     fn public_key_der(&self) -> &[u8];
 
+    /// Whether [`Self::sign`] is so quick, some 0.1 ms, that an async caller may do it where it is.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// Signs `message` (not its hash); ECDSA signatures are DER (RFC 3279 §2.2.3).
     ///
-    /// Blocks: microseconds for a key in this process, a round trip for one that is elsewhere. Async callers that do
-    /// not know which it is use a blocking thread.
+    /// Blocks: microseconds to milliseconds for a key in this process, a round trip for one that is elsewhere. Async
+    /// callers use a blocking thread, unless it [is quick](Self::is_quick).
     ///
     /// # Errors
     /// The key did not sign.

@@ -86,6 +86,10 @@ impl Signer for LocalKey {
         &self.public_key_der
     }
 
+    fn is_quick(&self) -> bool {
+        matches!(self.pair, Pair::Ecdsa(_))
+    }
+
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let random = SystemRandom::new();
         match &self.pair {

@@ -222,6 +222,11 @@ impl Issuer {
         self.not_after
     }
 
+    /// Whether [`Self::sign`] is so quick that it needs no thread that may block ([`Signer::is_quick`]).
+    pub fn is_quick(&self) -> bool {
+        self.signer.is_quick()
+    }
+
     /// Checks `request` against the leaf profile and fixes everything that will be signed, without touching the key.
     ///
     /// Validity begins ten seconds before `now` and ends as asked, but both within the authority's own (XINH-07).

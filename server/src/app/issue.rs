@@ -289,9 +289,14 @@ impl Issuance {
         still: impl Fn(&Snapshot, &Prepared) -> Result<(), IssueError> + Send + 'static,
     ) -> Vec<Result<X509Svid, IssueError>> {
         let count = recorded.len();
+        let is_short = count <= INLINE
+            && recorded
+                .iter()
+                .flatten()
+                .all(|prepared| prepared.active.issuer.is_quick());
         let committer = self.committer.clone();
         let (results, signed, failed) = blocking_with(
-            count,
+            is_short,
             move || {
                 let (mut signed, mut failed) = (vec![], vec![]);
                 let results = recorded
@@ -414,25 +419,28 @@ fn all_failed((count, refused): (usize, CommitError)) -> Vec<Result<Prepared, Is
     (0..count).map(|_| Err(IssueError::Commit(refused.clone()))).collect()
 }
 
-/// So few SVIDs are checked or signed where their request runs: 0.1 ms of work each, and handing it to another thread
-/// costs as much again.
+/// So few SVIDs are checked, or signed by a quick key, where their request runs: 0.1 ms of work each, and handing it to
+/// another thread costs as much again.
 const INLINE: usize = 1;
 
 async fn blocking<T: Send + 'static>(
     count: usize,
     work: impl FnOnce() -> Vec<Result<T, IssueError>> + Send + 'static,
 ) -> Vec<Result<T, IssueError>> {
-    blocking_with(count, work, || (0..count).map(|_| Err(IssueError::Stopped)).collect()).await
+    blocking_with(count <= INLINE, work, || {
+        (0..count).map(|_| Err(IssueError::Stopped)).collect()
+    })
+    .await
 }
 
-/// Runs `work` for `count` SVIDs where it may take its time; `stopped` stands in when the runtime is going down, or when
-/// a part of the work panicked.
+/// Runs `work` where it may take its time, here if it is short; `stopped` stands in when the runtime is going down, or
+/// when a part of the work panicked.
 async fn blocking_with<T: Send + 'static>(
-    count: usize,
+    is_short: bool,
     work: impl FnOnce() -> T + Send + 'static,
     stopped: impl FnOnce() -> T,
 ) -> T {
-    let done = if count <= INLINE {
+    let done = if is_short {
         // As on a thread of its own, a panic ends this request and not its connection.
         catch_unwind(AssertUnwindSafe(work)).map_err(|_| "panicked".to_owned())
     } else {

@@ -1,5 +1,9 @@
 mod descent;
 
+use std::sync::Mutex;
+use std::thread::{self, ThreadId};
+
+use mayfly_keys::{KeyError, KeyManager, KeyType, MemoryKeys, Signer};
 use mayfly_model::BundleDeleteMode;
 use mayfly_svid::TrustAnchors;
 use mayfly_svid::verify::verify_x509_svid;
@@ -116,6 +120,59 @@ async fn an_outcome_goes_with_the_next_commit_and_does_not_wait_for_long() {
     let after = revision();
     world.committer.commit_aside().await;
     assert_eq!(revision(), after, "nothing waits, nothing is committed");
+}
+
+/// A key that tells on which thread it signed.
+#[derive(Debug)]
+struct Telling {
+    key: Arc<dyn Signer>,
+    is_quick: bool,
+    signed_on: Mutex<Vec<ThreadId>>,
+}
+
+impl Signer for Telling {
+    fn key_type(&self) -> KeyType {
+        self.key.key_type()
+    }
+
+    fn public_key_der(&self) -> &[u8] {
+        self.key.public_key_der()
+    }
+
+    fn is_quick(&self) -> bool {
+        self.is_quick
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.signed_on.lock().unwrap().push(thread::current().id());
+        self.key.sign(message)
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_takes_its_time_holds_up_no_thread_that_serves_others() {
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    let entry = world.entry("web", &agent.id, |_| {}).await;
+    for is_quick in [true, false] {
+        let key = Arc::new(Telling {
+            key: MemoryKeys::new().generate("a", KeyType::EcP256).await.unwrap(),
+            is_quick,
+            signed_on: Mutex::default(),
+        });
+        let (own, day) = ("td".parse().unwrap(), Duration::from_secs(86_400));
+        let serial = mayfly_ca::random_serial();
+        let cert = mayfly_ca::create_authority(&own, key.clone(), day, world.now(), &serial).unwrap();
+        key.signed_on.lock().unwrap().clear();
+        world.issuance.active.store(Some(Arc::new(ActiveIssuer {
+            authority_id: "told".into(),
+            issuer: Issuer::new(own, cert, key.clone()).unwrap(),
+        })));
+        issue(&world, &agent, &entry).await.unwrap();
+        let signed_on = key.signed_on.lock().unwrap().clone();
+        assert_eq!(signed_on.len(), 1);
+        assert_eq!(signed_on[0] == thread::current().id(), is_quick);
+    }
 }
 
 #[tokio::test]
