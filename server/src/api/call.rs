@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use mayfly_model::{Actor, Agent};
 use mayfly_runtime::listen::ConnInfo;
-use mayfly_svid::{Serial, Timestamp, X509Svid};
+use mayfly_svid::{Serial, Timestamp};
 use tonic::{Request, Status};
 
 use super::status::to_status;
-use crate::app::caller::{Caller, identify};
+use crate::app::caller::{Caller, identify, presented_serial};
 use crate::commit::Snapshot;
 
 /// Who calls, why, when, and the state that the call was admitted by. An extension of each request that passed the
@@ -56,9 +56,7 @@ impl Call {
     /// # Errors
     /// It showed none, which the table of methods does not allow where this is asked.
     pub(super) fn serial(&self) -> Result<Serial, Status> {
-        let leaf = self.connection.peer_certificates.as_deref().and_then(<[_]>::first);
-        let svid = leaf.and_then(|leaf| X509Svid::from_chain(vec![leaf.clone()]).ok());
-        svid.map(|svid| svid.serial().clone()).ok_or_else(not_an_agent)
+        presented_serial(&self.connection).ok_or_else(not_an_agent)
     }
 
     /// The agent that calls as it stands in a later `snapshot`, for calls that last: it may be banned by then, and what

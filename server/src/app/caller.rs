@@ -192,6 +192,18 @@ impl Presented {
     }
 }
 
+/// What the certificate that the connection showed says, if it showed one.
+fn presented(info: &ConnInfo) -> Option<Arc<Result<Presented, X509SvidError>>> {
+    let leaf = info.peer_certificates.as_deref()?.first()?;
+    Some(info.once(|| Presented::read(leaf)))
+}
+
+/// The serial number of the SVID that the connection showed, if it showed one.
+pub fn presented_serial(info: &ConnInfo) -> Option<Serial> {
+    let presented = presented(info)?;
+    presented.as_ref().as_ref().ok().map(|svid| svid.serial.clone())
+}
+
 /// Who the connection belongs to, now.
 ///
 /// # Errors
@@ -206,10 +218,9 @@ pub fn identify(info: &ConnInfo, snapshot: &Snapshot, now: Timestamp) -> Result<
             pid: peer.pid.unwrap_or(0),
         });
     }
-    let Some(leaf) = info.peer_certificates.as_deref().and_then(<[_]>::first) else {
+    let Some(presented) = presented(info) else {
         return known(Caller::Anonymous);
     };
-    let presented = info.once(|| Presented::read(leaf));
     let svid = presented.as_ref().as_ref().map_err(Clone::clone)?;
     let id = svid.id.clone();
     // An agent is one of ours; what another trust domain has below the same path is a workload to us.
