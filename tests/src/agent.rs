@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use mayfly_proto::grpc::health::HealthCheckRequest;
 use mayfly_proto::grpc::health::health_check_response::ServingStatus;
@@ -158,14 +157,6 @@ impl Agent {
         self.daemon.stop();
         self.daemon.start();
         self.wait_ready().await;
-    }
-
-    /// Waits until `text` is in its log.
-    pub async fn wait_log(&self, text: &str, patience: Duration) {
-        eventually(&format!("`{text}` in the agent's log"), patience, async || {
-            self.daemon.log().contains(text).then_some(())
-        })
-        .await;
     }
 }
 

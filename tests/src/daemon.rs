@@ -13,6 +13,7 @@ use rand::Rng;
 use tempfile::TempDir;
 
 use crate::binaries::binary;
+use crate::eventually;
 
 /// How long a daemon may take to be ready or to stop before the story gives up: generous, as the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -195,6 +196,17 @@ impl Daemon {
     /// All that it has logged.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it has logged `text`.
+    ///
+    /// # Panics
+    /// It does not within `patience`.
+    pub async fn wait_log(&self, text: &str, patience: Duration) {
+        eventually(&format!("`{text}` in the log of {}", self.name), patience, async || {
+            self.log().contains(text).then_some(())
+        })
+        .await;
     }
 
     /// The end of what it has logged, with a title.

@@ -258,6 +258,7 @@ async fn an_agent_whose_own_svid_is_over_by_a_wrong_clock_takes_it_up_again_when
     world.server.restart().await;
     world
         .agent
+        .daemon
         .wait_log("the agent's own SVID has expired, attesting anew", RECOVERY)
         .await;
     let answer = world.long.workload(&world.agent.socket()).fetch().await.unwrap();

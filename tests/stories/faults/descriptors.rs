@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use mayfly_tests::caller::ids;
-use mayfly_tests::daemon::Daemon;
 use mayfly_tests::faults::{descriptors, lower_descriptors, seen};
 use mayfly_tests::{Agent, Caller, EntrySpec, Lane, Server, attest, eventually};
 
@@ -19,11 +18,6 @@ const CONNECTIONS: usize = 60;
 
 /// What a daemon says that keeps its last descriptors for the work on connections that are there.
 const KEPT: &str = "almost no file descriptors left, refused";
-
-/// Waits until `text` is in a daemon's log.
-async fn logged(daemon: &Daemon, text: &str) {
-    eventually(text, RECOVERY, async || daemon.log().contains(text).then_some(())).await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_descriptors_keeps_its_agents_and_takes_new_ones_when_there_are_some() {
@@ -42,11 +36,11 @@ async fn a_server_without_descriptors_keeps_its_agents_and_takes_new_ones_when_t
     let hoard: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| TcpStream::connect(("127.0.0.1", server.port())).unwrap())
         .collect();
-    logged(&server.daemon, KEPT).await;
+    server.daemon.wait_log(KEPT, RECOVERY).await;
     // Now there is none at all, also none to refuse a connection with.
     lower_descriptors(pid, Some(3));
     let one_more = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-    logged(&server.daemon, "Too many open files").await;
+    server.daemon.wait_log("Too many open files", RECOVERY).await;
     // Over the connections that are there: commits, and pushes of what they changed.
     let begun = Instant::now();
     for nth in 0..20 {
@@ -95,7 +89,7 @@ async fn an_agent_with_few_descriptors_withdraws_nothing_and_serves_new_callers_
     let hoard: Vec<UnixStream> = (0..CONNECTIONS)
         .map(|_| UnixStream::connect(agent.socket()).unwrap())
         .collect();
-    logged(&agent.daemon, KEPT).await;
+    agent.daemon.wait_log(KEPT, RECOVERY).await;
     // To find out whether a caller is still who it was takes a descriptor, and there is one.
     let spec = EntrySpec::new("/more", agent.id(), &[&selector]);
     server.admin().create(&spec).await;

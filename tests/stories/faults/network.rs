@@ -66,7 +66,7 @@ async fn with_one_percent_loss_and_200_ms_delay_agents_join_changes_arrive_and_r
     }
     // The agent's own SVID and the short one were renewed meanwhile, or are now.
     let (_, _) = served_anew(&mut short, &agent, &serial(&first)).await;
-    agent.wait_log("agent SVID renewed", RECOVERY).await;
+    agent.daemon.wait_log("agent SVID renewed", RECOVERY).await;
     let begun = Instant::now();
     agent.restart().await;
     let (_, _) = served_anew(&mut short, &agent, "").await;
@@ -105,7 +105,7 @@ async fn a_link_that_loses_everything_is_noticed_and_taken_up_again() {
     let begun = Instant::now();
     register(&server, &agent, "/new", USER, 3_600).await;
     server.admin().delete(&old).await;
-    agent.wait_log("no sign of life", RECOVERY).await;
+    agent.daemon.wait_log("no sign of life", RECOVERY).await;
     let noticed = begun.elapsed();
     assert_eq!(
         serial(&user.workload(&agent.socket()).fetch().await.unwrap()),

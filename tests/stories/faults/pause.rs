@@ -32,7 +32,7 @@ async fn a_server_that_is_stopped_for_a_while_is_noticed_and_nothing_is_lost() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let paused = Paused::new(&server.daemon);
     let begun = Instant::now();
-    agent.wait_log("no sign of life", RECOVERY).await;
+    agent.daemon.wait_log("no sign of life", RECOVERY).await;
     let noticed = begun.elapsed();
     assert_eq!(
         serial(&user.workload(&agent.socket()).fetch().await.unwrap()),

@@ -116,6 +116,7 @@ async fn an_agent_whose_disk_turns_read_only_goes_on_and_says_at_a_start_what_is
 
     disk.fail();
     agent
+        .daemon
         .wait_log(
             "the agent's identity is used but cannot be kept for the next start",
             RECOVERY,
