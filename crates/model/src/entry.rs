@@ -197,6 +197,12 @@ pub enum EntryError {
         /// What was given.
         name: String,
     },
+    /// More foreign trust domains than anybody needs: each is looked up within the commit.
+    #[error("an entry federates with at most 1000 trust domains, this one with {count}")]
+    FederationCount {
+        /// How many were given.
+        count: usize,
+    },
     /// More DNS names than 100.
     #[error("an entry has at most 100 DNS names, this one has {count}")]
     DnsNameCount {
@@ -271,6 +277,11 @@ impl EntrySpec {
                     seconds: ttl.as_secs(),
                 });
             }
+        }
+        if self.federates_with.len() > 1000 {
+            return Err(EntryError::FederationCount {
+                count: self.federates_with.len(),
+            });
         }
         if self.federates_with.contains(trust_domain) {
             return Err(EntryError::FederatesWithItself(trust_domain.clone()));
@@ -458,6 +469,10 @@ mod tests {
         assert!(matches!(
             check(|s| s.federates_with = vec!["td".parse().unwrap()]),
             Err(EntryError::FederatesWithItself(_))
+        ));
+        assert!(matches!(
+            check(|s| s.federates_with = vec!["x".parse().unwrap(); 1001]),
+            Err(EntryError::FederationCount { count: 1001 })
         ));
         assert!(matches!(
             check(|s| s.x509_svid_ttl = Some(Duration::from_secs(19))),

@@ -1,5 +1,7 @@
 //! Entries in the database.
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::digest;
 use mayfly_model::{Conflict, Delta, Entry, EntryId, EntryPatch, EntrySpec, Selectors};
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
@@ -194,7 +196,7 @@ fn refuse_similar(database: &mut impl Database, id: &EntryId, spec: &EntrySpec) 
 
 /// Refuses trust domains whose bundles an entry could not hand out.
 fn require_bundles(database: &mut impl Database, names: &[TrustDomain]) -> Result<(), Refusal> {
-    for name in names {
+    for name in names.iter().collect::<BTreeSet<_>>() {
         let sql = "SELECT trust_domain FROM bundles WHERE trust_domain = ?1";
         if database.query("bundles", sql, &[name.as_str().into()])?.is_empty() {
             return Err(Conflict::FederatedBundleNotFound(name.clone()).into());
@@ -242,14 +244,13 @@ fn entry_replace(
 }
 
 fn federations_insert(database: &mut impl Database, entry: &Entry) -> Result<(), StoreError> {
-    let rows: Vec<_> = entry
-        .spec
-        .federates_with
-        .iter()
+    // The list comes as the operator wrote it, perhaps with one name twice.
+    let names: BTreeSet<_> = entry.spec.federates_with.iter().collect();
+    let rows: Vec<_> = names
+        .into_iter()
         .map(|trust_domain| vec![trust_domain.as_str().into(), entry.id.as_str().into()])
         .collect();
-    // The list comes as the operator wrote it, perhaps with one name twice.
-    let sql = "INSERT INTO entry_federations (trust_domain, entry_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO entry_federations (trust_domain, entry_id) VALUES (?1, ?2)";
     database.execute_each(sql, &rows)
 }
 
