@@ -271,7 +271,9 @@ impl Issuance {
         match self.committer.commit(step(change)).await {
             Ok(_) => Ok(prepared),
             Err(refused) => {
-                if let CommitError::Store(_) = refused {
+                if let CommitError::Store(source) = &refused
+                    && !source.will_pass()
+                {
                     // The intents may be durable all the same; the log shall say that nothing came of them.
                     let (signed, failed) = (vec![], serials);
                     self.committer.set_aside(step(Change::SvidOutcome { signed, failed }));

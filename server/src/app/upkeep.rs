@@ -133,6 +133,8 @@ impl Upkeep {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
     use mayfly_runtime::CancellationToken;
 
     use super::*;
@@ -184,6 +186,53 @@ mod tests {
             Err(CommitError::Stopped)
         ));
         upkeep.follow_database(CancellationToken::new()).await.unwrap_err();
+    }
+
+    /// A store on a disk that is full for its first commit; it tells how many steps it was given each time.
+    struct FullAtFirst(Sender<usize>);
+
+    impl Store for FullAtFirst {
+        fn load(&mut self) -> Result<State, StoreError> {
+            Faulty.load()
+        }
+
+        fn commit(&mut self, steps: &[Step]) -> Result<Committed, StoreError> {
+            let is_first = self.0.send(steps.len()).is_ok() && steps.len() == 2;
+            if is_first {
+                return Err(StoreError::Full { source: "full".into() });
+            }
+            Ok(Committed {
+                revision: mayfly_model::Revision(1),
+                outcomes: steps.iter().map(|_| Ok(vec![])).collect(),
+            })
+        }
+
+        fn log_list(&mut self, _: u64, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+            Ok(vec![])
+        }
+
+        fn is_healthy(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_outlasts_a_disk_that_is_full() {
+        let (given, steps) = channel();
+        let store = Box::new(FullAtFirst(given));
+        let committer = Committer::start(store, &"td".parse().unwrap(), |_, _| Box::new(|_| {})).unwrap();
+        let upkeep = upkeep(committer.clone());
+        let (signed, failed) = (vec![], vec![]);
+        committer.set_aside(Step {
+            actor: Actor::server(),
+            time: upkeep.now(),
+            change: Change::SvidOutcome { signed, failed },
+        });
+        let refused = upkeep.commit(Change::TokenPrune, upkeep.now()).await;
+        assert!(matches!(refused, Err(CommitError::Store(_))));
+        committer.commit_aside().await;
+        committer.commit_aside().await;
+        assert_eq!(steps.try_iter().collect::<Vec<_>>(), [2, 1]);
     }
 
     #[tokio::test]

@@ -224,8 +224,9 @@ impl Committer {
     }
 
     /// Sets a record aside. The next commit writes it, whoever asks for that, as a transaction of its own would cost as much
-    /// as the one that it reports of; [`Self::commit_aside`] sees to it that there is a next one. Dropped with a log line
-    /// when too many wait, which only evidence of an outcome may be: its intent is durable already.
+    /// as the one that it reports of; [`Self::commit_aside`] sees to it that there is a next one. It outlasts a disk that is
+    /// full. Dropped with a log line when too many wait, which only evidence of an outcome may be: its intent is durable
+    /// already.
     pub fn set_aside(&self, record: Step) {
         debug_assert!(
             record.change.is_record(),
@@ -254,6 +255,20 @@ impl Committer {
 struct Aside(Mutex<Vec<Step>>);
 
 impl Aside {
+    /// What could not be written waits on, in front of what came since, as far as there is room.
+    fn put_back(&self, records: &[Step]) {
+        let mut waiting = self.lock();
+        let kept = records.len().min(ASIDE.saturating_sub(waiting.len()));
+        waiting.splice(..0, records[..kept].iter().cloned());
+        drop(waiting);
+        if kept < records.len() {
+            error!(
+                count = records.len() - kept,
+                "records were not written: too many wait for a commit"
+            );
+        }
+    }
+
     /// For a push or a take: it is whole in between.
     fn lock(&self) -> MutexGuard<'_, Vec<Step>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -325,6 +340,9 @@ impl Writer {
                 error!(error = %mayfly_runtime::Chain(&failure), steps = steps.len(), "nothing was stored");
                 self.health
                     .send_if_modified(|healthy| std::mem::replace(healthy, false));
+                if failure.will_pass() {
+                    self.aside.put_back(&steps[..records]);
+                }
                 let failure = match failure.needs_reload().then(|| self.reload()) {
                     // What keeps it from being loaded is what somebody has to mend.
                     Some(Err(obstacle)) => Arc::new(obstacle),

@@ -96,6 +96,12 @@ impl StoreError {
         matches!(self, Self::FateUnknown | Self::ChangedElsewhere { .. })
     }
 
+    /// Nothing was written, because of what is about the database and not of what was to be written: the same may go well
+    /// later.
+    pub fn will_pass(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::ReadOnly { .. } | Self::Busy { .. })
+    }
+
     /// What it means for a caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
