@@ -1,6 +1,8 @@
 //! A foreign program at our command: lines of JSON in, lines of JSON out, as `tests/clients/README.md` says.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::binaries::sources;
 use crate::python;
 
-/// A program that runs until it is dropped.
+/// A program that runs until it is dropped. What it writes to standard error is shown if the story fails.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -20,6 +22,7 @@ pub struct Program {
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     passed_over: VecDeque<Value>,
+    errors: File,
 }
 
 impl Program {
@@ -35,9 +38,11 @@ impl Program {
     /// # Panics
     /// It cannot be started.
     pub fn start(name: &str, mut command: Command) -> Self {
+        let errors = tempfile::tempfile().expect("the temporary folder is writable");
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(errors.try_clone().expect("a file can be shared"))
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
@@ -49,6 +54,7 @@ impl Program {
             input,
             output,
             passed_over: VecDeque::new(),
+            errors,
         }
     }
 
@@ -121,6 +127,25 @@ impl Program {
     /// All `event`s so far.
     pub fn seen(&self, event: &str) -> Vec<&Value> {
         self.passed_over.iter().filter(|line| line["event"] == event).collect()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let length = self.errors.metadata().map_or(0, |metadata| metadata.len());
+        let mut written = vec![0; usize::try_from(length).unwrap_or_default()];
+        // From its start, wherever the program writes on. A story that fails already fails no further here.
+        let _ = self.errors.read_exact_at(&mut written, 0);
+        let written = String::from_utf8_lossy(&written);
+        let lines: Vec<&str> = written.lines().collect();
+        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+        eprintln!(
+            "--- the end of what {} wrote to standard error ---\n{tail}\n",
+            self.name
+        );
     }
 }
 

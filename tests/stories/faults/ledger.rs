@@ -271,7 +271,12 @@ pub(super) async fn check(server: &Server, ledger: &Shared, issuee: &Issuee, rng
     if let Some(token) = used {
         let again = attest::join(channel.clone(), &token).await;
         let refused = again.expect_err("a token was used twice");
-        assert!(refused.message().contains("already been used"), "{refused}");
+        // Whether its agent is banned is looked at first.
+        let reasons = ["already been used", "agent is banned"];
+        assert!(
+            reasons.iter().any(|reason| refused.message().contains(reason)),
+            "{refused}"
+        );
     }
     if let Some(token) = unused {
         let joined = attest::join(channel, &token)
