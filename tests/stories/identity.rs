@@ -1,14 +1,9 @@
-//! Who gets which identity, and what workloads do with it while everything around them is renewed and restarted.
-
-use std::time::Duration;
+//! Who gets which identity. What workloads do with it through rotations and restarts: `clients::pairs`.
 
 use mayfly_tests::caller::{ids, svid};
 use mayfly_tests::daemon::story_dir;
 use mayfly_tests::nodes::NodeCa;
-use mayfly_tests::{
-    Agent, AgentOptions, Caller, EntrySpec, Join, Lane, Library, Program, Server, ServerOptions, eventually, selector,
-};
-use serde_json::{Value, json};
+use mayfly_tests::{Agent, AgentOptions, Caller, EntrySpec, Join, Lane, Server, ServerOptions, selector};
 use tonic::Code;
 
 const WEB: u32 = 41_001;
@@ -48,74 +43,6 @@ async fn two_users_get_their_own_svids_and_the_third_gets_none() {
         (refused.code(), refused.message()),
         (Code::PermissionDenied, "no identity issued")
     );
-}
-
-// Promise 2; WEP-03, WEP-05, WEP-09, WAPI-09, WAPI-12, IOP-01, IOP-06, IOP-15, IOP-20
-#[tokio::test(flavor = "multi_thread")]
-async fn rust_and_python_keep_talking_through_rotation_and_both_restarts() {
-    let _lane = Lane::shared();
-    // An authority that changes several times within the story, and SVIDs that do so more often.
-    let sections = "[authority]\nttl = \"60s\"\n[svid]\nx509_svid_ttl = \"20s\"\nagent_ttl = \"20s\"\n".into();
-    let mut server = Server::start_with(ServerOptions {
-        sections,
-        ..Default::default()
-    })
-    .await;
-    let mut agent = Agent::join(&server).await;
-    let admin = server.admin();
-    admin
-        .create(&EntrySpec::new("/web", agent.id(), &[&format!("unix:uid:{WEB}")]))
-        .await;
-    admin
-        .create(&EntrySpec::new("/db", agent.id(), &[&format!("unix:uid:{DB}")]))
-        .await;
-
-    let mut rust = Library::Rust.peer(&agent.socket(), WEB, "spiffe://example.org/db");
-    let mut python = Library::Python.peer(&agent.socket(), DB, "spiffe://example.org/web");
-    let patience = Duration::from_secs(60);
-    let rust_port = rust.expect("listening", patience).await["port"].clone();
-    let python_port = python.expect("listening", patience).await["port"].clone();
-    rust.tell(json!({"dial": python_port})).await;
-    python.tell(json!({"dial": rust_port})).await;
-
-    let authorities = admin.bundle().await.x509_authorities.len();
-    each_gets_a_new_svid("rotation", &mut rust, &mut python).await;
-    server.restart().await;
-    each_gets_a_new_svid("a restart of the server", &mut rust, &mut python).await;
-    agent.restart().await;
-    each_gets_a_new_svid("a restart of the agent", &mut rust, &mut python).await;
-    // The next authority is prepared after half a minute, signs ten seconds later, and outlives the story.
-    eventually("the next authority to sign", Duration::from_secs(120), async || {
-        let known = admin.bundle().await.x509_authorities;
-        (known.len() > authorities && server.daemon.log().matches("authority active").count() > 1).then_some(())
-    })
-    .await;
-    each_gets_a_new_svid("a new authority", &mut rust, &mut python).await;
-    each_gets_a_new_svid("a new authority, again", &mut rust, &mut python).await;
-
-    for peer in [&mut rust, &mut python] {
-        peer.tell(json!({"pause": true})).await;
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await; // the last handshakes end
-    let mut reports = vec![];
-    for (name, peer) in [("Rust", &mut rust), ("Python", &mut python)] {
-        peer.tell(json!({"report": true})).await;
-        let report = peer.expect("report", patience).await;
-        println!("{name}: {report}, {} SVIDs", peer.seen("svid").len());
-        reports.push(report.clone());
-        assert_eq!(peer.seen("failed"), Vec::<&Value>::new(), "{name}");
-    }
-    for (name, report) in ["Rust", "Python"].into_iter().zip(&reports) {
-        assert_eq!(
-            (&report["dial_failed"], &report["serve_failed"]),
-            (&json!(0), &json!(0)),
-            "{name}"
-        );
-        assert!(
-            report["dialed"].as_u64() > Some(100) && report["served"].as_u64() > Some(100),
-            "{name}: {report}"
-        );
-    }
 }
 
 // Promise 2; the flow of nodes with certificates, renewal and restart included
@@ -189,14 +116,4 @@ async fn a_node_with_a_certificate_joins_again_and_again_as_the_same_agent() {
         ids(&web.workload(&again.socket()).fetch().await.unwrap()),
         ["spiffe://example.org/web"]
     );
-}
-
-/// Waits until both peers say that they use a new SVID.
-async fn each_gets_a_new_svid(after: &str, rust: &mut Program, python: &mut Program) {
-    // Renewed at half of 20 s; a client may wait up to 30 s before it comes back to an agent that was away.
-    let patience = Duration::from_secs(90);
-    for peer in [rust, python] {
-        let svid = peer.expect("svid", patience).await;
-        println!("after {after}: {svid}");
-    }
 }

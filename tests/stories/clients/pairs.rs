@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mayfly_tests::{Agent, EntrySpec, Lane, Library, Program, Server, ServerOptions, TRUST_DOMAIN, effort};
+use mayfly_tests::{Agent, EntrySpec, Lane, Library, Program, Server, ServerOptions, TRUST_DOMAIN, effort, eventually};
 use serde_json::{Value, json};
 
 use super::page;
@@ -63,11 +63,17 @@ async fn every_language_talks_to_every_other_through_rotations_and_restarts() {
         }
     }
     assert_eq!((agent_restarts, server_restarts), (restarts, restarts));
-    // What the last of them led to.
+    let authorities = eventually("the next authority to sign", PATIENCE, async || {
+        let authorities = server.daemon.log().matches("authority active").count();
+        (authorities > 1).then_some(authorities)
+    })
+    .await;
+    // What that and the last restart led to; what was under way comes first.
     for peer in &mut peers {
-        peer.program.expect("svid", PATIENCE).await;
+        for _ in 0..2 {
+            peer.program.expect("svid", PATIENCE).await;
+        }
     }
-    let authorities = server.daemon.log().matches("authority active").count();
 
     let reports = settle(&mut peers).await;
     let mut seen = vec![];
