@@ -71,6 +71,7 @@ fn generate(root: &Path, out: &Path, files: &[&str]) -> Result<(), Box<dyn Error
     tonic_prost_build::configure()
         .out_dir(out)
         .include_file("mod.rs")
+        .codec_path("crate::codec::SmallBuffers")
         .emit_rerun_if_changed(false)
         .skip_debug(SECRET)
         // Equal messages have equal bytes.

@@ -13,7 +13,7 @@
 //! | `google.rpc` | [`google::rpc`] |
 //! | `grpc.health.v1` | [`grpc::health`] |
 //!
-//! By hand are [`convert`], wire messages to our nouns and back; [`status`], statuses with machine-readable details; and
+//! By hand are [`codec`], [`convert`], wire messages to our nouns and back; [`status`], statuses with machine-readable details; and
 //! the `Debug` of messages that hold a key, token or evidence, which shows lengths instead of content.
 //!
 //! A message is what a peer claims and nothing more: it is parsed into `mayfly-model` or `mayfly-svid` before anyone
@@ -37,6 +37,7 @@ mod generated {
     }
 }
 
+pub mod codec;
 pub mod convert;
 mod redact;
 pub mod status;
