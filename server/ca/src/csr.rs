@@ -3,7 +3,7 @@
 use rustls_pki_types::alg_id::{
     ECDSA_SHA256, ECDSA_SHA384, ED25519, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
 };
-use x509_parser::asn1_rs::{Any, Tag};
+use x509_parser::asn1_rs::Any;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
@@ -110,5 +110,6 @@ fn has_parts_of_info(content: &[u8], key: &[u8]) -> bool {
     let Some(Ok((rest, attributes))) = attributes else {
         return false;
     };
-    name.tag() == Tag::Sequence && attributes.header.raw_tag() == Some(&[0xa0]) && rest.is_empty()
+    // As bytes: a tag has more than one form, and of a form the number alone would be compared.
+    name.header.raw_tag() == Some(&[SEQUENCE]) && attributes.header.raw_tag() == Some(&[0xa0]) && rest.is_empty()
 }

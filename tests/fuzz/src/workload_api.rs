@@ -98,9 +98,9 @@ fn requests(bytes: &[u8]) {
     let _ = X509svidRequest::decode(bytes);
     let _ = JwtsvidRequest::decode(bytes);
     let _ = WitsvidRequest::decode(bytes);
-    if let Ok(request) = ValidateJwtsvidRequest::decode(bytes)
-        && request.svid.len() > 8
-    {
-        assert!(!format!("{request:?}").contains(&request.svid), "a token is shown");
+    if let Ok(request) = ValidateJwtsvidRequest::decode(bytes) {
+        let mut without_token = request.clone();
+        without_token.svid = "0".repeat(request.svid.len());
+        assert_eq!(format!("{request:?}"), format!("{without_token:?}"), "a token is shown");
     }
 }

@@ -184,6 +184,8 @@ fn a_request_with_other_tags_is_refused_even_if_its_key_signed_it() {
         // The name's length takes the first byte of the key with it.
         (&b"\x30\x01"[..], &b"\xa0\x00"[..]),
         (b"\x31\x00", b"\xa0\x00"),
+        // The number of SEQUENCE, in the long form and another class.
+        (b"\xff\x10\x00", b"\xa0\x00"),
         (b"\x30\x00", b""),
         (b"\x30\x00", b"\xa1\x00"),
         (b"\x30\x00", b"\xa0\x00\x05\x00"),
