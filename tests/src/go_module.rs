@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::binaries::{sources, target_dir};
+use crate::installer::run;
+
+const HINT: &str = "go.mod says which release of Go it takes: `tests/run` installs it, or https://go.dev/dl; modules come \
+                    from the proxy that `go env GOPROXY` says: is it reachable?";
 
 /// Builds the main package of `module_dir`, a Go module under `clients`; gives the program.
 ///
@@ -21,11 +25,14 @@ pub fn build(module_dir: &str) -> PathBuf {
     let lock = File::create(program.with_extension("lock")).expect("the target folder is writable");
     lock.lock().expect("the lock file can be locked");
     let built = program.with_extension("new");
-    run(Command::new("go")
-        .current_dir(&module)
-        .args(["build", "-mod=readonly", "-trimpath", "-o"])
-        .arg(&built)
-        .arg("."));
+    run(
+        Command::new("go")
+            .current_dir(&module)
+            .args(["build", "-mod=readonly", "-trimpath", "-o"])
+            .arg(&built)
+            .arg("."),
+        HINT,
+    );
     // A story may be running the program that is replaced: it keeps the old file.
     if !same(&built, &program) {
         std::fs::rename(&built, &program).expect("both are in the same folder");
@@ -35,19 +42,4 @@ pub fn build(module_dir: &str) -> PathBuf {
 
 fn same(one: &Path, other: &Path) -> bool {
     std::fs::read(other).is_ok_and(|present| std::fs::read(one).is_ok_and(|new| new == present))
-}
-
-fn run(command: &mut Command) {
-    let hint = "go.mod says which release of Go it takes: `tests/run` installs it, or https://go.dev/dl; modules come \
-                from the proxy that `go env GOPROXY` says: is it reachable?";
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}\nhint: {hint}"));
-    assert!(
-        output.status.success(),
-        "{command:?} ended with {}\n{}{}\nhint: {hint}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }

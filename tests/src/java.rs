@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::binaries::{sources, target_dir};
+use crate::installer::run;
 
 const BUILD_HINT: &str = "on Debian and Ubuntu: apt-get install default-jdk-headless maven; packages come from Maven \
                           Central or the mirror of Maven's settings.xml: is it reachable?";
@@ -51,19 +52,13 @@ fn prepare(folder: &Path) -> PathBuf {
     // What is half made is made again.
     std::fs::remove_dir_all(folder).expect("the target folder is writable");
     std::fs::create_dir_all(folder).expect("the target folder is writable");
-    let output = std::process::Command::new("mvn")
-        .args(["--quiet", "--batch-mode", "--file"])
-        .arg(project.join("pom.xml"))
-        .arg(format!("-Dstories.directory={}", folder.display()))
-        .arg("compile")
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run mvn: {error}\nhint: {BUILD_HINT}"));
-    assert!(
-        output.status.success(),
-        "mvn ended with {}\n{}{}\nhint: {BUILD_HINT}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
+    run(
+        std::process::Command::new("mvn")
+            .args(["--quiet", "--batch-mode", "--file"])
+            .arg(project.join("pom.xml"))
+            .arg(format!("-Dstories.directory={}", folder.display()))
+            .arg("compile"),
+        BUILD_HINT,
     );
     std::fs::write(built, wanted).expect("the target folder is writable");
     folder.to_owned()

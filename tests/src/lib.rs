@@ -32,6 +32,7 @@ pub mod evidence;
 pub mod faults;
 pub mod frames;
 pub mod go_module;
+mod installer;
 pub mod java;
 pub mod lane;
 pub mod library;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::binaries::{sources, target_dir};
+use crate::installer::run;
 
 const HINT: &str = "on Debian and Ubuntu: apt-get install nodejs npm; packages come from the registry that npm is \
                     configured for: is it reachable?";
@@ -41,17 +42,15 @@ fn prepare(folder: &Path) -> PathBuf {
         std::fs::copy(program.join(file), folder.join(file)).expect("the target folder is writable");
     }
     // Exactly what the lock file names, by its digests. Nothing of it needs to run anything to be installed.
-    let output = std::process::Command::new("npm")
-        .current_dir(folder)
-        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run npm: {error}\nhint: {HINT}"));
-    assert!(
-        output.status.success(),
-        "npm ended with {}\n{}{}\nhint: {HINT}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
+    run(
+        std::process::Command::new("npm").current_dir(folder).args([
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ]),
+        HINT,
     );
     std::fs::write(installed, wanted).expect("the target folder is writable");
     packages

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::binaries::{sources, target_dir};
+use crate::installer::run;
 
 /// The interpreter with everything of `clients/python/requirements.txt`.
 ///
@@ -52,17 +53,4 @@ fn prepare(venv: &Path, requirements: &Path) -> PathBuf {
     );
     std::fs::write(installed, wanted).expect("the target folder is writable");
     interpreter
-}
-
-fn run(command: &mut Command, hint: &str) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}\nhint: {hint}"));
-    assert!(
-        output.status.success(),
-        "{command:?} ended with {}\n{}{}\nhint: {hint}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
