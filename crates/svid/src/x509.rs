@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
+use webpki::{EndEntityCert, Error as PathError};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::{IdError, Serial, SpiffeId, Timestamp};
@@ -215,8 +216,16 @@ struct LeafFields {
 }
 
 /// One certificate and nothing after it. Extensions that occur twice or do not parse make it malformed.
+///
+/// The parser that its fields are read with overlooks what is not DER, such as another class of the tag around the
+/// extensions. So whoever verifies paths has to be able to read it too: there must not be two opinions on what it says.
 pub(crate) fn parse_certificate(index: usize, der: &[u8]) -> Result<X509Certificate<'_>, X509SvidError> {
     let malformed = X509SvidError::Malformed { index };
+    match EndEntityCert::try_from(&CertificateDer::from(der)) {
+        // For the verifier to refuse, by that name.
+        Ok(_) | Err(PathError::UnsupportedCriticalExtension) => {}
+        Err(_) => return Err(malformed),
+    }
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
         return Err(malformed);
     };

@@ -192,6 +192,28 @@ fn concatenated_der_is_read_to_the_last_byte() {
     );
 }
 
+// Found by fuzzing: the tag of another class was taken for the one of the extensions.
+#[test]
+fn extensions_stand_where_der_has_them_and_nowhere_else() {
+    let leaf = issue(&ca("root"), &leaf_params("spiffe://td.example/a"));
+    // [3] EXPLICIT, two octets of length or one, SEQUENCE.
+    let at = (0..leaf.len() - 4)
+        .rfind(|at| leaf[*at] == 0xa3 && leaf[*at + 1] & 0x80 != 0 && leaf[*at + 3..*at + 5].contains(&0x30))
+        .unwrap();
+    for (what, octet, value) in [
+        ("private", at, 0xe3),
+        ("application", at, 0x63),
+        ("universal", at, 0x23),
+        ("primitive", at, 0x83),
+        ("another length", at + 2, leaf[at + 2] ^ 1),
+    ] {
+        let mut bytes = leaf.to_vec();
+        bytes[octet] = value;
+        let read = X509Svid::from_chain(vec![bytes.into()]);
+        assert_eq!(read, Err(X509SvidError::Malformed { index: 0 }), "{what}");
+    }
+}
+
 #[test]
 fn truncated_and_flipped_bytes_never_panic() {
     let leaf = issue(&ca("root"), &leaf_params("spiffe://td.example/a"));
