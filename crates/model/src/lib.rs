@@ -15,6 +15,7 @@ mod error;
 mod log;
 mod reserved;
 mod selector;
+pub mod task;
 mod token;
 
 pub use agent::Agent;
