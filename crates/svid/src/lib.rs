@@ -11,6 +11,7 @@ mod bundle;
 mod bundle_format;
 mod id;
 mod serial;
+mod task;
 #[cfg(test)]
 mod test_certs;
 mod timestamp;
@@ -21,5 +22,9 @@ pub use bundle::{Bundle, JwtAuthority, TrustAnchors, UnusableAuthority, X509Auth
 pub use bundle_format::BundleFormatError;
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use serial::Serial;
+pub use task::{
+    TASK_EXTENSION_ARCS, TASK_EXTENSION_OID, TaskExtension, TaskExtensionError, TaskPath, TaskRoot, WindowId,
+    WindowIdError,
+};
 pub use timestamp::Timestamp;
 pub use x509::{X509Svid, X509SvidError, public_key_id};
