@@ -19,7 +19,10 @@ const WORKLOAD: &[&str] = &["spiffe/workload/workloadapi.proto"];
 const OTHERS: &[&str] = &[
     "google/rpc/error_details.proto",
     "google/rpc/status.proto",
+    "mayfly/agent/v1/task.proto",
     "mayfly/agent/v1/watch.proto",
+    "mayfly/task/v1/task.proto",
+    "mayfly/workload/v1/task.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/debug/v1/debug.proto",

@@ -10,6 +10,8 @@
 //! | `spire.api.server.<name>.v1` | [`spire::server`]`::<name>` |
 //! | none (the Workload API) | [`spiffe::workload`] |
 //! | `mayfly.agent.v1` | [`mayfly::agent`] |
+//! | `mayfly.task.v1` | [`mayfly::task`] |
+//! | `mayfly.workload.v1` | [`mayfly::workload`] |
 //! | `google.rpc` | [`google::rpc`] |
 //! | `grpc.health.v1` | [`grpc::health`] |
 //!
@@ -68,6 +70,10 @@ pub mod spiffe {
 pub mod mayfly {
     /// `mayfly.agent.v1`: how an agent follows its server.
     pub use crate::generated::others::mayfly::agent::v1 as agent;
+    /// `mayfly.task.v1`: tasks for people.
+    pub use crate::generated::others::mayfly::task::v1 as task;
+    /// `mayfly.workload.v1`: tasks on the workload socket, and what consumers enforce.
+    pub use crate::generated::others::mayfly::workload::v1 as workload;
 }
 
 /// Parts of Google's common protos that statuses are made of.

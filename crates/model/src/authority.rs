@@ -4,12 +4,30 @@ use mayfly_svid::Timestamp;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-/// What an authority may sign. Only `base` exists until task windows do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What an authority may sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyClass {
     /// Base SVIDs: who a workload is.
     Base,
+    /// Task SVIDs, below `/task`.
+    Task,
+    /// SVIDs of emergencies, below `/breakglass`.
+    Breakglass,
+}
+
+impl KeyClass {
+    /// Each class has an active authority of its own.
+    pub const ALL: [Self; 3] = [Self::Base, Self::Task, Self::Breakglass];
+
+    /// The word for it in names and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Task => "task",
+            Self::Breakglass => "breakglass",
+        }
+    }
 }
 
 /// Where an authority is in its life.

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-use mayfly_svid::{Bundle, JwtAuthority, Serial, SpiffeId, Timestamp, TrustDomain, X509Authority};
-use serde::Serialize;
-use serde_json::{Value, json};
+use mayfly_svid::{Bundle, JwtAuthority, Serial, SpiffeId, Timestamp, TrustDomain, WindowId, X509Authority};
+use serde_json::Value;
 
+use crate::task::{
+    Definition, DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskId, TaskName, TaskRefusal, TaskStep,
+};
 use crate::{
     Actor, AdditionalAttributes, Agent, Authority, Entry, EntryError, EntryId, EntrySpec, Selectors, TokenHash,
 };
@@ -126,6 +127,54 @@ pub enum Change {
         /// What happens to entries that federate with it.
         mode: BundleDeleteMode,
     },
+    /// Brings a version of a task definition into force, and supersedes what waits or is armed under another one. Guard:
+    /// its content is not the one in force.
+    DefinitionPut {
+        /// It.
+        definition: Box<Definition>,
+        /// Who defined it.
+        author: String,
+    },
+    /// Retires a definition and supersedes what waits or is armed under it. Guard: there is one in force.
+    DefinitionRetire(TaskName),
+    /// Replaces the operators' policy, whole. Guard: the present one is still `replaces`, if that is stated.
+    PolicySet {
+        /// It.
+        policy: Box<PolicyFiles>,
+        /// When the present one was set; `None`: whatever it is.
+        replaces: Option<Timestamp>,
+    },
+    /// Adds a change that waits for a second person. Guard: its ID is new.
+    ProposalAdd(Box<Proposal>),
+    /// Decides a proposal; one that is approved comes into force in the same commit. Guard: it is pending, whoever decides
+    /// is not its author, and the guard of what it does.
+    ProposalDecide {
+        /// Which.
+        id: String,
+        /// Who decides.
+        by: String,
+        /// Whether it comes into force.
+        approve: bool,
+    },
+    /// Adds a request with its first decision. Guard: the definition that it refers to is in force, and the same workload
+    /// has no other live request of this task with this key.
+    TaskSubmit(Box<Task>),
+    /// A step of a task. Guard: [`Task::apply`]; for the opening also that the definition is still in force, that no more
+    /// windows of this workload and task are open than may be, that the last one is settled if it must be, that no
+    /// break-glass of this task waits for its review, and that the key is in no other window.
+    TaskStep {
+        /// Which.
+        id: TaskId,
+        /// What happens.
+        step: Box<TaskStep>,
+    },
+    /// Forgets tasks that were over before this instant; the log keeps them. No guard.
+    TaskPrune {
+        /// The instant.
+        before: Timestamp,
+    },
+    /// Takes an authority out of the bundle: no verifier accepts what it signed. Guard: it is there and not `base`.
+    AuthorityRevoke(String),
     /// Records what is about to be signed. Nothing leaves the server before this is durable. No guard.
     SvidIntents(Vec<SvidIntent>),
     /// Records which intents became certificates, and which did not. No guard.
@@ -243,6 +292,18 @@ pub enum Delta {
     BundlePut(Arc<Bundle>),
     /// A foreign bundle is gone.
     BundleGone(TrustDomain),
+    /// A version of a definition is the one in force, or is retired.
+    DefinitionPut(Arc<DefinitionVersion>),
+    /// The operators' policy is this.
+    PolicyPut(Arc<PolicyFiles>),
+    /// A proposal is there with this content.
+    ProposalPut(Arc<Proposal>),
+    /// A task is there with this content.
+    TaskPut(Arc<Task>),
+    /// A task was forgotten; its last content.
+    TaskGone(Arc<Task>),
+    /// Something is refused from its epoch on.
+    Revoked(Arc<Revocation>),
 }
 
 /// The guard of a change that did not hold. Nothing of the change happened.
@@ -288,6 +349,48 @@ pub enum Conflict {
     /// An entry would hand out a bundle that is not there.
     #[error("unable to find federated bundle `{0}`; set the bundle of this trust domain first")]
     FederatedBundleNotFound(TrustDomain),
+    /// This version is the one in force.
+    #[error("this version of the definition is in force already")]
+    DefinitionUnchanged,
+    /// No definition of this name, or it is retired.
+    #[error("there is no task definition `{0}` in force")]
+    DefinitionNotFound(TaskName),
+    /// Another version is in force by now.
+    #[error("the definition of `{0}` has changed since; ask again")]
+    DefinitionChanged(TaskName),
+    /// Somebody else set a policy meanwhile.
+    #[error("the policy is another one by now; look at it and set yours again")]
+    PolicyChanged,
+    /// No such proposal, or it is decided.
+    #[error("there is no pending proposal `{0}`")]
+    ProposalNotPending(String),
+    /// One's own.
+    #[error("a proposal is decided by somebody else than its author")]
+    OwnProposal,
+    /// There is a live request with this key; this is it.
+    #[error("the request is there already")]
+    TaskExists(Arc<Task>),
+    /// No such request.
+    #[error("request not found")]
+    TaskNotFound,
+    /// A guard of the task itself.
+    #[error(transparent)]
+    Task(#[from] TaskRefusal),
+    /// As many windows as may be.
+    #[error("{open} windows of this task are open for the workload, and no more may be")]
+    TooManyWindows {
+        /// Open ones.
+        open: usize,
+    },
+    /// The last window is not settled.
+    #[error("window {0} of this task and workload is not settled yet, and the definition wants that first")]
+    NotSettled(WindowId),
+    /// Break-glass was not looked at.
+    #[error("request {0} used this break-glass task and was not reviewed yet")]
+    ReviewDue(TaskId),
+    /// The key was used before.
+    #[error("the key is that of another window; each has its own")]
+    KeyReused,
     /// Entries federate with it.
     #[error("bundle is in use; entries that federate with it: {0}")]
     BundleInUse(usize),
@@ -303,183 +406,6 @@ impl Change {
             _ => false,
         }
     }
-
-    /// What the log says of this change, once it has happened and caused `deltas`: kind, subject and body (JSON) of each
-    /// record.
-    pub fn records(&self, deltas: &[Delta]) -> Vec<Record> {
-        let one = |kind, subject: String, body: Value| vec![(kind, subject, body.to_string())];
-        match self {
-            Self::Together(changes) => changes.iter().flat_map(|change| change.records(deltas)).collect(),
-            // As stored: its time of creation may be later than asked.
-            Self::EntryCreate(entry) => one("entry.created", entry.id.to_string(), last_entry_body(deltas)),
-            Self::EntryUpdate { id, .. } => one("entry.updated", id.to_string(), last_entry_body(deltas)),
-            Self::EntryDelete(id) | Self::EntryExpire(id) => {
-                one("entry.deleted", id.to_string(), last_entry_body(deltas))
-            }
-            Self::AgentAttest { agent, token } => with_entries(
-                deltas,
-                "entry.created",
-                (
-                    "agent.attested",
-                    agent.id.to_string(),
-                    json!({
-                        "attestation_type": agent.attestation_type,
-                        "serial": agent.serial,
-                        "expires_at": agent.expires_at,
-                        "selectors": agent.selectors,
-                        "token_sha256": token.map(|hash| hex::encode(hash.as_bytes())),
-                    }),
-                ),
-            ),
-            Self::AgentRenew {
-                id,
-                by,
-                serial,
-                expires_at,
-            } => one(
-                "agent.renewed",
-                id.to_string(),
-                json!({ "by": by, "serial": serial, "expires_at": expires_at }),
-            ),
-            Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
-            Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
-            Self::AgentBan(id) => one("agent.banned", id.to_string(), json!({})),
-            Self::AgentDelete(id) => {
-                with_entries(deltas, "entry.updated", ("agent.evicted", id.to_string(), json!({})))
-            }
-            Self::TokenCreate {
-                hash,
-                expires_at,
-                alias,
-            } => one(
-                "token.created",
-                hex::encode(hash.as_bytes()),
-                json!({ "expires_at": expires_at, "alias": alias }),
-            ),
-            Self::TokenPrune => one("token.pruned", String::new(), json!({})),
-            Self::AuthorityPrepare(authority) => one(
-                "authority.prepared",
-                authority.id.clone(),
-                json!({ "class": authority.class, "not_before": authority.not_before, "not_after": authority.not_after,
-                        "cert_sha256": sha256_hex(&authority.cert_der) }),
-            ),
-            Self::AuthorityActivate(id) => one("authority.activated", id.clone(), json!({})),
-            Self::AuthorityPrune(id) => one("authority.pruned", id.clone(), json!({})),
-            Self::BundleAppend { .. } => one("bundle.appended", last_bundle_domain(deltas), last_bundle_body(deltas)),
-            Self::BundleCreate(bundle) => one("bundle.created", bundle.trust_domain.to_string(), bundle_body(bundle)),
-            Self::BundleUpdate { trust_domain, .. } => {
-                one("bundle.updated", trust_domain.to_string(), last_bundle_body(deltas))
-            }
-            Self::BundleSet(bundle) => one("bundle.set", bundle.trust_domain.to_string(), bundle_body(bundle)),
-            Self::BundleDelete { trust_domain, mode } => with_entries(
-                deltas,
-                "entry.updated",
-                (
-                    "bundle.deleted",
-                    trust_domain.to_string(),
-                    json!({ "mode": format!("{mode:?}") }),
-                ),
-            ),
-            Self::SvidIntents(intents) => intents
-                .iter()
-                .map(|intent| ("svid.intended", intent.spiffe_id.to_string(), intent_body(intent)))
-                .collect(),
-            Self::SvidOutcome { signed, failed } => {
-                vec![("svid.outcome", String::new(), json_of(&OutcomeBody { failed, signed }))]
-            }
-            Self::Note { kind, subject, body } => one(kind, subject.clone(), body.clone()),
-        }
-    }
 }
 
-/// Kind, subject and body (JSON).
-type Record = (&'static str, String, String);
-
-/// The record of a change, followed by one for each entry that went or came with it; `put` says what coming is.
-fn with_entries(
-    deltas: &[Delta],
-    put: &'static str,
-    (kind, subject, body): (&'static str, String, Value),
-) -> Vec<Record> {
-    let entries = deltas.iter().filter_map(|delta| match delta {
-        Delta::EntryGone(entry) => Some(("entry.deleted", entry.id.to_string(), entry_body(entry).to_string())),
-        Delta::EntryPut(entry) => Some((put, entry.id.to_string(), entry_body(entry).to_string())),
-        _ => None,
-    });
-    std::iter::once((kind, subject, body.to_string()))
-        .chain(entries)
-        .collect()
-}
-
-fn entry_body(entry: &Entry) -> Value {
-    serde_json::to_value(entry).expect("an entry has string keys and finite numbers only")
-}
-
-fn last_entry_body(deltas: &[Delta]) -> Value {
-    let entry = deltas.iter().rev().find_map(|delta| match delta {
-        Delta::EntryPut(entry) | Delta::EntryGone(entry) => Some(entry),
-        _ => None,
-    });
-    entry.map_or(Value::Null, |entry| entry_body(entry))
-}
-
-fn last_bundle(deltas: &[Delta]) -> Option<&Bundle> {
-    deltas.iter().rev().find_map(|delta| match delta {
-        Delta::BundlePut(bundle) => Some(bundle.as_ref()),
-        _ => None,
-    })
-}
-
-fn last_bundle_body(deltas: &[Delta]) -> Value {
-    last_bundle(deltas).map_or(Value::Null, bundle_body)
-}
-
-fn last_bundle_domain(deltas: &[Delta]) -> String {
-    last_bundle(deltas).map_or_else(String::new, |bundle| bundle.trust_domain.to_string())
-}
-
-fn bundle_body(bundle: &Bundle) -> Value {
-    json!({
-        "sequence_number": bundle.sequence_number,
-        "x509_authorities_sha256":
-            bundle.x509_authorities.iter().map(|authority| sha256_hex(&authority.cert_der)).collect::<Vec<_>>(),
-        "jwt_key_ids": bundle.jwt_authorities.iter().map(|key| key.key_id.as_str()).collect::<Vec<_>>(),
-    })
-}
-
-/// The bodies of the two records of an SVID. Written straight away, as there are more of these than of all others; fields
-/// are in the order of the alphabet, as in the others.
-#[derive(Serialize)]
-struct IntentBody<'a> {
-    authority_id: &'a str,
-    entry_id: &'a Option<EntryId>,
-    not_after: Timestamp,
-    public_key_sha256: String,
-    serial: &'a Serial,
-}
-
-#[derive(Serialize)]
-struct OutcomeBody<'a> {
-    failed: &'a [Serial],
-    signed: &'a [Serial],
-}
-
-fn intent_body(intent: &SvidIntent) -> String {
-    json_of(&IntentBody {
-        authority_id: &intent.authority_id,
-        entry_id: &intent.entry_id,
-        not_after: intent.not_after,
-        public_key_sha256: hex::encode(intent.public_key_sha256),
-        serial: &intent.serial,
-    })
-}
-
-fn json_of(body: &impl Serialize) -> String {
-    let mut text = Vec::with_capacity(512); // an intent has about 320 bytes
-    serde_json::to_writer(&mut text, body).expect("records have string keys and finite numbers only");
-    String::from_utf8(text).expect("JSON is UTF-8")
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, bytes))
-}
+mod records;

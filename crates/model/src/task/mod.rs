@@ -12,12 +12,25 @@
 //! Not here: whether policy allows a step (`mayfly-policy`), who may ask (`server`), keys.
 //! Start at [`Definition`], then [`Stage`], then [`Task`].
 
+mod change;
+mod decision;
 mod definition;
 mod name;
+mod request;
+mod stage;
+#[expect(clippy::module_inception, reason = "the noun that the module is named after")]
+mod task;
+mod window;
 
+pub use change::{DefinitionVersion, PolicyFiles, Proposal, ProposalState, ProposedChange, Revocation};
+pub use decision::{Approval, Decision, Outcome, Phase};
 pub use definition::{
     APPROVALS_MAX, ActorClass, Allowed, ApprovalRule, BREAKGLASS_WINDOW_MAX, DEFINITION_MAX, Definition,
     DefinitionError, DefinitionHash, DefinitionProblem, Ending, HeartbeatRule, IdentityForm, Limits, Staleness,
     TTL_FLOOR, TTL_MAX, TaskClass, TicketRule, USES_MAX, WINDOW_MAX,
 };
 pub use name::{GroupId, NameError, PathPattern, PersonId, TaskName};
+pub use request::{RequestDigest, RequestProblem, TaskId, TaskIdError, TaskRequest};
+pub use stage::{Event, NoSuchStep, Stage};
+pub use task::{Grant, Needs, StepContext, Task, TaskRefusal, TaskStep, Terms};
+pub use window::{CloseCause, Instance, Issuance, TtlTerm, Window};

@@ -1,0 +1,761 @@
+//! One request and all that came of it, and the guards of every step.
+//!
+//! [`Task::apply`] is a pure function: a task and a step give the next task, or say why not. The store calls it inside the
+//! commit on what is on the disk, so that of two who ask for the same step one finds it done. The invariants I1, I2, I4, I5,
+//! I9 and I11 of the task model are here, where no policy reaches.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mayfly_svid::{Serial, Timestamp, WindowId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Approval, CloseCause, Decision, Event, GroupId, Issuance, NoSuchStep, Outcome, PersonId, RequestDigest, Stage,
+    TaskId, TaskRequest, Window,
+};
+
+/// Decisions that are kept with a task; the log has all.
+const DECISIONS_KEPT: usize = 8;
+
+/// What a request must have before it becomes a grant: the strictest of its definition and the policies that allowed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// How many distinct people.
+    pub approvals: u32,
+    /// Of these groups.
+    pub groups: BTreeSet<GroupId>,
+    /// From so many different ones of them.
+    pub distinct_groups: u32,
+    /// How long an approval counts.
+    pub valid_for: Duration,
+    /// A ticket.
+    pub ticket: bool,
+}
+
+/// Eligibility to open windows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The last instant at which it can be opened.
+    pub open_by: Timestamp,
+    /// Windows that it can still open.
+    pub uses_left: u32,
+    /// The longest that a window of it is open, extensions included: the definition's or a policy's.
+    pub window_max: Duration,
+    /// The most windows of this task and workload at a time.
+    pub concurrency: u32,
+    /// No window before the last one is settled.
+    pub settle_before_next: bool,
+    /// A missing sign of life ends a window after so long.
+    pub heartbeat: Option<Duration>,
+    /// Somebody has to look at it after it was opened: break-glass.
+    pub review: bool,
+}
+
+/// A request and all that came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its ID.
+    pub id: TaskId,
+    /// What was asked for.
+    pub request: TaskRequest,
+    /// Of the request.
+    pub digest: RequestDigest,
+    /// Where the request or the grant stands.
+    pub stage: Stage,
+    /// Since when.
+    pub stage_since: Timestamp,
+    /// What it needs.
+    pub needs: Needs,
+    /// The grant that it becomes.
+    pub grant: Grant,
+    /// How long a grant may wait to be opened.
+    pub open_within: Duration,
+    /// The last instant at which it waits for people or a ticket.
+    pub wait_until: Timestamp,
+    /// Who agreed.
+    pub approvals: Vec<Approval>,
+    /// The newest decisions, oldest first.
+    pub decisions: Vec<Decision>,
+    /// Every window that it opened.
+    pub windows: Vec<Window>,
+    /// Why it ended without a window, for people.
+    pub message: String,
+    /// Break-glass was used and nobody has looked at it yet.
+    pub review_due: bool,
+}
+
+/// One step of a task. Who asked and when is in the commit that carries it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum TaskStep {
+    /// Decided again while it waits for its ticket.
+    Decide {
+        /// The decision.
+        decision: Decision,
+        /// What it means.
+        outcome: Outcome,
+    },
+    /// A person agrees. With the last one that is needed the request becomes a grant.
+    Approve {
+        /// Who, and to what.
+        approval: Approval,
+        /// What they looked at.
+        digest: RequestDigest,
+        /// The decision, with this approval among the facts.
+        decision: Decision,
+    },
+    /// A person says no.
+    Refuse {
+        /// Who.
+        by: PersonId,
+        /// Why.
+        reason: String,
+    },
+    /// Taken back by the requester or the owner: a waiting request is cancelled, a grant withdrawn.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+    /// A newer definition is in force.
+    Supersede {
+        /// Why.
+        reason: String,
+    },
+    /// Its time to wait or to be opened is over.
+    Expire,
+    /// The grant opens a window.
+    Open {
+        /// The window, with its first SVID.
+        window: Box<Window>,
+        /// The decision.
+        decision: Decision,
+    },
+    /// A further SVID.
+    Renew {
+        /// Which window.
+        window: WindowId,
+        /// The SVID.
+        issuance: Issuance,
+        /// The decision.
+        decision: Decision,
+    },
+    /// The end moves.
+    Extend {
+        /// Which window.
+        window: WindowId,
+        /// The new end.
+        closes_at: Timestamp,
+        /// The decision.
+        decision: Decision,
+    },
+    /// A sign of life.
+    Heartbeat {
+        /// Which window.
+        window: WindowId,
+    },
+    /// Stops a window for now.
+    Suspend {
+        /// Which window.
+        window: WindowId,
+        /// Why.
+        reason: String,
+    },
+    /// It goes on; the SVIDs from before stay refused.
+    Resume {
+        /// Which window.
+        window: WindowId,
+        /// The decision.
+        decision: Decision,
+    },
+    /// Refuses one SVID, the window goes on.
+    RevokeSvid {
+        /// Which window.
+        window: WindowId,
+        /// Which SVID.
+        serial: Serial,
+    },
+    /// Ends a window.
+    Close {
+        /// Which window.
+        window: WindowId,
+        /// Why.
+        cause: CloseCause,
+        /// More of that, for people.
+        detail: String,
+    },
+    /// The holder has nothing any more.
+    Confirm {
+        /// Which window.
+        window: WindowId,
+    },
+    /// Old authority is shown dead.
+    Settle {
+        /// Which window.
+        window: WindowId,
+        /// Seconds from its end to the last instant at which an SVID of it could count.
+        residual: u32,
+    },
+    /// It could not be shown in time.
+    GiveUp {
+        /// Which window.
+        window: WindowId,
+        /// What is missing.
+        detail: String,
+    },
+    /// Two operators accept that it cannot be shown.
+    AcceptRisk {
+        /// Which window.
+        window: WindowId,
+        /// In writing.
+        reason: String,
+    },
+    /// Break-glass was looked at.
+    Review {
+        /// By whom.
+        by: PersonId,
+        /// What they found.
+        reason: String,
+    },
+}
+
+/// Why a step does not happen. Nothing changes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskRefusal {
+    /// It does not stand where this step begins.
+    #[error("the request or its window does not allow this now: {0}")]
+    Stage(#[from] NoSuchStep),
+    /// It has ended already: the step has nothing to do, which is as good as done.
+    #[error("it has ended already")]
+    AlreadyEnded,
+    /// No such window of this request.
+    #[error("the request has no window `{0}`")]
+    NoSuchWindow(WindowId),
+    /// No such SVID of this window.
+    #[error("the window has no SVID {0} that could still count")]
+    NoSuchSvid(Serial),
+    /// What was looked at is not what is asked for.
+    #[error("the digest is not that of the request; look at it again")]
+    OtherDigest,
+    /// The requester, or the owner of the workload that asks.
+    #[error("{0} may not approve: who asks, or owns what asks, does not approve")]
+    SelfApproval(PersonId),
+    /// Approved already.
+    #[error("{0} has approved already; it takes different people")]
+    ApprovedAlready(PersonId),
+    /// Not one of those who may.
+    #[error("{0} is in none of the groups that may approve")]
+    NotAnApprover(PersonId),
+    /// It is too late.
+    #[error("the time for it was over at {0}")]
+    TooLate(Timestamp),
+    /// It is too early, by the clock of the server.
+    #[error("its time is over only at {0}")]
+    TooEarly(Timestamp),
+    /// Approvals have become too old since.
+    #[error("approvals are missing or have become too old")]
+    ApprovalsMissing,
+    /// No uses are left.
+    #[error("the grant was opened as often as it may be")]
+    NoUsesLeft,
+    /// It would last longer than its grant or its window.
+    #[error("it would last longer than {0} allows")]
+    TooLong(&'static str),
+    /// Another process, node or workload than the one that it is bound to.
+    #[error("it is bound to another process")]
+    OtherInstance,
+    /// An extension of what people approved.
+    #[error("people approved this window as it is; ask again for more time")]
+    NeedsNewApproval,
+    /// The decision that came with it says no.
+    #[error("the decision that goes with it is a refusal")]
+    Refused,
+    /// A policy of one needs none, and a rule without approvers has none.
+    #[error("the request needs approvals of nobody, which nobody can give")]
+    NobodyCanApprove,
+}
+
+/// What a step needs to know besides the task.
+#[derive(Clone, Copy, Debug)]
+pub struct StepContext {
+    /// The server's time.
+    pub now: Timestamp,
+    /// The epoch that a revocation of this step gets.
+    pub next_epoch: u64,
+}
+
+// === impl Task ===
+
+impl Task {
+    /// A request as it stands after its first decision.
+    ///
+    /// # Errors
+    /// The outcome wants approvals of nobody.
+    pub fn submitted(
+        id: TaskId,
+        request: TaskRequest,
+        decision: Decision,
+        outcome: Outcome,
+        terms: Terms,
+        now: Timestamp,
+    ) -> Result<Self, TaskRefusal> {
+        let Terms {
+            needs,
+            grant,
+            open_within,
+            wait_until,
+        } = terms;
+        let mut task = Self {
+            id,
+            digest: request.digest(),
+            request,
+            stage: Stage::Submitted,
+            stage_since: now,
+            needs,
+            grant,
+            open_within,
+            wait_until,
+            approvals: vec![],
+            decisions: vec![],
+            windows: vec![],
+            message: String::new(),
+            review_due: false,
+        };
+        task.decide(decision, outcome, now)?;
+        Ok(task)
+    }
+
+    /// The window with this ID.
+    pub fn window(&self, id: &WindowId) -> Option<&Window> {
+        self.windows.iter().find(|window| window.id == *id)
+    }
+
+    /// Windows that can still be renewed or resumed.
+    pub fn live_windows(&self) -> impl Iterator<Item = &Window> {
+        self.windows.iter().filter(|window| window.stage.is_live_window())
+    }
+
+    /// Whether nothing can happen any more.
+    pub fn is_over(&self) -> bool {
+        self.stage.is_final() && !self.review_due && self.windows.iter().all(|window| window.stage.is_final())
+    }
+
+    /// Approvals that still count at `now`.
+    pub fn approvals_in_force(&self, now: Timestamp) -> impl Iterator<Item = &Approval> {
+        self.approvals
+            .iter()
+            .filter(move |approval| approval.valid_until >= now)
+    }
+
+    /// Whether the approvals that count at `now` are enough.
+    pub fn is_approved(&self, now: Timestamp) -> bool {
+        if self.needs.approvals == 0 {
+            return true;
+        }
+        let count = self.approvals_in_force(now).count();
+        let groups: BTreeSet<&GroupId> = self
+            .approvals_in_force(now)
+            .flat_map(|approval| &approval.groups)
+            .filter(|group| self.needs.groups.contains(*group))
+            .collect();
+        let at_least = |count: usize, needed: u32| u32::try_from(count).is_ok_and(|count| count >= needed.max(1));
+        at_least(count, self.needs.approvals) && at_least(groups.len(), self.needs.distinct_groups)
+    }
+
+    /// The task after `step`.
+    ///
+    /// # Errors
+    /// A guard does not hold; nothing changes.
+    pub fn apply(&self, step: &TaskStep, context: StepContext) -> Result<Self, TaskRefusal> {
+        let StepContext { now, next_epoch } = context;
+        let mut next = self.clone();
+        match step {
+            TaskStep::Decide { decision, outcome } => {
+                if self.stage != Stage::AwaitingTicket {
+                    return Err(NoSuchStep {
+                        from: self.stage,
+                        event: Event::Permit,
+                    }
+                    .into());
+                }
+                next.in_time(now)?;
+                next.decide(decision.clone(), *outcome, now)?;
+            }
+            TaskStep::Approve {
+                approval,
+                digest,
+                decision,
+            } => next.approve(approval, *digest, decision, now)?,
+            TaskStep::Refuse { by, reason } => {
+                if self.stage != Stage::AwaitingApproval {
+                    return Err(NoSuchStep {
+                        from: self.stage,
+                        event: Event::Refuse,
+                    }
+                    .into());
+                }
+                next.move_on(Event::Refuse, now)?;
+                next.message = format!("{by} refused: {reason}");
+            }
+            TaskStep::Cancel { reason } => {
+                let event = if self.stage == Stage::Armed {
+                    Event::Withdraw
+                } else {
+                    Event::Cancel
+                };
+                next.move_on(event, now)?;
+                next.message.clone_from(reason);
+            }
+            TaskStep::Supersede { reason } => {
+                next.move_on(Event::Supersede, now)?;
+                next.message.clone_from(reason);
+            }
+            TaskStep::Expire => next.expire(now)?,
+            TaskStep::Open { window, decision } => next.open(window, decision, now)?,
+            TaskStep::Renew {
+                window,
+                issuance,
+                decision,
+            } => next.renew(window, issuance, decision, now)?,
+            TaskStep::Extend {
+                window,
+                closes_at,
+                decision,
+            } => next.extend(window, *closes_at, decision, now)?,
+            TaskStep::Heartbeat { window } => {
+                let after = next.grant.heartbeat;
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::Renew)?;
+                window.in_force(now)?;
+                window.heartbeat_due = after.map(|after| now.plus(after));
+            }
+            TaskStep::Suspend { window, reason } => {
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::Suspend)?;
+                window.detail.clone_from(reason);
+                window.revoke(next_epoch, now);
+            }
+            TaskStep::Resume { window, decision } => {
+                let heartbeat = next.grant.heartbeat;
+                next.note_decision(decision)?;
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::Resume)?;
+                window.in_force(now)?;
+                window.detail.clear();
+                // The refused SVIDs are out of force; the window itself is not.
+                window.epoch = None;
+                window.heartbeat_due = heartbeat.map(|after| now.plus(after));
+            }
+            TaskStep::RevokeSvid { window, serial } => {
+                let window = next.window_mut(window)?;
+                let issuance = window
+                    .issuances
+                    .iter_mut()
+                    .find(|issuance| issuance.serial == *serial && issuance.not_after >= now)
+                    .ok_or_else(|| TaskRefusal::NoSuchSvid(serial.clone()))?;
+                if issuance.revoked.is_some() {
+                    return Err(TaskRefusal::AlreadyEnded);
+                }
+                issuance.revoked = Some(next_epoch);
+            }
+            TaskStep::Close { window, cause, detail } => {
+                let window = next.window_mut(window)?;
+                if !window.stage.is_live_window() {
+                    return Err(TaskRefusal::AlreadyEnded);
+                }
+                if *cause == CloseCause::TimedOut && now < window.closes_at {
+                    return Err(TaskRefusal::TooEarly(window.closes_at));
+                }
+                window.stage = window.stage.on(Event::Close)?;
+                window.cause = Some(*cause);
+                window.detail.clone_from(detail);
+                window.closed_at = Some(now);
+                window.heartbeat_due = None;
+                window.revoke(next_epoch, now);
+            }
+            TaskStep::Confirm { window } => {
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::Confirm)?;
+            }
+            TaskStep::Settle { window, residual } => {
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::Settle)?;
+                window.settled_at = Some(now);
+                window.residual = Some(*residual);
+                window.issuances.retain(|issuance| issuance.not_after >= now);
+            }
+            TaskStep::GiveUp { window, detail } => {
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::GiveUp)?;
+                window.detail.clone_from(detail);
+            }
+            TaskStep::AcceptRisk { window, reason } => {
+                let window = next.window_mut(window)?;
+                window.stage = window.stage.on(Event::AcceptRisk)?;
+                window.settled_at = Some(now);
+                window.detail = format!("risk accepted: {reason}");
+            }
+            TaskStep::Review { by, reason } => {
+                if !self.review_due {
+                    return Err(TaskRefusal::AlreadyEnded);
+                }
+                if self.request.person.as_ref() == Some(by) || self.request.owner.as_ref() == Some(by) {
+                    return Err(TaskRefusal::SelfApproval(by.clone()));
+                }
+                next.review_due = false;
+                next.message = format!("reviewed by {by}: {reason}");
+            }
+        }
+        Ok(next)
+    }
+
+    fn move_on(&mut self, event: Event, now: Timestamp) -> Result<(), TaskRefusal> {
+        self.stage = self.stage.on(event)?;
+        self.stage_since = now;
+        Ok(())
+    }
+
+    fn window_mut(&mut self, id: &WindowId) -> Result<&mut Window, TaskRefusal> {
+        let found = self.windows.iter_mut().find(|window| window.id == *id);
+        found.ok_or(TaskRefusal::NoSuchWindow(*id))
+    }
+
+    fn in_time(&self, now: Timestamp) -> Result<(), TaskRefusal> {
+        if now > self.wait_until {
+            return Err(TaskRefusal::TooLate(self.wait_until));
+        }
+        Ok(())
+    }
+
+    /// Keeps a decision that allows; one that refuses stops the step.
+    fn note_decision(&mut self, decision: &Decision) -> Result<(), TaskRefusal> {
+        if !decision.allowed {
+            return Err(TaskRefusal::Refused);
+        }
+        self.keep(decision.clone());
+        Ok(())
+    }
+
+    fn keep(&mut self, decision: Decision) {
+        if self.decisions.len() == DECISIONS_KEPT {
+            self.decisions.remove(0);
+        }
+        self.decisions.push(decision);
+    }
+
+    fn decide(&mut self, decision: Decision, outcome: Outcome, now: Timestamp) -> Result<(), TaskRefusal> {
+        let permits = outcome == Outcome::Permit;
+        // A refusal never becomes anything else on the way, and what needs people does not go past them.
+        if outcome != Outcome::Deny && !decision.allowed {
+            return Err(TaskRefusal::Refused);
+        }
+        if self.needs.approvals > 0 && self.needs.groups.is_empty() {
+            return Err(TaskRefusal::NobodyCanApprove);
+        }
+        if permits && !self.is_approved(now) {
+            return Err(TaskRefusal::ApprovalsMissing);
+        }
+        self.keep(decision);
+        match outcome {
+            Outcome::Deny => self.move_on(Event::Refuse, now),
+            Outcome::WantTicket if self.stage == Stage::AwaitingTicket => Ok(()),
+            Outcome::WantTicket => self.move_on(Event::WantTicket, now),
+            Outcome::WantApproval => self.move_on(Event::WantApproval, now),
+            Outcome::Permit => self.arm(now),
+        }
+    }
+
+    fn arm(&mut self, now: Timestamp) -> Result<(), TaskRefusal> {
+        self.move_on(Event::Permit, now)?;
+        self.move_on(Event::Arm, now)?;
+        self.grant.open_by = self.opens_until(now.plus(self.open_within));
+        Ok(())
+    }
+
+    /// `latest`, or the instant at which the approvals are no longer enough, if that is earlier.
+    fn opens_until(&self, latest: Timestamp) -> Timestamp {
+        if self.needs.approvals == 0 {
+            return latest;
+        }
+        let mut ends: Vec<Timestamp> = self.approvals.iter().map(|approval| approval.valid_until).collect();
+        ends.sort_unstable();
+        // The first end after which they are not enough.
+        let enough = ends.into_iter().take_while(|end| self.is_approved(*end)).last();
+        enough.map_or(latest, |end| end.min(latest))
+    }
+
+    fn approve(
+        &mut self,
+        approval: &Approval,
+        digest: RequestDigest,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<(), TaskRefusal> {
+        if self.stage != Stage::AwaitingApproval {
+            return Err(NoSuchStep {
+                from: self.stage,
+                event: Event::Permit,
+            }
+            .into());
+        }
+        self.in_time(now)?;
+        let person = &approval.person;
+        if digest != self.digest {
+            return Err(TaskRefusal::OtherDigest);
+        }
+        if self.request.person.as_ref() == Some(person) || self.request.owner.as_ref() == Some(person) {
+            return Err(TaskRefusal::SelfApproval(person.clone()));
+        }
+        if self.approvals_in_force(now).any(|earlier| earlier.person == *person) {
+            return Err(TaskRefusal::ApprovedAlready(person.clone()));
+        }
+        if approval.groups.is_disjoint(&self.needs.groups) {
+            return Err(TaskRefusal::NotAnApprover(person.clone()));
+        }
+        if approval.valid_until > now.plus(self.needs.valid_for) || approval.valid_until <= now {
+            return Err(TaskRefusal::TooLong("approval.valid_for"));
+        }
+        self.note_decision(decision)?;
+        // One that became too old gives way to the same person's new one.
+        self.approvals.retain(|earlier| earlier.person != *person);
+        self.approvals.push(approval.clone());
+        if self.is_approved(now) { self.arm(now) } else { Ok(()) }
+    }
+
+    fn expire(&mut self, now: Timestamp) -> Result<(), TaskRefusal> {
+        let (event, end) = match self.stage {
+            Stage::Armed => (Event::Lapse, self.grant.open_by),
+            _ => (Event::Expire, self.wait_until),
+        };
+        let next = self.stage.on(event)?;
+        if now <= end {
+            return Err(TaskRefusal::TooEarly(end));
+        }
+        (self.stage, self.stage_since) = (next, now);
+        self.message = match event {
+            Event::Lapse => "it was not opened in time".into(),
+            _ => "it waited too long".into(),
+        };
+        Ok(())
+    }
+
+    fn open(&mut self, window: &Window, decision: &Decision, now: Timestamp) -> Result<(), TaskRefusal> {
+        let event = if self.grant.uses_left <= 1 {
+            Event::Consume
+        } else {
+            Event::Use
+        };
+        if self.grant.uses_left == 0 && self.stage == Stage::Armed {
+            return Err(TaskRefusal::NoUsesLeft);
+        }
+        let next = self.stage.on(event)?;
+        if now > self.grant.open_by {
+            return Err(TaskRefusal::TooLate(self.grant.open_by));
+        }
+        if !self.is_approved(now) {
+            return Err(TaskRefusal::ApprovalsMissing);
+        }
+        if window.opened_at > now || window.stage != Stage::Open || window.issuances.len() != 1 {
+            return Err(TaskRefusal::OtherInstance);
+        }
+        let longest = self.request.window.min(self.grant.window_max);
+        if window.closes_at > window.opened_at.plus(longest) || window.closes_at > now.plus(longest) {
+            return Err(TaskRefusal::TooLong("the grant"));
+        }
+        if window
+            .issuances
+            .iter()
+            .any(|issuance| issuance.not_after >= window.closes_at)
+        {
+            return Err(TaskRefusal::TooLong("the window"));
+        }
+        self.note_decision(decision)?;
+        let mut window = window.clone();
+        window.heartbeat_due = self.grant.heartbeat.map(|after| now.plus(after));
+        self.windows.push(window);
+        self.grant.uses_left -= 1;
+        self.review_due |= self.grant.review;
+        (self.stage, self.stage_since) = (next, now);
+        Ok(())
+    }
+
+    fn renew(
+        &mut self,
+        id: &WindowId,
+        issuance: &Issuance,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<(), TaskRefusal> {
+        self.note_decision(decision)?;
+        let window = self.window_mut(id)?;
+        window.stage = window.stage.on(Event::Renew)?;
+        window.in_force(now)?;
+        if window.heartbeat_due.is_some_and(|due| now >= due) {
+            return Err(TaskRefusal::TooLate(window.heartbeat_due.unwrap_or(now)));
+        }
+        if issuance.not_after >= window.closes_at {
+            return Err(TaskRefusal::TooLong("the window"));
+        }
+        window.issuances.retain(|earlier| earlier.not_after >= now);
+        window.issuances.push(issuance.clone());
+        window.issued += 1;
+        Ok(())
+    }
+
+    fn extend(
+        &mut self,
+        id: &WindowId,
+        closes_at: Timestamp,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<(), TaskRefusal> {
+        if self.needs.approvals > 0 {
+            return Err(TaskRefusal::NeedsNewApproval);
+        }
+        self.note_decision(decision)?;
+        let longest = self.grant.window_max;
+        let window = self.window_mut(id)?;
+        window.stage = window.stage.on(Event::Extend)?;
+        window.in_force(now)?;
+        if closes_at > window.opened_at.plus(longest) || closes_at <= window.closes_at {
+            return Err(TaskRefusal::TooLong("the definition"));
+        }
+        window.closes_at = closes_at;
+        Ok(())
+    }
+}
+
+/// What a request gets when it is decided for the first time: from its definition and the policies that spoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What it needs.
+    pub needs: Needs,
+    /// The grant that it may become.
+    pub grant: Grant,
+    /// How long that may wait to be opened.
+    pub open_within: Duration,
+    /// The last instant at which the request waits.
+    pub wait_until: Timestamp,
+}
+
+impl Window {
+    fn in_force(&self, now: Timestamp) -> Result<(), TaskRefusal> {
+        if now >= self.closes_at {
+            return Err(TaskRefusal::TooLate(self.closes_at));
+        }
+        Ok(())
+    }
+
+    /// Refuses every SVID that could still count, from `epoch` on.
+    fn revoke(&mut self, epoch: u64, now: Timestamp) {
+        self.issuances.retain(|issuance| issuance.not_after >= now);
+        for issuance in &mut self.issuances {
+            issuance.revoked.get_or_insert(epoch);
+        }
+        self.epoch = Some(epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Windows: authority that is in force for one process, and the leases on it.
+
+use mayfly_svid::{Serial, SpiffeId, Timestamp, WindowId};
+use serde::{Deserialize, Serialize};
+
+use super::Stage;
+
+/// The process that a window is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The agent that attested it.
+    pub agent_id: SpiffeId,
+    /// Process ID.
+    pub pid: u32,
+    /// User.
+    pub uid: u32,
+    /// When it started, in clock ticks since boot: with the process ID it names one process of one boot.
+    pub start_ticks: u64,
+    /// Which boot.
+    pub boot_id: String,
+    /// Its descendants have part in the window.
+    pub include_descendants: bool,
+}
+
+/// The term that made an SVID's life as short as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TtlTerm {
+    /// `limits.max_ttl` of the definition.
+    Definition,
+    /// The end of the window.
+    Window,
+    /// The end of an approval.
+    Approval,
+    /// The process's attestation is good for so long.
+    Attestation,
+    /// The agent's own SVID ends.
+    Agent,
+    /// `@ttl_cap` of a policy.
+    Policy,
+    /// The authority ends.
+    Authority,
+}
+
+/// One SVID of a window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuance {
+    /// Its serial number.
+    pub serial: Serial,
+    /// Hex SHA-256 of its SubjectPublicKeyInfo; no other window may have the same.
+    pub public_key_sha256: String,
+    /// `notBefore`.
+    pub not_before: Timestamp,
+    /// `notAfter`, its last second.
+    pub not_after: Timestamp,
+    /// Who signed.
+    pub authority_id: String,
+    /// What made it so short.
+    pub ttl_term: TtlTerm,
+    /// The epoch from which on it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
+}
+
+/// Why a window ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseCause {
+    /// T21: the task is done.
+    Completed,
+    /// T22: the task failed.
+    Failed,
+    /// T23: its time is over.
+    TimedOut,
+    /// T24: the process is not any more who it was, or its node is not.
+    AttestationLost,
+    /// T25: it did what it should not.
+    Deviated,
+    /// T26: signs of life did not come.
+    HeartbeatLost,
+    /// T26: its node was not heard for the lease.
+    LeaseLost,
+    /// T27: policy or definition do not allow it any more.
+    PolicyWithdrawn,
+    /// T28: somebody ended it.
+    Revoked,
+}
+
+/// Authority in force, or what was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Random, never used again.
+    pub id: WindowId,
+    /// Where it stands: `Open` or later.
+    pub stage: Stage,
+    /// Who holds it.
+    pub instance: Instance,
+    /// The identity that it gives.
+    pub spiffe_id: SpiffeId,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// The first instant at which it is over.
+    pub closes_at: Timestamp,
+    /// The first instant at which a missing sign of life ends it.
+    pub heartbeat_due: Option<Timestamp>,
+    /// SVIDs that may still count, oldest first.
+    pub issuances: Vec<Issuance>,
+    /// How many there were in all.
+    pub issued: u32,
+    /// Why it ended.
+    pub cause: Option<CloseCause>,
+    /// More of that, for people.
+    pub detail: String,
+    /// When it ended.
+    pub closed_at: Option<Timestamp>,
+    /// The epoch from which on its SVIDs are refused.
+    pub epoch: Option<u64>,
+    /// When it was settled.
+    pub settled_at: Option<Timestamp>,
+    /// Seconds from its end to the last instant at which an SVID of it could count; known once settled.
+    pub residual: Option<u32>,
+}
+
+impl CloseCause {
+    /// The word for it in answers and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::AttestationLost => "attestation_lost",
+            Self::Deviated => "deviated",
+            Self::HeartbeatLost => "heartbeat_lost",
+            Self::LeaseLost => "lease_lost",
+            Self::PolicyWithdrawn => "policy_withdrawn",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl TtlTerm {
+    /// The word for it in answers and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Definition => "definition.max_ttl",
+            Self::Window => "window.closes",
+            Self::Approval => "approval.valid_until",
+            Self::Attestation => "attestation.fresh_until",
+            Self::Agent => "agent_svid.not_after",
+            Self::Policy => "policy.ttl_cap",
+            Self::Authority => "authority.not_after",
+        }
+    }
+}
+
+impl Window {
+    /// The last second of the longest SVID that is not over at `now`.
+    pub fn last_instant(&self, now: Timestamp) -> Option<Timestamp> {
+        let ends = self.issuances.iter().map(|issuance| issuance.not_after);
+        ends.filter(|end| *end >= now).max()
+    }
+}
