@@ -64,6 +64,7 @@ impl WatchStream {
             agent_version: super::AGENT_VERSION.to_owned(),
             history,
             revision,
+            window_ids: vec![],
         };
         // Two: the hello and one acknowledgement. The server sends nothing more before it has that one.
         let (requests, outgoing) = mpsc::channel(2);

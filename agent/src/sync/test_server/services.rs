@@ -494,6 +494,7 @@ fn beacon(state: &State) -> Beacon {
         interval_ms: u32::try_from(state.beacon.as_millis()).unwrap(),
         entries: entries.len() as u64,
         digest: Some(digest),
+        epoch: 0,
     }
 }
 
