@@ -29,6 +29,8 @@ pub(crate) enum Exit {
     Denied,
     /// The thing named does not exist.
     NotFound,
+    /// That of a command that ran, or one of the codes of `docs/run.md`.
+    Of(u8),
 }
 
 /// A failed command.
@@ -100,6 +102,16 @@ pub(crate) enum CliError {
         /// What to do.
         hints: Vec<String>,
     },
+    /// Another of these, with an exit code and a name of its own.
+    #[error("{error}")]
+    Coded {
+        /// What went wrong.
+        error: Box<CliError>,
+        /// The stable name for scripts.
+        name: &'static str,
+        /// How the process ends because of it.
+        exit: Exit,
+    },
     /// stdout cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -117,6 +129,7 @@ impl Exit {
             Self::Unreachable => 3,
             Self::Denied => 4,
             Self::NotFound => 5,
+            Self::Of(code) => code,
         }
     }
 }
@@ -140,6 +153,15 @@ impl CliError {
         }
     }
 
+    /// The same, with an exit code and a name of its own.
+    pub(crate) fn coded(error: Self, name: &'static str, exit: Exit) -> Self {
+        Self::Coded {
+            error: Box::new(error),
+            name,
+            exit,
+        }
+    }
+
     /// Adds something to do.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -148,6 +170,10 @@ impl CliError {
             | Self::Connect { hints, .. }
             | Self::Call { hints, .. }
             | Self::Failed { hints, .. } => hints.push(hint.into()),
+            Self::Coded { error, name, exit } => {
+                let error = std::mem::replace(&mut **error, Self::failed("", "")).hint(hint);
+                return Self::coded(error, name, *exit);
+            }
             Self::Arguments(_) | Self::File(_) | Self::System { .. } | Self::BadAnswer { .. } | Self::Output(_) => {}
         }
         self
@@ -158,6 +184,7 @@ impl CliError {
         match self {
             Self::Input { .. } | Self::Arguments(_) => Exit::Usage,
             Self::Connect { .. } => Exit::Unreachable,
+            Self::Coded { exit, .. } => *exit,
             Self::Call { status, .. } => match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
                 Code::PermissionDenied | Code::Unauthenticated => Exit::Denied,
@@ -178,6 +205,7 @@ impl CliError {
             Self::BadAnswer { .. } => "BAD_ANSWER",
             Self::Failed { .. } => "FAILED",
             Self::Output(_) => "OUTPUT",
+            Self::Coded { name, .. } => name,
         }
     }
 
@@ -198,6 +226,7 @@ impl CliError {
                 }
                 all
             }
+            Self::Coded { error, .. } => error.hints(),
             _ => vec![],
         }
     }

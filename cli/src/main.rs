@@ -16,9 +16,11 @@ use mayfly_runtime::{Clock, SystemClock, install_crypto_provider};
 use mayfly_svid::Timestamp;
 use time::UtcOffset;
 
+use crate::ask::Asker;
 use crate::errors::{CliError, Exit};
 use crate::output::{Format, Output};
 
+mod ask;
 mod certs;
 mod cmd;
 mod connect;
@@ -66,6 +68,7 @@ pub(crate) struct Context {
     globals: Globals,
     out: Output,
     clock: Arc<dyn Clock>,
+    asker: Asker,
 }
 
 impl Context {
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
         }
     };
     let clock = Arc::new(SystemClock);
-    let exit = runtime.block_on(run(std::env::args_os(), clock, |format| {
+    let exit = runtime.block_on(run(std::env::args_os(), clock, Asker::of_process(), |format| {
         Output::of_process(format, offset)
     }));
     // A read of stdin or a signal that never comes must not keep the process.
@@ -99,10 +102,11 @@ fn main() -> ExitCode {
 async fn run(
     args: impl IntoIterator<Item = OsString>,
     clock: Arc<dyn Clock>,
+    asker: Asker,
     output: impl FnOnce(Format) -> Output,
 ) -> Exit {
     let mut command = cmd::command();
-    let matches = match command.try_get_matches_from_mut(args.into_iter().map(two_dashes)) {
+    let matches = match command.try_get_matches_from_mut(own_words(args)) {
         Ok(matches) => matches,
         Err(error) => {
             output(Format::Text).of_clap(&error);
@@ -111,7 +115,12 @@ async fn run(
     };
     let globals = Globals::from_arg_matches(&matches).expect("clap has checked the arguments against this type");
     let out = output(globals.output);
-    let mut context = Context { globals, out, clock };
+    let mut context = Context {
+        globals,
+        out,
+        clock,
+        asker,
+    };
     execute(&matches, &mut context).await
 }
 
@@ -134,6 +143,15 @@ async fn execute(matches: &clap::ArgMatches, context: &mut Context) -> Exit {
             error.exit()
         }
     }
+}
+
+/// The words of a command line with two dashes before long names. What is behind `--` is another program's.
+fn own_words(args: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut ours = true;
+    args.into_iter().map(move |arg| {
+        ours &= arg != "--";
+        if ours { two_dashes(arg) } else { arg }
+    })
 }
 
 /// SPIRE's users write `-spiffeID`. We have no short options but `-h` and `-V`, so one dash and several letters can only
@@ -165,5 +183,12 @@ mod tests {
         ] {
             assert_eq!(two_dashes(given.into()), OsString::from(read));
         }
+    }
+
+    #[test]
+    fn the_words_of_another_program_stay_as_they_are() {
+        let args = ["mayfly", "run", "-task", "a/b", "--", "java", "-jar", "x.jar"].map(OsString::from);
+        let read: Vec<OsString> = own_words(args).collect();
+        assert_eq!(read[2..], ["--task", "a/b", "--", "java", "-jar", "x.jar"].map(OsString::from));
     }
 }

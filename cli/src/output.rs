@@ -168,6 +168,21 @@ impl Output {
         let _ = writeln!(self.err, "{}", visible(text.as_ref()));
     }
 
+    /// A question on stderr; the answer is typed behind it.
+    pub(crate) fn question(&mut self, text: &str) {
+        self.end_progress();
+        let _ = write!(self.err, "{} ", visible(text));
+        let _ = self.err.flush();
+    }
+
+    /// Empties the terminal, to show something anew in its place; nothing where stdout is none.
+    pub(crate) fn clear(&mut self) -> Result<(), CliError> {
+        if self.is_terminal() {
+            self.raw(b"\x1b[H\x1b[2J")?;
+        }
+        Ok(())
+    }
+
     /// Progress of long work on stderr, redrawn in place; nothing where stderr is no terminal.
     pub(crate) fn progress(&mut self, done: usize, total: usize) {
         if self.lively {
@@ -175,6 +190,24 @@ impl Output {
             let _ = self.err.flush();
             self.progress_shown = true;
         }
+    }
+
+    /// One line on stderr that the next output replaces; nothing where stderr is no terminal.
+    pub(crate) fn live(&mut self, text: &str) {
+        if self.lively {
+            // A line that wraps could not be taken back.
+            let room = usize::from(self.width.unwrap_or(80)).saturating_sub(1);
+            let line: String = visible_line(text).chars().take(room).collect();
+            let _ = write!(self.err, "\r\x1b[K{line}");
+            let _ = self.err.flush();
+            self.progress_shown = true;
+        }
+    }
+
+    /// A remark as one JSON document on one line of stderr.
+    pub(crate) fn note_json(&mut self, value: &serde_json::Value) {
+        self.end_progress();
+        let _ = writeln!(self.err, "{}", json_visible(value.to_string()));
     }
 
     /// An error with its hints, on stderr.
@@ -208,6 +241,11 @@ impl Output {
             values::rfc3339(time, self.offset),
             values::relative(time, now)
         )
+    }
+
+    /// `2026-11-22T10:15:00+01:00`.
+    pub(crate) fn moment(&self, time: Timestamp) -> String {
+        values::rfc3339(time, self.offset)
     }
 
     fn text(&mut self, text: &str) -> Result<(), CliError> {

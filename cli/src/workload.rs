@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mayfly_proto::grpc::health::health_client::HealthClient;
+use mayfly_proto::mayfly::workload::tasks_client::TasksClient;
 use mayfly_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use mayfly_proto::spiffe::workload::{X509svidRequest, X509svidResponse};
 use mayfly_runtime::client::unix_channel;
@@ -212,6 +213,11 @@ impl Workload {
     /// `grpc.health.v1.Health` of the agent.
     pub(crate) fn health(&self) -> HealthClient<Channel> {
         HealthClient::new(self.channel.clone())
+    }
+
+    /// `mayfly.workload.v1.Tasks` of the agent.
+    pub(crate) fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone())
     }
 
     /// Opens the stream of X.509-SVIDs.

@@ -16,8 +16,12 @@ pub(crate) mod completion;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod entry;
+pub(crate) mod policy;
+pub(crate) mod run;
 pub(crate) mod svid;
+pub(crate) mod task;
 pub(crate) mod token;
+pub(crate) mod why;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +47,12 @@ pub(crate) const COMMANDS: &[Noun] = &[
     token::NOUN,
     bundle::NOUN,
     svid::NOUN,
+    run::NOUN,
+    task::NOUN,
+    policy::NOUN,
+    why::WHY,
+    why::WHY_NOT,
+    policy::WHAT_IF,
     doctor::NOUN,
     completion::NOUN,
 ];
