@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_keys::{KeyError, Signer};
-use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid, X509SvidError};
+use mayfly_keys::Signer;
+use mayfly_svid::{Serial, SpiffeId, TaskExtension, TaskPath, TaskRoot, Timestamp, TrustDomain, X509Svid};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, X509Certificate};
 
-use crate::PublicKey;
-use crate::leaf::{Leaf, Template};
+use crate::leaf::{Draft, Leaf, Template};
+use crate::{AuthorityError, ProfileError, PublicKey, SignError};
 
 /// How far back validity begins, for verifiers whose clock is behind.
 pub const BACKDATE: Duration = Duration::from_secs(10);
@@ -25,6 +25,8 @@ pub enum Validity {
     For(Duration),
     /// Up to and including this instant.
     Until(Timestamp),
+    /// From this instant on, which has come, up to and including that one.
+    Between(Timestamp, Timestamp),
 }
 
 /// An X.509-SVID that somebody is entitled to.
@@ -40,99 +42,10 @@ pub struct X509SvidRequest {
     pub validity: Validity,
 }
 
-/// A certificate and a key that cannot issue.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuthorityError {
-    /// Not an X.509 certificate whose subject can be an issuer.
-    #[error("the authority is not a well-formed X.509 certificate")]
-    Malformed,
-    /// `cA` is not true (X509-SVID §4.1).
-    #[error("the authority is no CA certificate")]
-    NotCa,
-    /// `keyCertSign` is absent (X509-SVID §4.3).
-    #[error("the authority's key usage lacks keyCertSign")]
-    NoKeyCertSign,
-    /// URI name constraints, which most verifiers refuse and nothing here would keep to (X509-SVID §4.2).
-    #[error("the authority has name constraints for URIs")]
-    NameConstraints,
-    /// No subject, or no subject key identifier (RFC 5280 §4.1.2.6, §4.2.1.2).
-    #[error("the authority has no subject or no subject key identifier")]
-    Unnamed,
-    /// It carries a SPIFFE ID that is not the trust domain's own (X509-SVID §3.2).
-    #[error("the authority carries the name `{name}`, expected `{expected}`")]
-    SpiffeId {
-        /// The URI name that it carries.
-        name: String,
-        /// The trust domain's own ID.
-        expected: SpiffeId,
-    },
-    /// The signer is not the certificate's.
-    #[error("the key does not belong to the authority's certificate")]
-    KeyMismatch,
-}
-
-/// A request that breaks the profile. Nothing was signed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProfileError {
-    /// The ID is of another trust domain (SVID-14).
-    #[error("`{spiffe_id}` is not in trust domain `{trust_domain}`")]
-    OtherTrustDomain {
-        /// The ID that was asked for.
-        spiffe_id: SpiffeId,
-        /// The one that is issued for here.
-        trust_domain: TrustDomain,
-    },
-    /// The ID of the trust domain itself is no workload (X509-SVID §3.1).
-    #[error("`{spiffe_id}` has no path, it cannot name a workload")]
-    RootPath {
-        /// The ID that was asked for.
-        spiffe_id: SpiffeId,
-    },
-    /// Not a DNS name (RFC 1035 §2.3.1, with `_` and a leading `*.`).
-    #[error("`{name}` is not a DNS name")]
-    DnsName {
-        /// What was given.
-        name: String,
-    },
-    /// More than anybody needs.
-    #[error("{count} DNS names, at most 100 are allowed")]
-    TooManyDnsNames {
-        /// How many were given.
-        count: usize,
-    },
-    /// The validity ends before it begins.
-    #[error("the SVID would be expired from the beginning")]
-    NoValidity,
-    /// The authority is not valid at this instant, so nothing that it signs would be.
-    #[error("the authority is valid from {not_before} to {not_after} only")]
-    AuthorityNotValid {
-        /// Its first valid second.
-        not_before: Timestamp,
-        /// Its last valid second.
-        not_after: Timestamp,
-    },
-}
-
-/// A ticket that was not turned into an SVID. It is gone: prepare another one.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignError {
-    /// The ticket was prepared by another authority, whose life it was cut to.
-    #[error("the ticket belongs to another authority")]
-    OtherAuthority,
-    /// The key did not sign.
-    #[error("the authority's key did not sign")]
-    Key(#[source] KeyError),
-    /// What was signed is not what was prepared: a fault in this program. It does not leave it.
-    #[error("the signed certificate breaks the profile")]
-    Profile(#[source] X509SvidError),
-}
-
-/// One authority that signs.
+/// One authority that signs. One of tasks signs below its reserved root and nowhere else, the others sign anywhere else.
 pub struct Issuer {
     trust_domain: TrustDomain,
+    root: Option<TaskRoot>,
     signer: Arc<dyn Signer>,
     template: Template,
     cert_der: CertificateDer<'static>,
@@ -150,16 +63,45 @@ pub struct Ticket {
     not_after: Timestamp,
     public_key_hash: [u8; 32],
     authority_key_id: Vec<u8>,
-    to_be_signed: Vec<u8>,
+    draft: Draft,
+    task: Option<TaskTicket>,
+}
+
+/// What a task SVID has besides.
+struct TaskTicket {
+    extension: TaskExtension,
+    is_recorded: bool,
 }
 
 impl Issuer {
-    /// Issues for `trust_domain` with an authority: its certificate, and the signer of its key.
+    /// Issues base SVIDs for `trust_domain` with an authority: its certificate, and the signer of its key.
     ///
     /// # Errors
     /// The two cannot issue, see [`AuthorityError`]. Its validity is looked at when it is used.
     pub fn new(
         trust_domain: TrustDomain,
+        cert_der: CertificateDer<'static>,
+        signer: Arc<dyn Signer>,
+    ) -> Result<Self, AuthorityError> {
+        Self::of(trust_domain, None, cert_der, signer)
+    }
+
+    /// Issues task SVIDs below `root`.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn of_tasks(
+        trust_domain: TrustDomain,
+        root: TaskRoot,
+        cert_der: CertificateDer<'static>,
+        signer: Arc<dyn Signer>,
+    ) -> Result<Self, AuthorityError> {
+        Self::of(trust_domain, Some(root), cert_der, signer)
+    }
+
+    fn of(
+        trust_domain: TrustDomain,
+        root: Option<TaskRoot>,
         cert_der: CertificateDer<'static>,
         signer: Arc<dyn Signer>,
     ) -> Result<Self, AuthorityError> {
@@ -197,6 +139,7 @@ impl Issuer {
         );
         Ok(Self {
             trust_domain,
+            root,
             signer,
             template,
             key_id,
@@ -222,6 +165,16 @@ impl Issuer {
         self.not_after
     }
 
+    /// What certificates that it signed say of their authority: its subject key identifier.
+    pub(crate) fn key_id(&self) -> &[u8] {
+        &self.key_id
+    }
+
+    /// The key.
+    pub(crate) fn signer(&self) -> &Arc<dyn Signer> {
+        &self.signer
+    }
+
     /// Whether [`Self::sign`] is so quick that it needs no thread that may block ([`Signer::is_quick`]).
     pub fn is_quick(&self) -> bool {
         self.signer.is_quick()
@@ -229,11 +182,58 @@ impl Issuer {
 
     /// Checks `request` against the leaf profile and fixes everything that will be signed, without touching the key.
     ///
-    /// Validity begins ten seconds before `now` and ends as asked, but both within the authority's own (XINH-07).
+    /// Validity begins ten seconds before `now`, or as asked, and ends as asked, but both within the authority's own
+    /// (XINH-07).
     ///
     /// # Errors
-    /// See [`ProfileError`].
+    /// See [`ProfileError`]: among others for all that is below a reserved root of tasks, and for an authority of tasks.
     pub fn prepare(&self, request: X509SvidRequest, now: Timestamp) -> Result<Ticket, ProfileError> {
+        let is_of_tasks = matches!(request.spiffe_id.segments().next(), Some("task" | "breakglass"));
+        if self.root.is_some() || is_of_tasks {
+            return Err(self.other_root(request.spiffe_id));
+        }
+        self.draft(request, now)
+    }
+
+    /// [`Self::prepare`] for a task SVID, whose certificate says what `extension` says: a lease on that window, and so no
+    /// longer than it. Its log index counts for nothing yet, see [`Ticket::recorded_at`].
+    ///
+    /// # Errors
+    /// See [`ProfileError`]: among others for all that is not below this authority's root.
+    pub fn prepare_task(
+        &self,
+        request: X509SvidRequest,
+        extension: TaskExtension,
+        now: Timestamp,
+    ) -> Result<Ticket, ProfileError> {
+        let root = TaskPath::of(&request.spiffe_id).map(|path| path.root);
+        if root.is_none() || root != self.root {
+            return Err(self.other_root(request.spiffe_id));
+        }
+        let mut ticket = self.draft(request, now)?;
+        if ticket.not_after > extension.closes {
+            return Err(ProfileError::BeyondWindow {
+                not_after: ticket.not_after,
+                closes: extension.closes,
+            });
+        }
+        ticket.task = Some(TaskTicket {
+            extension,
+            is_recorded: false,
+        });
+        Ok(ticket)
+    }
+
+    fn other_root(&self, spiffe_id: SpiffeId) -> ProfileError {
+        let root = match self.root {
+            None => "base SVIDs",
+            Some(TaskRoot::Task) => "/task",
+            Some(TaskRoot::Breakglass) => "/breakglass",
+        };
+        ProfileError::OtherRoot { spiffe_id, root }
+    }
+
+    fn draft(&self, request: X509SvidRequest, now: Timestamp) -> Result<Ticket, ProfileError> {
         let X509SvidRequest {
             spiffe_id,
             public_key,
@@ -260,7 +260,7 @@ impl Issuer {
             public_key: &public_key,
             dns_names: &dns_names,
         };
-        let to_be_signed = self.template.fill(&leaf).ok_or(ProfileError::NoValidity)?;
+        let draft = self.template.fill(&leaf).ok_or(ProfileError::NoValidity)?;
         Ok(Ticket {
             spiffe_id,
             serial,
@@ -268,7 +268,8 @@ impl Issuer {
             not_after,
             public_key_hash: *public_key.sha256(),
             authority_key_id: self.key_id.clone(),
-            to_be_signed,
+            draft,
+            task: None,
         })
     }
 
@@ -279,14 +280,15 @@ impl Issuer {
                 not_after: self.not_after,
             });
         }
-        let wanted = match validity {
-            Validity::For(ttl) => now.plus(ttl),
-            Validity::Until(not_after) => not_after,
+        let (begin, end) = match validity {
+            Validity::For(ttl) => (now.minus(BACKDATE), now.plus(ttl)),
+            Validity::Until(not_after) => (now.minus(BACKDATE), not_after),
+            Validity::Between(not_before, not_after) => (not_before, not_after),
         };
-        if wanted <= now {
+        if end <= now || begin > now {
             return Err(ProfileError::NoValidity);
         }
-        Ok((now.minus(BACKDATE).max(self.not_before), wanted.min(self.not_after)))
+        Ok((begin.max(self.not_before), end.min(self.not_after)))
     }
 
     /// Signs what the ticket says, once. Whoever calls has recorded it durably before. Blocks as [`Signer::sign`] does.
@@ -299,8 +301,13 @@ impl Issuer {
         if ticket.authority_key_id != self.key_id {
             return Err(SignError::OtherAuthority);
         }
-        let signature = self.signer.sign(&ticket.to_be_signed).map_err(SignError::Key)?;
-        let leaf = CertificateDer::from(self.template.seal(&ticket.to_be_signed, &signature));
+        if ticket.task.as_ref().is_some_and(|task| !task.is_recorded) {
+            return Err(SignError::NotRecorded);
+        }
+        let extension = ticket.task.as_ref().map(|task| &task.extension);
+        let to_be_signed = ticket.draft.to_be_signed(extension);
+        let signature = self.signer.sign(&to_be_signed).map_err(SignError::Key)?;
+        let leaf = CertificateDer::from(self.template.seal(&to_be_signed, &signature));
         let mut chain = vec![leaf];
         if !self.self_signed {
             chain.push(self.cert_der.clone());
@@ -316,6 +323,16 @@ impl fmt::Debug for Issuer {
 }
 
 impl Ticket {
+    /// The ticket of a task SVID once it is durably recorded: `log_index` is where. Others stay as they are.
+    #[must_use]
+    pub fn recorded_at(mut self, log_index: u64) -> Self {
+        if let Some(task) = &mut self.task {
+            task.extension.log_index = log_index;
+            task.is_recorded = true;
+        }
+        self
+    }
+
     /// For whom.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.spiffe_id

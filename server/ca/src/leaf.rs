@@ -2,7 +2,7 @@
 //! and the issuer is the authority's subject as it stands there, since verifiers compare the bytes.
 
 use mayfly_keys::KeyType;
-use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain};
+use mayfly_svid::{Serial, SpiffeId, TaskExtension, Timestamp, TrustDomain};
 use rustls_pki_types::alg_id;
 
 use crate::PublicKey;
@@ -24,6 +24,10 @@ const EXTENDED_KEY_USAGE: &[u8] = b"\x30\x1d\x06\x03\x55\x1d\x25\x04\x16\x30\x14
     \x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x02";
 /// Critical, no CA.
 const BASIC_CONSTRAINTS: &[u8] = b"\x30\x0c\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x02\x30\x00";
+/// [`mayfly_svid::TASK_EXTENSION_OID`]: two octets and its content.
+const TASK: &[u8] = b"\x06\x21\
+    \x2a\x86\x48\x86\xf7\x14\x01\xbe\x40\x93\x7a\x82\x96\x55\x83\x84\x11\x86\x47\
+    \x81\x8a\x1b\x82\xe8\x10\x87\x9b\xa1\x49\x85\xdb\xee\x10";
 
 /// What every leaf of one authority has in common.
 pub(crate) struct Template {
@@ -44,6 +48,22 @@ pub(crate) struct Leaf<'a> {
     pub(crate) dns_names: &'a [String],
 }
 
+/// All of a leaf but what only its record can tell.
+pub(crate) struct Draft {
+    /// The fields before the extensions.
+    fields: Vec<u8>,
+    extensions: Vec<u8>,
+}
+
+impl Draft {
+    /// What is to be signed. The extension of tasks comes last, where other writers put what they do not know.
+    pub(crate) fn to_be_signed(&self, task: Option<&TaskExtension>) -> Vec<u8> {
+        let task = task.map_or_else(Vec::new, |task| extension(TASK, &task.to_der()));
+        let extensions = element(0xa3, &[&element(SEQUENCE, &[&self.extensions, &task])]);
+        element(SEQUENCE, &[&self.fields, &extensions])
+    }
+}
+
 impl Template {
     /// `issuer` is the authority's subject, DER, and `key_id` its subject key identifier.
     pub(crate) fn new(trust_domain: &TrustDomain, key_type: KeyType, issuer: &[u8], key_id: &[u8]) -> Self {
@@ -61,8 +81,8 @@ impl Template {
         }
     }
 
-    /// What is to be signed of `leaf`; `None` if a certificate cannot say its dates.
-    pub(crate) fn fill(&self, leaf: &Leaf<'_>) -> Option<Vec<u8>> {
+    /// The draft of `leaf`; `None` if a certificate cannot say its dates.
+    pub(crate) fn fill(&self, leaf: &Leaf<'_>) -> Option<Draft> {
         // Serials are positive and written without a sign octet, see `random_serial`.
         let serial = element(INTEGER, &[leaf.serial.as_be_bytes()]);
         let validity = element(SEQUENCE, &[&date(leaf.not_before)?, &date(leaf.not_after)?]);
@@ -79,19 +99,19 @@ impl Template {
             &extension(SUBJECT_KEY_ID, &element(OCTET_STRING, &[leaf.public_key.id()])),
             BASIC_CONSTRAINTS,
         ];
-        Some(element(
-            SEQUENCE,
-            &[
-                VERSION_3,
-                &serial,
-                &self.algorithm,
-                &self.issuer,
-                &validity,
-                &element(SEQUENCE, &[&self.organization, &common_name]),
-                leaf.public_key.der(),
-                &element(0xa3, &[&element(SEQUENCE, &extensions)]),
-            ],
-        ))
+        let fields = [
+            VERSION_3,
+            &serial,
+            &self.algorithm,
+            &self.issuer,
+            &validity,
+            &element(SEQUENCE, &[&self.organization, &common_name]),
+            leaf.public_key.der(),
+        ];
+        Some(Draft {
+            fields: fields.concat(),
+            extensions: extensions.concat(),
+        })
     }
 
     /// The certificate.

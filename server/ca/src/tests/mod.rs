@@ -14,10 +14,12 @@ use rustls_pki_types::CertificateDer;
 
 use crate::*;
 
+mod crl;
 mod csr;
 mod keys;
 mod profile;
 mod random;
+mod task;
 
 const NOW: Timestamp = Timestamp::from_unix(1_750_000_000);
 const HOUR: Duration = Duration::from_secs(3600);

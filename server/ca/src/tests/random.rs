@@ -1,9 +1,10 @@
 //! Leaves of random requests, byte for byte against another writer, and read by others. The writer shares no code with
 //! ours, and is a library that many use.
 
+use mayfly_svid::{TASK_EXTENSION_ARCS, TaskExtension, TaskRoot, WindowId};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use rcgen::{DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType};
+use rcgen::{CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType};
 
 use super::*;
 
@@ -18,6 +19,8 @@ struct Asked {
     /// From 1970 on; it all ends before the year 10000.
     now: i64,
     ttl: u64,
+    /// A task SVID: window, hash, seconds that the window lasts longer, log index.
+    task: Option<([u8; 16], [u8; 16], u64, u64)>,
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -31,8 +34,10 @@ fn asked() -> impl Strategy<Value = Asked> {
     ];
     let ttl = prop_oneof![1u64..100_000, 1u64..1_000_000_000];
     let names = proptest::collection::vec(name, 0..100);
-    ((1usize..=255, path), names, 0..4usize, 0..6usize, now, ttl).prop_map(
-        |(lengths, mut dns_names, authority, key, now, ttl)| {
+    let task = proptest::option::of(any::<([u8; 16], [u8; 16], u32, u64)>());
+    let task = task.prop_map(|task| task.map(|(window, hash, more, index)| (window, hash, more.into(), index)));
+    ((1usize..=255, path), names, 0..4usize, 0..6usize, now, ttl, task).prop_map(
+        |(lengths, mut dns_names, authority, key, now, ttl, task)| {
             dns_names.retain(|name| name.len() <= 253);
             let mut seen = std::collections::BTreeSet::new();
             dns_names.retain(|name| seen.insert(name.clone()));
@@ -43,16 +48,17 @@ fn asked() -> impl Strategy<Value = Asked> {
                 key,
                 now,
                 ttl,
+                task,
             }
         },
     )
 }
 
 /// The trust domain and the ID; an ID has at most 2048 bytes.
-fn names((name, path): (usize, usize)) -> (TrustDomain, mayfly_svid::SpiffeId) {
+fn names((name, path): (usize, usize), root: &str) -> (TrustDomain, mayfly_svid::SpiffeId) {
     let trust_domain: TrustDomain = "t".repeat(name).parse().unwrap();
-    let room = 2048 - trust_domain.id().as_str().len();
-    let path = format!("/{}", "p".repeat(path.min(room) - 1));
+    let room = 2048 - trust_domain.id().as_str().len() - root.len();
+    let path = format!("{root}/{}", "p".repeat(path.min(room) - 1));
     let id = trust_domain.with_path(&path).unwrap();
     (trust_domain, id)
 }
@@ -88,7 +94,8 @@ async fn whatever_is_asked_for_the_leaf_is_what_another_writer_makes_and_other_r
         ..Config::default()
     });
     let result = runner.run(&asked(), |asked| {
-        let (trust_domain, spiffe_id) = names(asked.lengths);
+        let root = if asked.task.is_some() { "/task/pay/migrate" } else { "" };
+        let (trust_domain, spiffe_id) = names(asked.lengths, root);
         let signer = &signers[asked.authority];
         let now = Timestamp::from_unix(asked.now);
         let cert = create_authority(
@@ -99,7 +106,6 @@ async fn whatever_is_asked_for_the_leaf_is_what_another_writer_makes_and_other_r
             &random_serial(),
         )
         .unwrap();
-        let issuer = Issuer::new(trust_domain.clone(), cert.clone(), signer.clone()).unwrap();
         let public_key = keys[asked.key].clone();
         let request = X509SvidRequest {
             spiffe_id: spiffe_id.clone(),
@@ -107,11 +113,43 @@ async fn whatever_is_asked_for_the_leaf_is_what_another_writer_makes_and_other_r
             dns_names: asked.dns_names.clone(),
             validity: Validity::For(Duration::from_secs(asked.ttl)),
         };
-        let svid = issuer.sign(issuer.prepare(request, now).unwrap()).unwrap();
+        let extension = asked
+            .task
+            .map(|(window, definition_hash, more, log_index)| TaskExtension {
+                window_id: WindowId(window),
+                definition_hash,
+                closes: now.plus(Duration::from_secs(asked.ttl + more)),
+                log_index,
+            });
+        let svid = match extension {
+            None => {
+                let issuer = Issuer::new(trust_domain.clone(), cert.clone(), signer.clone()).unwrap();
+                issuer.sign(issuer.prepare(request, now).unwrap()).unwrap()
+            }
+            Some(extension) => {
+                let (own, root) = (trust_domain.clone(), TaskRoot::Task);
+                let issuer = Issuer::of_tasks(own, root, cert.clone(), signer.clone()).unwrap();
+                let unrecorded = TaskExtension {
+                    log_index: 0,
+                    ..extension
+                };
+                let ticket = issuer.prepare_task(request, unrecorded, now).unwrap();
+                issuer.sign(ticket.recorded_at(extension.log_index)).unwrap()
+            }
+        };
+        prop_assert_eq!(TaskExtension::from_certificate_der(&svid.chain()[0]), Ok(extension));
         prop_assert_eq!(svid.not_after(), now.plus(Duration::from_secs(asked.ttl)));
         prop_assert_eq!(svid.spiffe_id(), &spiffe_id);
 
-        let theirs = written_by_another(&svid, &trust_domain, &public_key, &asked.dns_names, &cert, signer);
+        let authority = (&cert, signer);
+        let theirs = written_by_another(
+            &svid,
+            &trust_domain,
+            &public_key,
+            &asked.dns_names,
+            extension,
+            authority,
+        );
         prop_assert_eq!(signed_part(&svid.chain()[0]), signed_part(&theirs));
 
         // A process each time, so not always.
@@ -148,8 +186,8 @@ fn written_by_another(
     trust_domain: &TrustDomain,
     public_key: &PublicKey,
     dns_names: &[String],
-    authority: &CertificateDer<'static>,
-    signer: &Arc<dyn Signer>,
+    task: Option<TaskExtension>,
+    (authority, signer): (&CertificateDer<'static>, &Arc<dyn Signer>),
 ) -> CertificateDer<'static> {
     let mut params = rcgen::CertificateParams::default();
     params.serial_number = Some(svid.serial().as_be_bytes().to_vec().into());
@@ -172,6 +210,8 @@ fn written_by_another(
     let key_id = mayfly_svid::public_key_id(public_key.der());
     params.key_identifier_method = KeyIdMethod::PreSpecified(key_id.to_vec());
     params.use_authority_key_identifier_extension = true;
+    let task = task.map(|task| CustomExtension::from_oid_content(TASK_EXTENSION_ARCS, task.to_der()));
+    params.custom_extensions.extend(task);
     let key = crate::signing::AuthorityKey::new(signer.clone()).unwrap();
     let issuer = rcgen::Issuer::from_ca_cert_der(authority, key).unwrap();
     let subject_key = rcgen::SubjectPublicKeyInfo::from_der(public_key.der()).unwrap();
