@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use rustls::time_provider::DefaultTimeProvider;
 use tracing::{info, warn};
 
-use crate::api::watch::WatchService;
+use crate::api::watch::{TaskFeeds, WatchService};
 use crate::api::{self, Api, Deps, Face};
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
@@ -95,11 +95,13 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
 
     // The API.
     let stop = supervisor.stop_token();
+    let feeds = TaskFeeds::default();
     let watch = WatchService::new(
         committer.clone(),
         hub.clone(),
         clock.clone(),
         settings.watch,
+        feeds.clone(),
         stop.clone(),
     );
     let mut roles = settings.roles.clone();

@@ -5,6 +5,7 @@
 mod agent;
 mod bundle;
 mod entry;
+pub mod task;
 
 use std::fmt;
 use std::time::Duration;

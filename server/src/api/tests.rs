@@ -35,7 +35,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::watch::{WatchService, WatchSettings};
+use super::watch::{TaskFeeds, WatchService, WatchSettings};
 use super::{Api, AttestLimits, Deps, Face, Gate, routes};
 use crate::app::attest_agent::Attestors;
 use crate::app::caller::RoleMap;
@@ -108,6 +108,7 @@ impl Server {
             hub,
             world.clock.clone(),
             WatchSettings::default(),
+            TaskFeeds::default(),
             stop,
         );
         let own_svid = ArcSwapOption::<X509Svid>::empty();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use mayfly_model::{Actor, Agent, Change, Entry, EntryId, Revision, Step};
+use mayfly_proto::convert::task::task_states;
 use mayfly_proto::mayfly::agent as wire;
 use mayfly_proto::mayfly::agent::watch_request::Body as Inbound;
 use mayfly_proto::mayfly::agent::watch_response::Body as Outbound;
@@ -24,6 +25,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::app::caller::Caller;
+use crate::app::checkpoints::{Checkpoints, Enforcing, PublishedLists};
 use crate::commit::{Committer, Snapshot};
 use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
 
@@ -33,6 +35,8 @@ const CHUNK: usize = 512 * 1024;
 const BEACON_GRID: Duration = Duration::from_millis(100);
 /// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
+/// More names of consumers than this are not kept of one agent.
+const CHECKPOINTS_MAX: usize = 1000;
 /// Of those that one acknowledgement rejects, so many are in the server's logs; the agent's have all.
 const REJECTED_LOGGED: usize = 10;
 
@@ -63,12 +67,22 @@ impl Default for WatchSettings {
     }
 }
 
+/// What streams carry between agents and those who settle windows.
+#[derive(Clone, Default)]
+pub struct TaskFeeds {
+    /// The revocation lists, for agents.
+    pub lists: PublishedLists,
+    /// What consumers enforce, from agents.
+    pub checkpoints: Arc<Checkpoints>,
+}
+
 /// The service.
 pub struct WatchService {
     committer: Committer,
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     settings: WatchSettings,
+    feeds: TaskFeeds,
     admission: Arc<Semaphore>,
     stop: CancellationToken,
     /// What [`BEACON_GRID`] counts from.
@@ -82,6 +96,7 @@ impl WatchService {
         hub: Arc<Hub>,
         clock: Arc<dyn Clock>,
         settings: WatchSettings,
+        feeds: TaskFeeds,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -89,6 +104,7 @@ impl WatchService {
             hub,
             clock,
             settings,
+            feeds,
             admission: Arc::new(Semaphore::new(settings.admitted)),
             stop,
             began: Instant::now(),
@@ -183,6 +199,7 @@ impl WatchService {
             hub: self.hub.clone(),
             clock: self.clock.clone(),
             settings: self.settings,
+            feeds: self.feeds.clone(),
             stop: self.stop.clone(),
             closing,
             session: Session::new(agent_id.clone()),
@@ -234,6 +251,7 @@ struct Live {
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     settings: WatchSettings,
+    feeds: TaskFeeds,
     stop: CancellationToken,
     /// The connection is about to be closed, for its age or because the server stops.
     closing: CancellationToken,
@@ -254,7 +272,9 @@ struct Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.mailbox.caught_up();
-        self.hub.close(self.session.agent_id(), &self.mailbox);
+        if self.hub.close(self.session.agent_id(), &self.mailbox) {
+            self.feeds.checkpoints.forget(self.session.agent_id());
+        }
     }
 }
 
@@ -299,6 +319,19 @@ impl Live {
             removed_entry_ids: chunk.removed_entries.iter().map(ToString::to_string).collect(),
             bundles: chunk.bundles.iter().map(|bundle| bundle.as_ref().into()).collect(),
             removed_trust_domains: chunk.removed_bundles.iter().map(ToString::to_string).collect(),
+            tasks: chunk.tasks.iter().flat_map(|task| task_states(task)).collect(),
+            revoked: chunk
+                .revoked
+                .iter()
+                .map(|revocation| revocation.as_ref().into())
+                .collect(),
+            // Said with the last piece: before it not all of that is there.
+            epoch: if chunk.more { 0 } else { plan.state.epoch() },
+            crls: if chunk.lists {
+                self.feeds.lists.load().as_ref().clone()
+            } else {
+                vec![]
+            },
         };
         if !chunk.more {
             self.sending = None;
@@ -336,8 +369,17 @@ impl Live {
         let Some(message) = message else {
             return Err(Status::new(Code::Unavailable, "the agent closed its side"));
         };
-        let Some(Inbound::Ack(ack)) = message.body else {
-            return Err(Status::invalid_argument("only acknowledgements follow the hello"));
+        let ack = match message.body {
+            Some(Inbound::Ack(ack)) => ack,
+            Some(Inbound::Enforced(enforced)) => {
+                self.enforced(&enforced);
+                return Ok(());
+            }
+            _ => {
+                return Err(Status::invalid_argument(
+                    "only acknowledgements and reports follow the hello",
+                ));
+            }
         };
         let expected = self.unacknowledged.map(|(revision, _)| revision);
         if expected != Some(Revision(ack.revision)) {
@@ -361,6 +403,25 @@ impl Live {
         Ok(())
     }
 
+    fn enforced(&self, report: &wire::Enforced) {
+        let ended = report
+            .checkpoints
+            .iter()
+            .map(|by| u64::from(by.connections_ended))
+            .sum();
+        let by_name = report.checkpoints.iter().take(CHECKPOINTS_MAX).map(|by| {
+            let enforcing = Enforcing {
+                consumers: by.consumers,
+                epoch: by.epoch,
+                left: by.connections_left,
+            };
+            (by.checkpoint.chars().take(128).collect(), enforcing)
+        });
+        self.feeds
+            .checkpoints
+            .report(self.session.agent_id(), by_name.collect(), ended);
+    }
+
     fn beacon_now(&mut self) -> Result<wire::Beacon, Status> {
         let now = self.clock.now();
         let mut beacon = wire::Beacon {
@@ -369,6 +430,7 @@ impl Live {
                     .map_or(0, |since| since.as_millis()),
             )
             .unwrap_or(i64::MAX),
+            epoch: self.committer.snapshot().epoch(),
             interval_ms: u32::try_from(self.settings.beacon_interval.as_millis()).unwrap_or(u32::MAX),
             ..wire::Beacon::default()
         };

@@ -5,6 +5,7 @@ pub mod attest_agent;
 pub mod authorities;
 pub mod bundles;
 pub mod caller;
+pub mod checkpoints;
 pub mod issue;
 pub mod mint;
 pub mod register;

@@ -139,6 +139,7 @@ mod tests {
 
     use super::*;
     use mayfly_model::LogEntry;
+    use mayfly_model::task::{DefinitionVersion, TaskName};
     use mayfly_runtime::ManualClock;
     use mayfly_store::{Committed, State, Store, StoreError};
 
@@ -155,12 +156,7 @@ mod tests {
         fn load(&mut self) -> Result<State, StoreError> {
             Ok(State {
                 history: "h".into(),
-                revision: mayfly_model::Revision(0),
-                entries: vec![],
-                agents: vec![],
-                authorities: vec![],
-                bundles: vec![],
-                changes: vec![],
+                ..State::default()
             })
         }
 
@@ -169,6 +165,14 @@ mod tests {
         }
 
         fn log_list(&mut self, _: u64, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+            Ok(vec![])
+        }
+
+        fn log_decisions(&mut self, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+            Ok(vec![])
+        }
+
+        fn definition_versions(&mut self, _: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
             Ok(vec![])
         }
 
@@ -204,10 +208,19 @@ mod tests {
             Ok(Committed {
                 revision: mayfly_model::Revision(1),
                 outcomes: steps.iter().map(|_| Ok(vec![])).collect(),
+                log_indexes: vec![0; steps.len()],
             })
         }
 
         fn log_list(&mut self, _: u64, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+            Ok(vec![])
+        }
+
+        fn log_decisions(&mut self, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+            Ok(vec![])
+        }
+
+        fn definition_versions(&mut self, _: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
             Ok(vec![])
         }
 

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use arc_swap::ArcSwap;
+use mayfly_model::task::TaskRefusal;
 use mayfly_model::{Conflict, Delta, ErrorKind, Revision, Step};
 use mayfly_store::{ChangeRow, Store, StoreError};
 use mayfly_svid::TrustDomain;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 pub use snapshot::Snapshot;
+pub(crate) use snapshot::agents_of;
 
 /// Steps that wait for the committer; further callers wait for room.
 const QUEUE: usize = 1024;
@@ -61,8 +63,24 @@ impl CommitError {
 
 fn conflict_kind(conflict: &Conflict) -> ErrorKind {
     match conflict {
-        Conflict::EntryExists(_) | Conflict::TokenExists | Conflict::BundleExists => ErrorKind::AlreadyExists,
-        Conflict::EntryNotFound | Conflict::AgentNotFound | Conflict::BundleNotFound => ErrorKind::NotFound,
+        Conflict::EntryExists(_)
+        | Conflict::TokenExists
+        | Conflict::BundleExists
+        | Conflict::TaskExists(_)
+        | Conflict::DefinitionUnchanged => ErrorKind::AlreadyExists,
+        Conflict::EntryNotFound
+        | Conflict::AgentNotFound
+        | Conflict::BundleNotFound
+        | Conflict::TaskNotFound
+        | Conflict::DefinitionNotFound(_)
+        | Conflict::ProposalNotPending(_) => ErrorKind::NotFound,
+        Conflict::PolicyChanged => ErrorKind::Aborted,
+        Conflict::OwnProposal => ErrorKind::PermissionDenied,
+        Conflict::Task(refusal) => refusal_kind(refusal),
+        Conflict::TooManyWindows { .. } => ErrorKind::ResourceExhausted,
+        Conflict::DefinitionChanged(_) | Conflict::NotSettled(_) | Conflict::ReviewDue(_) | Conflict::KeyReused => {
+            ErrorKind::FailedPrecondition
+        }
         Conflict::EntryInvalid(_) | Conflict::FederatedBundleNotFound(_) => ErrorKind::InvalidArgument,
         Conflict::AgentBanned | Conflict::SerialNotInUse => ErrorKind::PermissionDenied,
         // SPIRE answers a used token with InvalidArgument, and its agents expect that.
@@ -71,6 +89,17 @@ fn conflict_kind(conflict: &Conflict) -> ErrorKind {
             ErrorKind::FailedPrecondition
         }
         _ => ErrorKind::Internal,
+    }
+}
+
+fn refusal_kind(refusal: &TaskRefusal) -> ErrorKind {
+    match refusal {
+        TaskRefusal::SelfApproval(_)
+        | TaskRefusal::NotAnApprover(_)
+        | TaskRefusal::OtherInstance
+        | TaskRefusal::Refused => ErrorKind::PermissionDenied,
+        TaskRefusal::NoSuchWindow(_) | TaskRefusal::NoSuchSvid(_) => ErrorKind::NotFound,
+        _ => ErrorKind::FailedPrecondition,
     }
 }
 
@@ -94,15 +123,30 @@ pub type Observer = Box<dyn Fn(&Applied) + Send>;
 /// The answer to one step: what it did, or the guard that stopped it.
 pub type StepResult = Result<Vec<Delta>, CommitError>;
 
+/// What a step did, and the index of its last log record: 0 if it left none.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What changed, in order.
+    pub deltas: Vec<Delta>,
+    /// Where the log says so.
+    pub log_index: u64,
+}
+
 struct Job {
     steps: Vec<Step>,
-    reply: oneshot::Sender<Vec<StepResult>>,
+    reply: oneshot::Sender<Vec<Result<Done, CommitError>>>,
+}
+
+/// What the committing thread is asked for.
+enum Ask {
+    Commit(Job),
+    Read(Box<dyn FnOnce(&mut dyn Store) + Send>),
 }
 
 /// The handle that callers have. Cloning is cheap; the thread ends when the last handle is gone.
 #[derive(Clone)]
 pub struct Committer {
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<Ask>,
     aside: Arc<Aside>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     healthy: watch::Receiver<bool>,
@@ -125,27 +169,21 @@ impl Committer {
         trust_domain: &TrustDomain,
         observer: impl FnOnce(&Recovered, &Snapshot) -> Observer,
     ) -> Result<Self, StartError> {
-        let state = store.load().map_err(StartError::Load)?;
-        let recovered = Recovered { changes: state.changes };
-        let loaded = Snapshot::load(
-            trust_domain.clone(),
-            &state.history,
-            state.revision,
-            state.entries,
-            state.agents,
-            state.authorities,
-            state.bundles,
-        );
+        let mut state = store.load().map_err(StartError::Load)?;
+        let recovered = Recovered {
+            changes: std::mem::take(&mut state.changes),
+        };
+        let loaded = Snapshot::load(trust_domain.clone(), state);
         info!(revision = %loaded.revision(), entries = loaded.entry_count(), agents = loaded.agent_count(), "state loaded");
         let observer = observer(&recovered, &loaded);
         let snapshot = Arc::new(ArcSwap::from_pointee(loaded));
-        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (queue, asks) = mpsc::channel(QUEUE);
         let aside = Arc::new(Aside::default());
         let (health, healthy) = watch::channel(true);
         let (advance, revision) = watch::channel(snapshot.load().revision());
         let mut writer = Writer {
             store,
-            jobs,
+            asks,
             aside: aside.clone(),
             snapshot: snapshot.clone(),
             observer,
@@ -199,13 +237,44 @@ impl Committer {
     /// # Cancel safety
     /// As for [`Self::commit`].
     pub async fn commit_all(&self, steps: Vec<Step>) -> Vec<StepResult> {
+        let done = self.commit_done(steps).await;
+        done.into_iter().map(|result| result.map(|done| done.deltas)).collect()
+    }
+
+    /// As [`Self::commit`], and answers where the log says so.
+    ///
+    /// # Errors
+    /// As for [`Self::commit`].
+    pub async fn commit_logged(&self, step: Step) -> Result<Done, CommitError> {
+        self.commit_done(vec![step])
+            .await
+            .pop()
+            .unwrap_or(Err(CommitError::Stopped))
+    }
+
+    async fn commit_done(&self, steps: Vec<Step>) -> Vec<Result<Done, CommitError>> {
         let count = steps.len();
         let (reply, answer) = oneshot::channel();
         let stopped = || (0..count).map(|_| Err(CommitError::Stopped)).collect();
-        if self.queue.send(Job { steps, reply }).await.is_err() {
+        if self.queue.send(Ask::Commit(Job { steps, reply })).await.is_err() {
             return stopped();
         }
         answer.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// Asks the store for what is not in memory: old versions, the log. Commits wait meanwhile, so it must be bounded.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the server is stopping.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Read(Box::new(move |store| drop(reply.send(question(store)))));
+        self.queue.send(ask).await.map_err(|_| CommitError::Stopped)?;
+        let answer = answer.await.map_err(|_| CommitError::Stopped)?;
+        answer.map_err(|error| CommitError::Store(Arc::new(error)))
     }
 
     /// Waits until all that was handed over before is durable or refused, what was set aside too: for the end of the
@@ -218,7 +287,7 @@ impl Committer {
     pub fn commit_later(&self, step: Step) {
         let (reply, _) = oneshot::channel();
         let steps = vec![step];
-        if self.queue.try_send(Job { steps, reply }).is_err() {
+        if self.queue.try_send(Ask::Commit(Job { steps, reply })).is_err() {
             error!("a change that nobody waits for was dropped: the commit queue is full");
         }
     }
@@ -294,7 +363,7 @@ pub enum StartError {
 
 struct Writer {
     store: Box<dyn Store>,
-    jobs: mpsc::Receiver<Job>,
+    asks: mpsc::Receiver<Ask>,
     aside: Arc<Aside>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     observer: Observer,
@@ -304,16 +373,22 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self) {
-        while let Some(first) = self.jobs.blocking_recv() {
-            let mut count = first.steps.len();
-            let mut batch = vec![first];
-            while count < BATCH
-                && let Ok(job) = self.jobs.try_recv()
-            {
-                count += job.steps.len();
-                batch.push(job);
+        while let Some(first) = self.asks.blocking_recv() {
+            let (mut batch, mut count) = (vec![], 0);
+            let mut next = Some(first);
+            while let Some(ask) = next {
+                match ask {
+                    Ask::Commit(job) => {
+                        count += job.steps.len();
+                        batch.push(job);
+                    }
+                    Ask::Read(question) => question(self.store.as_mut()),
+                }
+                next = if count < BATCH { self.asks.try_recv().ok() } else { None };
             }
-            self.commit(batch);
+            if !batch.is_empty() {
+                self.commit(batch);
+            }
         }
     }
 
@@ -325,7 +400,7 @@ impl Writer {
             replies.push((job.steps.len(), job.reply));
             steps.extend(job.steps);
         }
-        let mut results: std::vec::IntoIter<StepResult> = match self.store.commit(&steps) {
+        let mut results: std::vec::IntoIter<Result<Done, CommitError>> = match self.store.commit(&steps) {
             Ok(committed) => {
                 self.health
                     .send_if_modified(|healthy| !std::mem::replace(healthy, true));
@@ -333,7 +408,11 @@ impl Writer {
                 committed
                     .outcomes
                     .into_iter()
-                    .map(|outcome| outcome.map_err(CommitError::from))
+                    .zip(committed.log_indexes)
+                    .map(|(outcome, log_index)| match outcome {
+                        Ok(deltas) => Ok(Done { deltas, log_index }),
+                        Err(conflict) => Err(CommitError::from(conflict)),
+                    })
                     .collect::<Vec<_>>()
             }
             Err(failure) => {
@@ -379,15 +458,7 @@ impl Writer {
         match self.store.load() {
             Ok(state) => {
                 let before = self.snapshot.load_full();
-                let after = Arc::new(Snapshot::load(
-                    before.trust_domain().clone(),
-                    &state.history,
-                    state.revision,
-                    state.entries,
-                    state.agents,
-                    state.authorities,
-                    state.bundles,
-                ));
+                let after = Arc::new(Snapshot::load(before.trust_domain().clone(), state));
                 info!(revision = %after.revision(), "state loaded anew");
                 self.snapshot.store(after.clone());
                 let revision = after.revision();

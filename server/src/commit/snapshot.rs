@@ -4,10 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskId, TaskName};
 use mayfly_model::{
     Agent, Authority, AuthorityState, Delta, Entry, EntryId, KeyClass, Revision, Selector, is_agent_id,
 };
-use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
+use mayfly_store::State;
+use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain, WindowId};
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 /// Everything that hot paths read, as of one revision.
@@ -25,18 +27,36 @@ pub struct Snapshot {
     agents_by_selector: HashTrieMapSync<Selector, RedBlackTreeSetSync<SpiffeId>>,
     authorities: RedBlackTreeMapSync<String, Arc<Authority>>,
     bundles: RedBlackTreeMapSync<TrustDomain, Arc<Bundle>>,
+    definitions: RedBlackTreeMapSync<TaskName, Arc<DefinitionVersion>>,
+    policy: Option<Arc<PolicyFiles>>,
+    proposals: RedBlackTreeMapSync<String, Arc<Proposal>>,
+    tasks: RedBlackTreeMapSync<TaskId, Arc<Task>>,
+    /// Those to which something can still happen.
+    live_tasks: RedBlackTreeSetSync<TaskId>,
+    tasks_by_agent: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<TaskId>>,
+    tasks_by_window: HashTrieMapSync<WindowId, TaskId>,
+    revocations: RedBlackTreeMapSync<u64, Arc<Revocation>>,
+    epoch: u64,
 }
 
 impl Snapshot {
-    pub(crate) fn load(
-        trust_domain: TrustDomain,
-        history: &str,
-        revision: Revision,
-        entries: Vec<Entry>,
-        agents: Vec<Agent>,
-        authorities: Vec<Authority>,
-        bundles: Vec<Bundle>,
-    ) -> Self {
+    /// The state as the store has it; the change history in it is for others.
+    pub(crate) fn load(trust_domain: TrustDomain, state: State) -> Self {
+        let State {
+            history,
+            revision,
+            entries,
+            agents,
+            authorities,
+            bundles,
+            definitions,
+            policy,
+            proposals,
+            tasks,
+            revocations,
+            epoch,
+            changes: _,
+        } = state;
         let mut loaded = Self {
             server_id: trust_domain.server_id(),
             trust_domain,
@@ -50,6 +70,15 @@ impl Snapshot {
             agents_by_selector: HashTrieMapSync::new_sync(),
             authorities: RedBlackTreeMapSync::new_sync(),
             bundles: RedBlackTreeMapSync::new_sync(),
+            definitions: RedBlackTreeMapSync::new_sync(),
+            policy: policy.map(Arc::new),
+            proposals: RedBlackTreeMapSync::new_sync(),
+            tasks: RedBlackTreeMapSync::new_sync(),
+            live_tasks: RedBlackTreeSetSync::new_sync(),
+            tasks_by_agent: HashTrieMapSync::new_sync(),
+            tasks_by_window: HashTrieMapSync::new_sync(),
+            revocations: RedBlackTreeMapSync::new_sync(),
+            epoch,
         };
         entries.into_iter().for_each(|entry| loaded.entry_put(Arc::new(entry)));
         agents.into_iter().for_each(|agent| loaded.agent_put(Arc::new(agent)));
@@ -58,6 +87,17 @@ impl Snapshot {
         }
         for bundle in bundles {
             loaded.bundles.insert_mut(bundle.trust_domain.clone(), Arc::new(bundle));
+        }
+        for version in definitions {
+            let name = version.definition.name.clone();
+            loaded.definitions.insert_mut(name, Arc::new(version));
+        }
+        for proposal in proposals {
+            loaded.proposals.insert_mut(proposal.id.clone(), Arc::new(proposal));
+        }
+        tasks.into_iter().for_each(|task| loaded.task_put(Arc::new(task)));
+        for revocation in revocations {
+            loaded.revocations.insert_mut(revocation.epoch, Arc::new(revocation));
         }
         loaded
     }
@@ -84,6 +124,26 @@ impl Snapshot {
                 }
                 Delta::BundleGone(trust_domain) => {
                     next.bundles.remove_mut(trust_domain);
+                }
+                Delta::DefinitionPut(version) => {
+                    let name = version.definition.name.clone();
+                    next.definitions.insert_mut(name, version.clone());
+                }
+                Delta::PolicyPut(policy) => next.policy = Some(policy.clone()),
+                Delta::ProposalPut(proposal) => {
+                    next.proposals.insert_mut(proposal.id.clone(), proposal.clone());
+                }
+                Delta::TaskPut(task) => next.task_put(task.clone()),
+                Delta::TaskGone(task) => {
+                    // Nothing of it can count any more.
+                    for epoch in task.windows.iter().filter_map(|window| window.epoch) {
+                        next.revocations.remove_mut(&epoch);
+                    }
+                    next.task_gone(&task.id);
+                }
+                Delta::Revoked(revocation) => {
+                    next.epoch = next.epoch.max(revocation.epoch);
+                    next.revocations.insert_mut(revocation.epoch, revocation.clone());
                 }
             }
         }
@@ -202,6 +262,76 @@ impl Snapshot {
             .range((start, Bound::Unbounded))
             .filter(move |(name, _)| *name != own)
             .map(|(_, bundle)| bundle)
+    }
+
+    /// The version of a definition that is in force; none if there is none or it is retired.
+    pub fn definition(&self, name: &TaskName) -> Option<&Arc<DefinitionVersion>> {
+        self.definitions.get(name).filter(|version| !version.retired)
+    }
+
+    /// The newest versions of all definitions in the order of their names, from after `after` on, retired ones too.
+    pub fn definitions_after(&self, after: Option<&TaskName>) -> impl Iterator<Item = &Arc<DefinitionVersion>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.definitions
+            .range((start, Bound::Unbounded))
+            .map(|(_, version)| version)
+    }
+
+    /// The operators' policy, if one was ever set.
+    pub fn policy(&self) -> Option<&Arc<PolicyFiles>> {
+        self.policy.as_ref()
+    }
+
+    /// All proposals, oldest first.
+    pub fn proposals(&self) -> impl Iterator<Item = &Arc<Proposal>> {
+        self.proposals.values()
+    }
+
+    /// The proposal with this ID.
+    pub fn proposal(&self, id: &str) -> Option<&Arc<Proposal>> {
+        self.proposals.get(id)
+    }
+
+    /// The request with this ID and all that came of it.
+    pub fn task(&self, id: &TaskId) -> Option<&Arc<Task>> {
+        self.tasks.get(id)
+    }
+
+    /// The request that opened this window.
+    pub fn task_of_window(&self, id: &WindowId) -> Option<&Arc<Task>> {
+        self.tasks.get(self.tasks_by_window.get(id)?)
+    }
+
+    /// All tasks that were not forgotten, newest first, from before `before` on.
+    pub fn tasks_before(&self, before: Option<&TaskId>) -> impl Iterator<Item = &Arc<Task>> {
+        let end = before.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tasks.range((Bound::Unbounded, end)).rev().map(|(_, task)| task)
+    }
+
+    /// Tasks to which something can still happen, oldest first.
+    pub fn live_tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.live_tasks.iter().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// Of these, those that `agent` asked for or has windows of, oldest first.
+    pub fn live_tasks_of(&self, agent: &SpiffeId) -> impl Iterator<Item = &Arc<Task>> {
+        let ids = self
+            .tasks_by_agent
+            .get(agent)
+            .into_iter()
+            .flat_map(RedBlackTreeSetSync::iter);
+        ids.filter_map(|id| self.tasks.get(id))
+    }
+
+    /// The number of the newest revocation.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What was revoked after `epoch`, oldest first. SVIDs that are over may be among them.
+    pub fn revocations_after(&self, epoch: u64) -> impl Iterator<Item = &Arc<Revocation>> {
+        let range = (Bound::Excluded(epoch), Bound::Unbounded);
+        self.revocations.range(range).map(|(_, revocation)| revocation)
     }
 
     /// Every entry that `agent` may serve, once each, in no meaningful order: those below it and below each alias that its selectors fit, at any depth
@@ -335,6 +465,34 @@ impl Snapshot {
         self.agents.insert_mut(agent.id.clone(), agent);
     }
 
+    fn task_put(&mut self, task: Arc<Task>) {
+        self.task_gone(&task.id);
+        for window in &task.windows {
+            self.tasks_by_window.insert_mut(window.id, task.id.clone());
+        }
+        if !task.is_over() {
+            self.live_tasks.insert_mut(task.id.clone());
+            for agent in agents_of(&task) {
+                index_insert(&mut self.tasks_by_agent, agent, task.id.clone());
+            }
+        }
+        self.tasks.insert_mut(task.id.clone(), task);
+    }
+
+    fn task_gone(&mut self, id: &TaskId) {
+        let Some(task) = self.tasks.get(id).cloned() else {
+            return;
+        };
+        for agent in agents_of(&task) {
+            index_remove(&mut self.tasks_by_agent, agent, id);
+        }
+        for window in &task.windows {
+            self.tasks_by_window.remove_mut(&window.id);
+        }
+        self.live_tasks.remove_mut(id);
+        self.tasks.remove_mut(id);
+    }
+
     fn agent_gone(&mut self, id: &SpiffeId) {
         let Some(agent) = self.agents.get(id).cloned() else {
             return;
@@ -344,6 +502,12 @@ impl Snapshot {
         }
         self.agents.remove_mut(id);
     }
+}
+
+/// The agents that a task concerns: who asked for it, and who holds windows of it.
+pub(crate) fn agents_of(task: &Task) -> BTreeSet<&SpiffeId> {
+    let holders = task.windows.iter().map(|window| &window.instance.agent_id);
+    std::iter::once(&task.request.agent_id).chain(holders).collect()
 }
 
 /// What stands above an entry.

@@ -140,6 +140,14 @@ fn changed(delta: &Delta, before: &Snapshot) -> Vec<Changed> {
         Delta::AgentGone(id) => vec![Changed::Agent(id.clone())],
         Delta::BundlePut(bundle) => vec![Changed::Bundle(bundle.trust_domain.clone())],
         Delta::BundleGone(trust_domain) => vec![Changed::Bundle(trust_domain.clone())],
-        Delta::AuthorityPut(_) | Delta::AuthorityGone(_) => vec![],
+        // Tasks and what is revoked are told whole when a stream opens.
+        Delta::AuthorityPut(_)
+        | Delta::AuthorityGone(_)
+        | Delta::DefinitionPut(_)
+        | Delta::PolicyPut(_)
+        | Delta::ProposalPut(_)
+        | Delta::TaskPut(_)
+        | Delta::TaskGone(_)
+        | Delta::Revoked(_) => vec![],
     }
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mayfly_model::task::TaskId;
 use mayfly_model::{Agent, Delta, Entry, EntryId, Revision};
 use mayfly_svid::{SpiffeId, TrustDomain};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
 
 use super::{History, Resume};
-use crate::commit::{Applied, Snapshot};
+use crate::commit::{Applied, Snapshot, agents_of};
 
 /// More IDs than this wait for one agent, and it is told everything instead.
 const PENDING_MAX: usize = 1024;
@@ -20,6 +22,9 @@ pub struct Hub {
     streams: Mutex<HashMap<SpiffeId, Arc<Mailbox>>>,
     history: Mutex<History>,
     observed: AtomicU64,
+    /// When agents that have no stream now had their last one.
+    left: Mutex<HashMap<SpiffeId, Instant>>,
+    began: Instant,
 }
 
 /// What waits for one stream: IDs only, so it is small however slow the agent is.
@@ -38,6 +43,10 @@ pub struct Pending {
     pub entries: BTreeSet<EntryId>,
     /// Bundles that changed.
     pub bundles: BTreeSet<TrustDomain>,
+    /// Tasks of the agent's processes that changed.
+    pub tasks: BTreeSet<TaskId>,
+    /// Something was revoked, or there are other revocation lists.
+    pub revoked: bool,
     /// Everything: too much changed, or what the agent may see at all.
     pub everything: bool,
     /// The stream ends, for this reason.
@@ -58,7 +67,12 @@ pub enum End {
 impl Pending {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.bundles.is_empty() && !self.everything && self.end.is_none()
+        self.entries.is_empty()
+            && self.bundles.is_empty()
+            && self.tasks.is_empty()
+            && !self.revoked
+            && !self.everything
+            && self.end.is_none()
     }
 }
 
@@ -123,6 +137,8 @@ impl Hub {
             streams: Mutex::default(),
             history: Mutex::new(history),
             observed: AtomicU64::new(loaded.0),
+            left: Mutex::default(),
+            began: Instant::now(),
         }
     }
 
@@ -137,18 +153,31 @@ impl Hub {
     /// that no commit falls between the two.
     pub fn open(&self, agent: &SpiffeId) -> Arc<Mailbox> {
         let mailbox = Arc::new(Mailbox::default());
+        lock(&self.left).remove(agent);
         if let Some(older) = lock(&self.streams).insert(agent.clone(), mailbox.clone()) {
             older.finish(End::Superseded);
         }
         mailbox
     }
 
-    /// Forgets a stream that ended; a newer one of the same agent stays.
-    pub fn close(&self, agent: &SpiffeId, mailbox: &Arc<Mailbox>) {
+    /// Forgets a stream that ended; a newer one of the same agent stays. Answers whether it was the present one.
+    pub fn close(&self, agent: &SpiffeId, mailbox: &Arc<Mailbox>) -> bool {
         let mut streams = lock(&self.streams);
-        if streams.get(agent).is_some_and(|open| Arc::ptr_eq(open, mailbox)) {
+        let is_present = streams.get(agent).is_some_and(|open| Arc::ptr_eq(open, mailbox));
+        if is_present {
             streams.remove(agent);
+            lock(&self.left).insert(agent.clone(), Instant::now());
         }
+        is_present
+    }
+
+    /// Since when `agent` has had no stream; none while it has one. What it had before this process began counts from there.
+    pub fn away_since(&self, agent: &SpiffeId) -> Option<Instant> {
+        let streams = lock(&self.streams);
+        if streams.contains_key(agent) {
+            return None;
+        }
+        Some(lock(&self.left).get(agent).copied().unwrap_or(self.began))
     }
 
     /// How many streams are open.
@@ -195,6 +224,7 @@ impl Hub {
                 });
             }
         };
+        let mut revoked = false;
         for delta in &applied.deltas {
             match delta {
                 Delta::EntryPut(entry) => {
@@ -212,8 +242,32 @@ impl Hub {
                 Delta::AgentGone(id) => finish(id, End::Evicted),
                 Delta::BundlePut(bundle) => tell_all_of_bundle(&bundle.trust_domain),
                 Delta::BundleGone(name) => tell_all_of_bundle(name),
-                Delta::AuthorityPut(_) | Delta::AuthorityGone(_) => {}
+                Delta::TaskPut(task) => {
+                    for agent in agents_of(task) {
+                        tell(agent, &|pending| {
+                            pending.tasks.insert(task.id.clone());
+                        });
+                    }
+                }
+                Delta::Revoked(_) => revoked = true,
+                Delta::AuthorityPut(_)
+                | Delta::AuthorityGone(_)
+                | Delta::DefinitionPut(_)
+                | Delta::PolicyPut(_)
+                | Delta::ProposalPut(_)
+                | Delta::TaskGone(_) => {}
             }
+        }
+        drop(streams);
+        if revoked {
+            self.tell_revoked();
+        }
+    }
+
+    /// Tells every stream that there is something new to refuse.
+    pub fn tell_revoked(&self) {
+        for mailbox in lock(&self.streams).values() {
+            mailbox.add(|pending| pending.revoked = true);
         }
     }
 }

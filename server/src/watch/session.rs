@@ -3,11 +3,15 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use mayfly_model::task::{Revocation, Task};
 use mayfly_model::{Agent, Entry, EntryId, Revision, entries_digest};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 
 use super::{Hub, Pending, Resume};
 use crate::commit::Snapshot;
+
+/// About the most that the state of one window takes on the wire.
+const TASK_WEIGHT: usize = 1024;
 
 /// What an agent says that it holds.
 #[derive(Clone, Debug)]
@@ -29,6 +33,9 @@ pub struct Plan {
     removed_entries: Vec<EntryId>,
     bundles: VecDeque<Arc<Bundle>>,
     removed_bundles: Vec<TrustDomain>,
+    tasks: VecDeque<Arc<Task>>,
+    revoked: VecDeque<Arc<Revocation>>,
+    lists: bool,
 }
 
 /// One piece of a plan.
@@ -42,6 +49,12 @@ pub struct Chunk {
     pub bundles: Vec<Arc<Bundle>>,
     /// Bundles to drop.
     pub removed_bundles: Vec<TrustDomain>,
+    /// Tasks as they stand.
+    pub tasks: Vec<Arc<Task>>,
+    /// What is to be refused.
+    pub revoked: Vec<Arc<Revocation>>,
+    /// The revocation lists are to be sent along.
+    pub lists: bool,
     /// Whether more chunks follow.
     pub more: bool,
 }
@@ -52,6 +65,8 @@ pub struct Session {
     agent_id: SpiffeId,
     bundles_sent: BTreeSet<TrustDomain>,
     rejected: BTreeSet<EntryId>,
+    /// All that was revoked up to here was sent.
+    epoch_sent: u64,
 }
 
 impl Session {
@@ -61,6 +76,7 @@ impl Session {
             agent_id,
             bundles_sent: BTreeSet::new(),
             rejected: BTreeSet::new(),
+            epoch_sent: 0,
         }
     }
 
@@ -72,7 +88,8 @@ impl Session {
         } else {
             Resume::Snapshot
         };
-        match resume {
+        // What it has of tasks and revocations is not asked: they are few, and are told whole.
+        let mut plan = match resume {
             Resume::Snapshot => self.everything(agent, state, now),
             Resume::Delta { entries, bundles } => {
                 // What it was sent on an earlier stream is not known here, but follows from the entries that it holds:
@@ -82,7 +99,11 @@ impl Session {
                 self.bundles_sent = wanted_bundles(&held, state);
                 self.delta(agent, state, now, entries, bundles)
             }
+        };
+        if !plan.snapshot {
+            self.add_tasks(&mut plan, agent, now);
         }
+        plan
     }
 
     /// What to send for what waited in the mailbox; none if nothing of it concerns this agent any more.
@@ -90,7 +111,12 @@ impl Session {
         let plan = if pending.everything {
             self.everything(agent, state, now)
         } else {
-            self.delta(agent, state, now, pending.entries, pending.bundles)
+            let mut plan = self.delta(agent, state, now, pending.entries, pending.bundles);
+            plan.tasks = pending.tasks.iter().filter_map(|id| state.task(id)).cloned().collect();
+            if pending.revoked {
+                self.add_revoked(&mut plan, now);
+            }
+            plan
         };
         (!plan.is_empty()).then_some(plan)
     }
@@ -128,7 +154,7 @@ impl Session {
             .collect();
         self.rejected.clear();
         self.bundles_sent = wanted_bundles(&entries, state);
-        Plan {
+        let mut plan = Plan {
             state: state.clone(),
             snapshot: true,
             bundles: self
@@ -140,7 +166,26 @@ impl Session {
             entries: entries.into_iter().map(|entry| entry.id.clone()).collect(),
             removed_entries: vec![],
             removed_bundles: vec![],
-        }
+            tasks: VecDeque::new(),
+            revoked: VecDeque::new(),
+            lists: false,
+        };
+        self.add_tasks(&mut plan, agent, now);
+        plan
+    }
+
+    /// All that the agent has to know of tasks, as if it knew nothing.
+    fn add_tasks(&mut self, plan: &mut Plan, agent: &Agent, now: Timestamp) {
+        plan.tasks = plan.state.live_tasks_of(&agent.id).cloned().collect();
+        self.epoch_sent = 0;
+        self.add_revoked(plan, now);
+    }
+
+    fn add_revoked(&mut self, plan: &mut Plan, now: Timestamp) {
+        let new = plan.state.revocations_after(self.epoch_sent);
+        plan.revoked = new.filter(|revocation| revocation.not_after >= now).cloned().collect();
+        plan.lists = true;
+        self.epoch_sent = plan.state.epoch();
     }
 
     fn delta(
@@ -158,6 +203,9 @@ impl Session {
             removed_entries: vec![],
             bundles: VecDeque::new(),
             removed_bundles: vec![],
+            tasks: VecDeque::new(),
+            revoked: VecDeque::new(),
+            lists: false,
         };
         let mut bundles: BTreeSet<TrustDomain> = changed_bundles.intersection(&self.bundles_sent).cloned().collect();
         for id in entries {
@@ -224,6 +272,9 @@ impl Plan {
             && self.removed_entries.is_empty()
             && self.bundles.is_empty()
             && self.removed_bundles.is_empty()
+            && self.tasks.is_empty()
+            && self.revoked.is_empty()
+            && !self.lists
     }
 
     /// The next piece, of about `size` bytes by the measure of `weigh`. Call it until a chunk says that no more follow;
@@ -235,6 +286,20 @@ impl Plan {
             ..Chunk::default()
         };
         let mut weight = chunk.removed_entries.len() * 40;
+        // First, as nothing is more urgent than what ends.
+        while weight < size
+            && let Some(revocation) = self.revoked.pop_front()
+        {
+            weight += 48 + revocation.serials.len() * 22;
+            chunk.revoked.push(revocation);
+        }
+        while weight < size
+            && let Some(task) = self.tasks.pop_front()
+        {
+            weight += TASK_WEIGHT * task.windows.len().max(1);
+            chunk.tasks.push(task);
+        }
+        chunk.lists = std::mem::take(&mut self.lists);
         while weight < size
             && let Some(bundle) = self.bundles.pop_front()
         {
@@ -259,7 +324,8 @@ impl Plan {
                 chunk.entries.push(entry.clone());
             }
         }
-        chunk.more = !self.entries.is_empty() || !self.bundles.is_empty();
+        chunk.more =
+            !self.entries.is_empty() || !self.bundles.is_empty() || !self.tasks.is_empty() || !self.revoked.is_empty();
         chunk
     }
 }

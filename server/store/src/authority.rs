@@ -32,7 +32,7 @@ pub(crate) fn authority_activate(database: &mut impl Database, id: &str, effect:
     let rows = database.query(
         "authorities",
         "SELECT data FROM authorities WHERE class = ?1 AND state = 'active' ORDER BY id",
-        &[class_name(authority.class).into()],
+        &[authority.class.word().into()],
     )?;
     for row in rows {
         let present: Authority = row.json(0)?;
@@ -41,6 +41,26 @@ pub(crate) fn authority_activate(database: &mut impl Database, id: &str, effect:
         authority_put(database, old, effect)?;
     }
     authority_put(database, authority, effect)
+}
+
+/// Takes it out of the bundle: nobody accepts what it signed. Base authorities stay, as everything would fall with them.
+pub(crate) fn authority_revoke(
+    database: &mut impl Database,
+    trust_domain: &TrustDomain,
+    id: &str,
+    effect: &mut Effect,
+) -> Result<(), Refusal> {
+    let refuse = || Conflict::AuthorityState(id.into());
+    let present = authority_find(database, id)?.filter(|authority| authority.class != KeyClass::Base);
+    let mut authority = present.ok_or_else(refuse)?;
+    let revoked = authority
+        .state
+        .on(AuthorityEvent::Taint)
+        .and_then(|state| state.on(AuthorityEvent::Revoke));
+    authority.state = revoked.map_err(|_| refuse())?;
+    let cert_der = authority.cert_der.clone();
+    authority_put(database, authority, effect)?;
+    own_bundle_remove(database, trust_domain, &cert_der, effect)
 }
 
 /// `not_after` is inclusive (RFC 5280 §4.1.2.5): within that second it has not expired.
@@ -84,19 +104,13 @@ fn authority_put(database: &mut impl Database, authority: Authority, effect: &mu
          ON CONFLICT (id) DO UPDATE SET class = excluded.class, state = excluded.state, data = excluded.data",
         &[
             authority.id.as_str().into(),
-            class_name(authority.class).into(),
+            authority.class.word().into(),
             state_name(authority.state).into(),
             data.into(),
         ],
     )?;
     effect.deltas.push(Delta::AuthorityPut(authority.into()));
     Ok(())
-}
-
-fn class_name(class: KeyClass) -> &'static str {
-    match class {
-        KeyClass::Base => "base",
-    }
 }
 
 fn state_name(state: AuthorityState) -> &'static str {

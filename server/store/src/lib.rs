@@ -13,6 +13,7 @@ mod authority;
 mod bundle;
 #[cfg(test)]
 mod conformance;
+mod definition;
 mod dialect;
 mod entry;
 mod error;
@@ -21,6 +22,7 @@ mod log;
 mod port;
 mod sql_store;
 mod step;
+mod task;
 mod token;
 
 use std::path::Path;

@@ -20,8 +20,9 @@ struct Pending<'a> {
 }
 
 impl<'a> PendingLog<'a> {
-    /// Notes that `step` happened and what it did.
-    pub(crate) fn push(&mut self, step: &'a Step, effect: &Effect) {
+    /// Notes that `step` happened and what it did; answers how many records that makes.
+    pub(crate) fn push(&mut self, step: &'a Step, effect: &Effect) -> usize {
+        let before = self.0.len();
         self.0.extend(
             step.change
                 .records(&effect.deltas)
@@ -34,12 +35,13 @@ impl<'a> PendingLog<'a> {
                     body,
                 }),
         );
+        self.0.len() - before
     }
 
-    /// Appends the records behind the newest one.
-    pub(crate) fn write(self, database: &mut impl Database, revision: i64) -> Result<(), StoreError> {
+    /// Appends the records behind the newest one, whose index is answered.
+    pub(crate) fn write(self, database: &mut impl Database, revision: i64) -> Result<u64, StoreError> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let newest = database.query("log", "SELECT COALESCE(MAX(log_index), 0) FROM log", &[])?;
         let newest = newest.first().map_or(Ok(0), |row| row.int(0))?;
@@ -72,7 +74,8 @@ impl<'a> PendingLog<'a> {
             .collect();
         let sql = "INSERT INTO log (log_index, revision, kind, who, origin, reason, subject, time, body)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-        database.execute_each(sql, &rows)
+        database.execute_each(sql, &rows)?;
+        Ok(u64::try_from(newest).unwrap_or(0))
     }
 }
 
@@ -89,6 +92,16 @@ pub(crate) fn log_list(
             i64::try_from(after_index).unwrap_or(i64::MAX).into(),
             i64::try_from(limit).unwrap_or(i64::MAX).into(),
         ],
+    )?;
+    rows.iter().map(read).collect()
+}
+
+pub(crate) fn log_decisions(database: &mut impl Database, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+    let rows = database.query(
+        "log",
+        "SELECT log_index, revision, kind, who, origin, reason, subject, time, body FROM log
+         WHERE kind = 'policy.decided' ORDER BY log_index DESC LIMIT ?1",
+        &[i64::try_from(limit).unwrap_or(i64::MAX).into()],
     )?;
     rows.iter().map(read).collect()
 }

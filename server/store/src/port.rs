@@ -1,12 +1,13 @@
 //! What the rest of the server knows of the store: the port and the values that cross it.
 
+use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskName};
 use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, EntrySpec, LogEntry, Revision, Step};
 use mayfly_svid::{Bundle, SpiffeId, TrustDomain};
 
 use crate::StoreError;
 
 /// The whole durable state: what memory is built from at start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct State {
     /// Random ID of this database, made when it was created. Revisions of another history mean nothing here, so agents
     /// resume only within the same one.
@@ -21,6 +22,18 @@ pub struct State {
     pub authorities: Vec<Authority>,
     /// All bundles by trust domain, always with the own one, which is empty until an authority is prepared.
     pub bundles: Vec<Bundle>,
+    /// The newest version of each task definition, retired ones too, by name.
+    pub definitions: Vec<DefinitionVersion>,
+    /// The operators' policy, if one was set.
+    pub policy: Option<PolicyFiles>,
+    /// All proposals, by ID.
+    pub proposals: Vec<Proposal>,
+    /// All tasks that were not forgotten, by ID.
+    pub tasks: Vec<Task>,
+    /// What is refused, by epoch.
+    pub revocations: Vec<Revocation>,
+    /// The number of the newest revocation.
+    pub epoch: u64,
     /// The newest rows of the change history, at most 100,000, oldest first. Holders of the first row's revision or of a
     /// later one find here all that they missed; older holders may not (the first revision can be cut in the middle).
     pub changes: Vec<ChangeRow>,
@@ -83,6 +96,8 @@ pub struct Committed {
     pub revision: Revision,
     /// One outcome per step, in their order.
     pub outcomes: Vec<StepOutcome>,
+    /// For each step the index of its last log record; 0 for a step that left none.
+    pub log_indexes: Vec<u64>,
 }
 
 /// What a step did to the state, in an order in which memory can apply it; or the guard that refused it, and then
@@ -111,6 +126,18 @@ pub trait Store: Send {
     /// # Errors
     /// The database cannot be read.
     fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
+
+    /// The newest decisions of policy (`policy.decided`), at most `limit`, newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn log_decisions(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
+
+    /// Every version of a definition, oldest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn definition_versions(&mut self, name: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError>;
 
     /// Whether a commit could be begun now.
     ///

@@ -2,17 +2,20 @@
 
 use std::collections::HashSet;
 
+use mayfly_model::task::{DefinitionVersion, TaskName};
 use mayfly_model::{LogEntry, Revision, Step};
 use mayfly_svid::TrustDomain;
 
 use crate::agent::agent_list;
 use crate::authority::authority_list;
 use crate::bundle::{bundle_list, own_bundle_ensure};
+use crate::definition::{definition_list, definition_versions, policy_find, proposal_list};
 use crate::dialect::{Database, Row};
 use crate::entry::entry_list;
 use crate::history::{changes_append, changes_list};
-use crate::log::{PendingLog, log_list};
+use crate::log::{PendingLog, log_decisions, log_list};
 use crate::step::{Refusal, step_do};
+use crate::task::{epoch_now, revocations_of, task_list};
 use crate::{Committed, State, Store, StoreError};
 
 pub(crate) struct SqlStore<D> {
@@ -77,6 +80,8 @@ impl<D: Database> SqlStore<D> {
         let mut outcomes = Vec::with_capacity(steps.len());
         let mut changed = Vec::new();
         let mut log = PendingLog::default();
+        // How many records each step left.
+        let mut counts = Vec::with_capacity(steps.len());
         for step in steps {
             // What cannot be refused has nothing to undo; most commits of a busy server are of that kind.
             let guarded = !step.change.is_record();
@@ -88,12 +93,13 @@ impl<D: Database> SqlStore<D> {
                     if guarded {
                         database.release()?;
                     }
-                    log.push(step, &effect);
+                    counts.push(log.push(step, &effect));
                     changed.append(&mut effect.changed);
                     Ok(effect.deltas)
                 }
                 Err(Refusal::Conflict(conflict)) => {
                     database.undo()?;
+                    counts.push(0);
                     Err(conflict)
                 }
                 Err(Refusal::Store(error)) => return Err(error),
@@ -103,6 +109,7 @@ impl<D: Database> SqlStore<D> {
             return Ok((
                 Committed {
                     revision: before,
+                    log_indexes: vec![0; outcomes.len()],
                     outcomes,
                 },
                 false,
@@ -112,12 +119,20 @@ impl<D: Database> SqlStore<D> {
         let mut seen = HashSet::new();
         changed.retain(|what| seen.insert(what.clone()));
         changes_append(database, revision, &changed)?;
-        log.write(database, revision)?;
+        let mut index = log.write(database, revision)?;
+        let log_indexes = counts
+            .into_iter()
+            .map(|count| {
+                index += count as u64;
+                if count == 0 { 0 } else { index }
+            })
+            .collect();
         database.execute("UPDATE store SET revision = ?1", &[revision.into()])?;
         Ok((
             Committed {
                 revision: Revision(before.0 + 1),
                 outcomes,
+                log_indexes,
             },
             true,
         ))
@@ -160,8 +175,15 @@ impl<D: Database> Store for SqlStore<D> {
                 .transpose()?
                 .ok_or_else(no_store_row)?
                 .to_owned();
+            let tasks = task_list(database)?;
             Ok(State {
                 history,
+                definitions: definition_list(database)?,
+                policy: policy_find(database)?,
+                proposals: proposal_list(database)?,
+                revocations: revocations_of(&tasks),
+                tasks,
+                epoch: epoch_now(database)?,
                 revision: revision_now(database)?,
                 entries: entry_list(database)?,
                 agents: agent_list(database)?,
@@ -198,6 +220,14 @@ impl<D: Database> Store for SqlStore<D> {
 
     fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
         log_list(&mut self.database, after_index, limit)
+    }
+
+    fn log_decisions(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+        log_decisions(&mut self.database, limit)
+    }
+
+    fn definition_versions(&mut self, name: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
+        definition_versions(&mut self.database, name)
     }
 
     fn is_healthy(&mut self) -> Result<(), StoreError> {

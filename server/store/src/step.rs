@@ -4,10 +4,12 @@ use mayfly_model::{Change, Conflict, Delta, Step};
 use mayfly_svid::{Timestamp, TrustDomain};
 
 use crate::agent::{agent_attest, agent_ban, agent_confirm, agent_delete, agent_renew, agent_report};
-use crate::authority::{authority_activate, authority_prepare, authority_prune};
+use crate::authority::{authority_activate, authority_prepare, authority_prune, authority_revoke};
 use crate::bundle::{bundle_append, bundle_create, bundle_delete, bundle_set, bundle_update};
+use crate::definition::{definition_put, definition_retire, policy_set, proposal_add, proposal_decide};
 use crate::dialect::Database;
 use crate::entry::{entry_create, entry_delete, entry_expire, entry_update};
+use crate::task::{task_prune, task_step, task_submit};
 use crate::token::{token_create, token_prune};
 use crate::{Changed, StoreError};
 
@@ -97,6 +99,15 @@ fn change_do(
         Change::BundleDelete { trust_domain, mode } => {
             bundle_delete(database, own, trust_domain, *mode, time, out)?;
         }
+        Change::AuthorityRevoke(id) => authority_revoke(database, own, id, out)?,
+        Change::DefinitionPut { definition, author } => definition_put(database, definition, author, time, out)?,
+        Change::DefinitionRetire(name) => definition_retire(database, name, time, out)?,
+        Change::PolicySet { policy, replaces } => policy_set(database, policy, *replaces, out)?,
+        Change::ProposalAdd(proposal) => proposal_add(database, proposal, out)?,
+        Change::ProposalDecide { id, by, approve } => proposal_decide(database, id, by, *approve, time, out)?,
+        Change::TaskSubmit(task) => task_submit(database, task, time, out)?,
+        Change::TaskStep { id, step } => task_step(database, id, step, time, out)?,
+        Change::TaskPrune { before } => task_prune(database, *before, out)?,
         record if record.is_record() => {}
         // The model grew and this function did not: refusing is safe, doing nothing and recording it would not be.
         _ => {

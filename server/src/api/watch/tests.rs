@@ -68,7 +68,14 @@ impl Fixture {
         let seen = hub.clone();
         let world = World::observed(move |applied| seen.observe(applied)).await;
         let stop = CancellationToken::new();
-        let service = WatchService::new(world.committer.clone(), hub, world.clock.clone(), settings, stop);
+        let service = WatchService::new(
+            world.committer.clone(),
+            hub,
+            world.clock.clone(),
+            settings,
+            TaskFeeds::default(),
+            stop,
+        );
         Self {
             world,
             service: Arc::new(service),

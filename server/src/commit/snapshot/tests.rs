@@ -36,7 +36,14 @@ fn agent(name: &str, with: &[&str]) -> Agent {
 }
 
 fn snapshot(entries: Vec<Entry>, agents: Vec<Agent>) -> Snapshot {
-    Snapshot::load("td".parse().unwrap(), "h", Revision(1), entries, agents, vec![], vec![])
+    let state = State {
+        history: "h".into(),
+        revision: Revision(1),
+        entries,
+        agents,
+        ..State::default()
+    };
+    Snapshot::load("td".parse().unwrap(), state)
 }
 
 fn names(entries: &[Arc<Entry>]) -> Vec<&str> {

@@ -47,15 +47,15 @@ struct World {
 impl World {
     fn new(entries: Vec<Entry>, agents: Vec<Agent>) -> Self {
         let own = Bundle::empty("td".parse().unwrap());
-        let state = Snapshot::load(
-            "td".parse().unwrap(),
-            "h1",
-            Revision(1),
+        let state = mayfly_store::State {
+            history: "h1".into(),
+            revision: Revision(1),
             entries,
             agents,
-            vec![],
-            vec![own],
-        );
+            bundles: vec![own],
+            ..mayfly_store::State::default()
+        };
+        let state = Snapshot::load("td".parse().unwrap(), state);
         Self {
             hub: Hub::new(History::new(vec![]), Revision(1)),
             state: Arc::new(state),

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task};
 use mayfly_model::{
     Actor, Agent, Authority, AuthorityState, Change, Conflict, Delta, Entry, EntrySpec, KeyClass, LogEntry, Revision,
     Step, TokenHash,
@@ -26,6 +27,11 @@ pub(crate) struct Memory {
     pub(crate) agents: BTreeMap<String, Arc<Agent>>,
     pub(crate) authorities: BTreeMap<String, Arc<Authority>>,
     pub(crate) bundles: BTreeMap<String, BundleText>,
+    pub(crate) definitions: BTreeMap<String, Arc<DefinitionVersion>>,
+    pub(crate) policy: Option<Arc<PolicyFiles>>,
+    pub(crate) proposals: BTreeMap<String, Arc<Proposal>>,
+    pub(crate) tasks: BTreeMap<String, Arc<Task>>,
+    pub(crate) revocations: BTreeMap<u64, Arc<Revocation>>,
 }
 
 /// A bundle, comparable and printable.
@@ -73,6 +79,27 @@ impl Memory {
                 .iter()
                 .map(|b| (b.trust_domain.to_string(), bundle_text(b)))
                 .collect(),
+            definitions: state
+                .definitions
+                .into_iter()
+                .map(|version| (version.definition.name.to_string(), Arc::new(version)))
+                .collect(),
+            policy: state.policy.map(Arc::new),
+            proposals: state
+                .proposals
+                .into_iter()
+                .map(|proposal| (proposal.id.clone(), Arc::new(proposal)))
+                .collect(),
+            tasks: state
+                .tasks
+                .into_iter()
+                .map(|task| (task.id.to_string(), Arc::new(task)))
+                .collect(),
+            revocations: state
+                .revocations
+                .into_iter()
+                .map(|revocation| (revocation.epoch, Arc::new(revocation)))
+                .collect(),
         }
     }
 
@@ -96,6 +123,17 @@ impl Memory {
                 );
             }
             Delta::BundleGone(trust_domain) => assert!(self.bundles.remove(trust_domain.as_str()).is_some()),
+            Delta::DefinitionPut(version) => {
+                drop(
+                    self.definitions
+                        .insert(version.definition.name.to_string(), version.clone()),
+                );
+            }
+            Delta::PolicyPut(policy) => self.policy = Some(policy.clone()),
+            Delta::ProposalPut(proposal) => drop(self.proposals.insert(proposal.id.clone(), proposal.clone())),
+            Delta::TaskPut(task) => drop(self.tasks.insert(task.id.to_string(), task.clone())),
+            Delta::TaskGone(task) => assert_eq!(self.tasks.remove(task.id.as_str()).as_ref(), Some(task)),
+            Delta::Revoked(revocation) => drop(self.revocations.insert(revocation.epoch, revocation.clone())),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use mayfly_model::task::{DefinitionVersion, TaskName};
 use mayfly_model::{LogEntry, Step};
 
 use super::*;
@@ -104,6 +105,14 @@ impl Store for Committing {
 
     fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
         self.store.log_list(after_index, limit)
+    }
+
+    fn log_decisions(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+        self.store.log_decisions(limit)
+    }
+
+    fn definition_versions(&mut self, name: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
+        self.store.definition_versions(name)
     }
 
     fn is_healthy(&mut self) -> Result<(), StoreError> {

@@ -1,0 +1,147 @@
+//! What the consumers behind each agent enforce, as the agents report it: the proof that a revocation has arrived.
+//!
+//! In memory only. After a restart every agent reports anew; until then nothing is settled by what was said before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use mayfly_svid::SpiffeId;
+use tokio::sync::watch;
+
+/// What one agent says of the consumers with one name behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enforcing {
+    /// How many are connected.
+    pub consumers: u32,
+    /// All of them refuse what was revoked up to here.
+    pub epoch: u64,
+    /// Connections with task SVIDs that they could not end.
+    pub left: u32,
+}
+
+/// What was counted since the start, for metrics and the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Connections that consumers ended.
+    pub connections: u64,
+}
+
+/// All reports. Cheap to read.
+#[derive(Debug)]
+pub struct Checkpoints {
+    agents: Mutex<HashMap<SpiffeId, BTreeMap<String, Enforcing>>>,
+    ended: Mutex<Ended>,
+    changed: watch::Sender<u64>,
+}
+
+/// The revocation lists that agents get, DER: those of all task authorities that could have signed what still counts.
+pub type PublishedLists = Arc<ArcSwap<Vec<Vec<u8>>>>;
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self {
+            agents: Mutex::default(),
+            ended: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Checkpoints {
+    /// Takes over what `agent` says now: all of it, so whatever is not in `reports` is gone.
+    pub fn report(&self, agent: &SpiffeId, reports: BTreeMap<String, Enforcing>, ended: u64) {
+        if reports.is_empty() {
+            lock(&self.agents).remove(agent);
+        } else {
+            lock(&self.agents).insert(agent.clone(), reports);
+        }
+        lock(&self.ended).connections += ended;
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Forgets an agent whose stream ended: what its consumers enforce is not known any more.
+    pub fn forget(&self, agent: &SpiffeId) {
+        if lock(&self.agents).remove(agent).is_some() {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Of the checkpoints in `names`, those that do not refuse what was revoked up to `epoch`, as far as is known: nobody
+    /// registered with the name, or one of them has not acknowledged, or has connections left.
+    pub fn missing<'a>(&self, names: &'a BTreeSet<String>, epoch: u64) -> Vec<&'a str> {
+        let agents = lock(&self.agents);
+        let is_enforced = |name: &String| {
+            let mut consumers = agents.values().filter_map(|reports| reports.get(name)).peekable();
+            consumers.peek().is_some() && consumers.all(|enforcing| enforcing.epoch >= epoch && enforcing.left == 0)
+        };
+        names
+            .iter()
+            .filter(|name| !is_enforced(name))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// Every checkpoint that consumers are registered with, and how far the last of them is.
+    pub fn registered(&self) -> BTreeMap<String, Enforcing> {
+        let mut all: BTreeMap<String, Enforcing> = BTreeMap::new();
+        for (name, report) in lock(&self.agents).values().flatten() {
+            all.entry(name.clone())
+                .and_modify(|sum| {
+                    sum.consumers += report.consumers;
+                    sum.epoch = sum.epoch.min(report.epoch);
+                    sum.left += report.left;
+                })
+                .or_insert(*report);
+        }
+        all
+    }
+
+    /// What consumers counted since the start.
+    pub fn ended(&self) -> Ended {
+        *lock(&self.ended)
+    }
+
+    /// Changes with each report.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// Each change above leaves the data whole, so a panic of another holder does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: u64, left: u32) -> Enforcing {
+        Enforcing {
+            consumers: 1,
+            epoch,
+            left,
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_enforces_only_when_all_behind_all_agents_do() {
+        let checkpoints = Checkpoints::default();
+        let (a, b): (SpiffeId, SpiffeId) = (
+            "spiffe://td/spire/agent/a".parse().unwrap(),
+            "spiffe://td/spire/agent/b".parse().unwrap(),
+        );
+        let names = BTreeSet::from(["db".to_owned()]);
+        assert_eq!(checkpoints.missing(&names, 1), ["db"], "nobody is registered");
+        checkpoints.report(&a, [("db".to_owned(), at(7, 0))].into(), 3);
+        checkpoints.report(&b, [("db".to_owned(), at(5, 0))].into(), 0);
+        assert!(checkpoints.missing(&names, 5).is_empty());
+        assert_eq!(checkpoints.missing(&names, 6), ["db"], "the other is behind");
+        checkpoints.report(&b, [("db".to_owned(), at(7, 1))].into(), 0);
+        assert_eq!(checkpoints.missing(&names, 6), ["db"], "a connection is left");
+        checkpoints.forget(&b);
+        assert!(checkpoints.missing(&names, 7).is_empty());
+        assert_eq!(checkpoints.ended().connections, 3);
+    }
+}
