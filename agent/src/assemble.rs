@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::api::{ApiMetrics, ApiParts, WorkloadServer};
 use crate::config::Settings;
+use crate::news::News;
 use crate::svids::{self, SvidMetrics};
 use crate::sync::{AGENT_VERSION, Keeper, KeeperParts, Link, ServerIssuer, SyncMetrics, channel_settings};
 use crate::view::ViewPublisher;
@@ -43,7 +44,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
     let mut registry = Registry::with_prefix("mayfly_agent");
 
     let views = Arc::new(ViewPublisher::new(Bundle::empty(settings.trust_domain.clone())));
-    let link = Link::new();
+    let (link, news) = (Link::new(), News::new());
     let svid_metrics = SvidMetrics::default();
     svid_metrics.register(&mut registry);
     let issuer = Arc::new(ServerIssuer::new(Arc::clone(&link)));
@@ -67,6 +68,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         clock: Arc::clone(&clock),
         channel: channel_settings(),
         views: Arc::clone(&views),
+        news: Arc::clone(&news),
         link,
         readiness: readiness.clone(),
         metrics: sync_metrics,

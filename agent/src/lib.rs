@@ -16,6 +16,7 @@ pub mod api;
 pub mod assemble;
 pub mod attest;
 pub mod config;
+pub mod news;
 mod quiet;
 pub mod svids;
 pub mod sync;

@@ -17,6 +17,10 @@ use mayfly_svid::{Bundle, TrustDomain};
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 use tokio::sync::watch;
 
+use crls::Crls;
+
+mod crls;
+
 /// One state of the picture.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -28,6 +32,7 @@ pub struct View {
     prefetch: HashTrieSetSync<EntryId>,
     own: Arc<Bundle>,
     federated: Arc<BTreeMap<TrustDomain, Arc<Bundle>>>,
+    crls: Crls,
 }
 
 /// An entry, and the selector that it hangs under.
@@ -59,6 +64,8 @@ pub struct ViewUpdate {
     pub federated_puts: Vec<Bundle>,
     /// Trust domains whose bundles are gone.
     pub federated_removes: Vec<TrustDomain>,
+    /// Revocation lists of the own trust domain's authorities that are new, DER.
+    pub crls: Vec<Vec<u8>>,
 }
 
 /// The writing end.
@@ -81,6 +88,7 @@ impl View {
             prefetch: HashTrieSetSync::default(),
             own: Arc::new(own),
             federated: Arc::default(),
+            crls: Crls::default(),
         }
     }
 
@@ -112,6 +120,11 @@ impl View {
     /// All foreign bundles.
     pub fn all_federated(&self) -> &BTreeMap<TrustDomain, Arc<Bundle>> {
         &self.federated
+    }
+
+    /// The revocation lists of the own trust domain's authorities, DER, one of each authority.
+    pub fn crls(&self) -> impl Iterator<Item = &[u8]> {
+        self.crls.all()
     }
 
     /// The entry with this ID.
@@ -216,8 +229,10 @@ impl View {
             own,
             federated_puts,
             mut federated_removes,
+            crls,
         } = update;
         let mut changed = synced && !self.synced || shut_out != self.shut_out;
+        changed |= self.crls.apply(snapshot, crls);
         self.revision = revision;
         self.synced |= synced;
         self.shut_out = shut_out;

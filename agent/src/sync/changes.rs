@@ -22,7 +22,9 @@ pub struct Changes {
 pub enum WatchEvent {
     /// A change was applied and has to be acknowledged.
     Applied(Applied),
-    /// A sign of life, or a part of a change.
+    /// A sign of life, and what is held is what should be.
+    Agreed,
+    /// A part of a change.
     Alive,
     /// We do not hold what the server believes that we hold.
     Diverged,
@@ -91,6 +93,10 @@ impl Changes {
         update.removed_entry_ids.extend(chunk.removed_entry_ids);
         update.bundles.extend(chunk.bundles);
         update.removed_trust_domains.extend(chunk.removed_trust_domains);
+        update.tasks.extend(chunk.tasks);
+        update.revoked.extend(chunk.revoked);
+        update.crls.extend(chunk.crls);
+        update.epoch = update.epoch.max(chunk.epoch);
         if chunk.more {
             self.gathering = Some(gathering);
             return Ok(WatchEvent::Alive);
@@ -107,11 +113,20 @@ impl Changes {
         }
         // Named only to those who were told everything up to it.
         holdings.advance(beacon.revision);
+        let epoch = holdings.news().epoch();
+        if beacon.epoch > epoch {
+            warn!(
+                epoch,
+                server_epoch = beacon.epoch,
+                "the server has revoked what was not heard here, asking for all of it"
+            );
+            return WatchEvent::Diverged;
+        }
         if beacon
             .digest
             .is_none_or(|digest| holdings.agrees_with(beacon.entries, digest))
         {
-            return WatchEvent::Alive;
+            return WatchEvent::Agreed;
         }
         let revision = holdings.position().map_or(0, |position| position.revision);
         warn!(
@@ -133,6 +148,7 @@ mod tests {
 
     use super::super::holdings::tests::wire_entry;
     use super::*;
+    use crate::news::News;
     use crate::view::ViewPublisher;
 
     fn beacon(entries: u64, digest: Option<u64>) -> WatchResponse {
@@ -150,7 +166,7 @@ mod tests {
     #[test]
     fn an_agent_that_should_hold_nothing_and_does_hears_of_it() {
         let own = Bundle::empty("td".parse().unwrap());
-        let mut holdings = Holdings::new("td".parse().unwrap(), Arc::new(ViewPublisher::new(own)));
+        let mut holdings = Holdings::new("td".parse().unwrap(), Arc::new(ViewPublisher::new(own)), News::new());
         let mut changes = Changes::default();
         let chunk = Chunk {
             history: "h".into(),
@@ -164,7 +180,7 @@ mod tests {
         };
         changes.take(update, &mut holdings).unwrap();
         let mut says = |message| changes.take(message, &mut holdings).unwrap();
-        assert_eq!(says(beacon(0, None)), WatchEvent::Alive);
+        assert_eq!(says(beacon(0, None)), WatchEvent::Agreed);
         assert_eq!(says(beacon(0, Some(0))), WatchEvent::Diverged);
     }
 }

@@ -10,6 +10,7 @@ use super::holdings::{Applied, Holdings};
 use super::link::Link;
 use super::poll::Poller;
 use super::watch::WatchStream;
+use crate::news::Offer;
 
 /// How the server is followed.
 pub(super) enum Follower {
@@ -33,12 +34,16 @@ impl Follower {
     pub(super) async fn open(channel: &Channel, link: &Link, holdings: &Holdings) -> Result<Self, CallError> {
         let since = Instant::now();
         match WatchStream::open(channel.clone(), holdings).await {
-            Ok(stream) => Ok(Self::Watch {
-                stream: Box::new(stream),
-                since,
-            }),
+            Ok(stream) => {
+                holdings.news().set_offer(Offer::Tasks);
+                Ok(Self::Watch {
+                    stream: Box::new(stream),
+                    since,
+                })
+            }
             Err(error) if error.code() == Code::Unimplemented => {
                 let poller = Poller::new(channel.clone(), link.poll_signal());
+                holdings.news().set_offer(Offer::Nothing);
                 poller.post_status(holdings.view().own().sequence_number).await;
                 Ok(Self::Poll { poller, since })
             }
@@ -54,7 +59,7 @@ impl Follower {
         match self {
             Self::Watch { stream, .. } => match stream.next(holdings).await.map_err(Break::Failed)? {
                 WatchEvent::Applied(applied) => Ok(Some(applied)),
-                WatchEvent::Alive => Ok(None),
+                WatchEvent::Alive | WatchEvent::Agreed => Ok(None),
                 WatchEvent::Diverged => Err(Break::Diverged),
             },
             Self::Poll { poller, .. } => poller.next(holdings).await.map(Some).map_err(Break::Failed),

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use mayfly_model::{Entry, EntryId, entries_digest, reserved_path};
 use mayfly_proto::mayfly::agent::RejectedEntry;
+use mayfly_proto::mayfly::workload::{Revoked, TaskState};
 use mayfly_proto::spire::types;
 use mayfly_svid::{Bundle, TrustDomain};
 use tracing::{debug, warn};
 
+use crate::news::News;
 use crate::view::{View, ViewPublisher, ViewUpdate};
 
 /// The writing side of the picture, and where in the server's history it stands.
@@ -20,6 +22,7 @@ use crate::view::{View, ViewPublisher, ViewUpdate};
 pub struct Holdings {
     trust_domain: TrustDomain,
     views: Arc<ViewPublisher>,
+    news: Arc<News>,
     position: Option<Position>,
     /// What the server says we should hold and we cannot use, with its part of the digest where it is an entry at all.
     rejected: BTreeMap<String, (Version, u64)>,
@@ -58,6 +61,14 @@ pub(super) struct Update {
     pub bundles: Vec<types::Bundle>,
     /// Trust domains whose bundle is gone.
     pub removed_trust_domains: Vec<String>,
+    /// States of tasks of this agent's processes.
+    pub tasks: Vec<TaskState>,
+    /// What is revoked, new or all of it.
+    pub revoked: Vec<Revoked>,
+    /// All up to here is in what was sent.
+    pub epoch: u64,
+    /// Revocation lists, DER, new or all of them.
+    pub crls: Vec<Vec<u8>>,
 }
 
 /// The outcome of a polling round: everything there is.
@@ -85,11 +96,12 @@ pub struct Applied {
 // === impl Holdings ===
 
 impl Holdings {
-    /// Nothing, in no history. Publishes through `views`, whose only writer it is.
-    pub fn new(trust_domain: TrustDomain, views: Arc<ViewPublisher>) -> Self {
+    /// Nothing, in no history. Publishes through `views` and `news`, whose only writer it is.
+    pub fn new(trust_domain: TrustDomain, views: Arc<ViewPublisher>, news: Arc<News>) -> Self {
         Self {
             trust_domain,
             views,
+            news,
             position: None,
             rejected: BTreeMap::new(),
             digest: 0,
@@ -104,6 +116,11 @@ impl Holdings {
     /// The picture.
     pub fn view(&self) -> Arc<View> {
         self.views.current()
+    }
+
+    /// The exchange with those who act on tasks.
+    pub(super) fn news(&self) -> &Arc<News> {
+        &self.news
     }
 
     /// The version of an entry, held or rejected.
@@ -156,8 +173,16 @@ impl Holdings {
             revision: position.revision,
             snapshot: update.snapshot,
             synced: true,
+            crls: update.crls,
             ..ViewUpdate::default()
         };
+        // First, so that nobody serves by the new picture what it refuses.
+        let other_history = self
+            .position
+            .as_ref()
+            .is_none_or(|held| held.history != position.history);
+        let fresh_start = update.snapshot && (other_history || update.epoch < self.news.epoch());
+        self.news.revoke(fresh_start, update.revoked, update.epoch);
         for id in update.removed_entry_ids {
             self.rejected.remove(&id);
             next.removes.extend(id.parse::<EntryId>());
@@ -169,6 +194,7 @@ impl Holdings {
         let own_bundle = self.take_bundles(&update.bundles, &mut next, &before);
         self.position = Some(position);
         self.publish(next, &before);
+        self.news.tasks().put(update.tasks);
         Applied { own_bundle, rejected }
     }
 

@@ -34,6 +34,7 @@ use super::link::Link;
 use super::metrics::SyncMetrics;
 use super::renew::{Joining, Lost, renewed};
 use super::trust::{Trust, TrustError, TrustSource};
+use crate::news::News;
 use crate::view::ViewPublisher;
 
 const CONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(250), Duration::from_secs(30));
@@ -70,6 +71,8 @@ pub struct KeeperParts {
     pub channel: ChannelSettings,
     /// Where the picture is published. Nobody else writes.
     pub views: Arc<ViewPublisher>,
+    /// Where what concerns tasks is exchanged. Nobody else writes what the server said.
+    pub news: Arc<News>,
     /// Where the way to the server is published.
     pub link: Arc<Link>,
     /// Blocked while the agent is not attested, and until it has heard the server in full.
@@ -164,7 +167,7 @@ impl Keeper {
             trust,
             trust_source: parts.trust_source,
             kept,
-            holdings: Holdings::new(parts.trust_domain, parts.views),
+            holdings: Holdings::new(parts.trust_domain, parts.views, parts.news),
             link: parts.link,
             follower: None,
             outdated: false,

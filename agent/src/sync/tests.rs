@@ -19,6 +19,7 @@ use super::keeper::{ATTESTATION, FIRST_SYNC};
 use super::renew::{Joining, renewed};
 use super::test_server::{TestCa, TestServer};
 use super::*;
+use crate::news::News;
 use crate::svids::{IssueRequest, Issuer};
 use crate::view::{View, ViewPublisher};
 
@@ -31,6 +32,7 @@ struct TestAgent {
     readiness: Readiness,
     views: watch::Receiver<Arc<View>>,
     link: Arc<Link>,
+    news: Arc<News>,
     stop: CancellationToken,
 }
 
@@ -106,7 +108,7 @@ impl TestAgent {
         let own = Bundle::empty("td".parse().unwrap());
         let views = Arc::new(ViewPublisher::new(own));
         let receiver = views.subscribe();
-        let link = Link::new();
+        let (link, news) = (Link::new(), News::new());
         let keeper = Keeper::new(KeeperParts {
             trust_domain: "td".parse().unwrap(),
             server: server.address.to_string().parse().unwrap(),
@@ -116,6 +118,7 @@ impl TestAgent {
             clock: Arc::new(SystemClock),
             channel: channel_settings(),
             views,
+            news: Arc::clone(&news),
             link: Arc::clone(&link),
             readiness: readiness.clone(),
             metrics: SyncMetrics::default(),
@@ -128,6 +131,7 @@ impl TestAgent {
             readiness,
             views: receiver,
             link,
+            news,
             stop,
         })
     }

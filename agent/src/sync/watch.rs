@@ -9,12 +9,13 @@
 //! ```
 //!
 //! A resumed stream names what is held, so nothing is sent twice. Silence for four beacon intervals counts as a lost
-//! connection, a check that fails as a reason to ask for everything. What the messages do is in [`Changes`].
+//! connection, a check that fails as a reason to ask for everything. What the messages do is in [`Changes`]. What the
+//! consumers behind this agent enforce goes the other way on the same stream, summed up, a few times a second at most.
 
 use std::time::Duration;
 
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
-use mayfly_proto::mayfly::agent::{Ack, Beacon, Hello, WatchRequest, WatchResponse};
+use mayfly_proto::mayfly::agent::{Ack, Beacon, Enforced, Hello, WatchRequest, WatchResponse};
 use mayfly_proto::mayfly::agent::{watch_request, watch_response};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -34,6 +35,8 @@ const FIRST_SILENCE: Duration = Duration::from_secs(30);
 const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
+/// Between two reports of what consumers enforce.
+const REPORT_GAP: Duration = Duration::from_millis(100);
 
 /// An open watch stream.
 #[derive(Debug)]
@@ -43,6 +46,9 @@ pub(super) struct WatchStream {
     changes: Changes,
     silence: Duration,
     deadline: Instant,
+    reported_at: Instant,
+    /// When consumers' news are to be reported.
+    report_at: Option<Instant>,
 }
 
 // === impl WatchStream ===
@@ -64,10 +70,11 @@ impl WatchStream {
             agent_version: super::AGENT_VERSION.to_owned(),
             history,
             revision,
-            window_ids: vec![],
+            window_ids: holdings.news().held_windows(),
         };
-        // Two: the hello and one acknowledgement. The server sends nothing more before it has that one.
-        let (requests, outgoing) = mpsc::channel(2);
+        // The hello, one acknowledgement, as the server sends nothing more before it has that one, and reports of what
+        // consumers enforce, which leave room for it.
+        let (requests, outgoing) = mpsc::channel(4);
         send(&requests, watch_request::Body::Hello(hello))?;
         let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let opened = tokio::time::timeout(CALL_TIMEOUT, client.watch(ReceiverStream::new(outgoing))).await;
@@ -82,6 +89,9 @@ impl WatchStream {
             changes: Changes::default(),
             silence: FIRST_SILENCE,
             deadline,
+            reported_at: Instant::now() - REPORT_GAP,
+            // What an earlier stream was told means nothing on this one.
+            report_at: (!holdings.news().enforcers().is_empty()).then(Instant::now),
         })
     }
 
@@ -93,23 +103,45 @@ impl WatchStream {
     /// # Cancel safety
     /// Safe: a message is taken off the stream and handled in one step.
     pub(super) async fn next(&mut self, holdings: &mut Holdings) -> Result<WatchEvent, CallError> {
-        let message = tokio::time::timeout_at(self.deadline, self.responses.message())
-            .await
-            .map_err(|_| {
-                let silence = self.silence.as_millis();
-                CallError::new(
-                    CALL,
-                    Status::deadline_exceeded(format!("no sign of life for {silence} ms")),
-                )
-            })?;
+        let message = loop {
+            let due = self.report_at;
+            tokio::select! {
+                biased;
+                message = tokio::time::timeout_at(self.deadline, self.responses.message()) => break message,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.report(holdings);
+                }
+                () = holdings.news().enforcers().changed(), if due.is_none() => {
+                    self.report_at = Some(self.reported_at + REPORT_GAP);
+                }
+            }
+        };
+        let message = message.map_err(|_| {
+            let silence = self.silence.as_millis();
+            CallError::new(
+                CALL,
+                Status::deadline_exceeded(format!("no sign of life for {silence} ms")),
+            )
+        })?;
         let message = message
             .map_err(|status| CallError::new(CALL, status))?
             .ok_or_else(|| CallError::new(CALL, Status::unavailable("the server ended the stream")))?;
         self.deadline = Instant::now() + self.silence;
-        if let Some(watch_response::Body::Beacon(beacon)) = &message.body {
-            self.expect_beacons(beacon);
-        }
+        let beacon = match &message.body {
+            Some(watch_response::Body::Beacon(beacon)) => {
+                self.expect_beacons(beacon);
+                Some((beacon.time_unix_ms, beacon.interval_ms))
+            }
+            _ => None,
+        };
         let event = self.changes.take(message, holdings)?;
+        match (&event, beacon) {
+            (WatchEvent::Agreed, Some((time_unix_ms, interval_ms))) => {
+                holdings.news().heard_beacon(time_unix_ms, interval_ms);
+            }
+            (WatchEvent::Applied(_), _) => holdings.news().heard(),
+            _ => {}
+        }
         if let (WatchEvent::Applied(applied), Some(position)) = (&event, holdings.position()) {
             let ack = Ack {
                 revision: position.revision,
@@ -118,6 +150,24 @@ impl WatchStream {
             send(&self.requests, watch_request::Body::Ack(ack))?;
         }
         Ok(event)
+    }
+
+    /// Tells the server what consumers enforce, unless the stream is not taking anything just now.
+    fn report(&mut self, holdings: &Holdings) {
+        let now = Instant::now();
+        self.reported_at = now;
+        // One place stays free for an acknowledgement.
+        if self.requests.capacity() < 2 {
+            self.report_at = Some(now + REPORT_GAP);
+            return;
+        }
+        self.report_at = None;
+        let enforced = Enforced {
+            checkpoints: holdings.news().enforcers().report(),
+        };
+        let body = Some(watch_request::Body::Enforced(enforced));
+        // There is room, so it can only be that the stream has ended, which the next read tells.
+        let _ = self.requests.try_send(WatchRequest { body });
     }
 
     /// How long the server may be silent, from what it says of itself.

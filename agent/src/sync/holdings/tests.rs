@@ -23,7 +23,7 @@ pub(in crate::sync) fn wire_entry(id: &str, path: &str, revision_number: i64) ->
 
 fn holdings() -> Holdings {
     let own = Bundle::empty("td".parse().unwrap());
-    Holdings::new("td".parse().unwrap(), Arc::new(ViewPublisher::new(own)))
+    Holdings::new("td".parse().unwrap(), Arc::new(ViewPublisher::new(own)), News::new())
 }
 
 fn at(revision: u64) -> Position {
