@@ -10,6 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_proto::grpc::health::health_client::HealthClient;
+use mayfly_proto::mayfly::task::definitions_client::DefinitionsClient;
+use mayfly_proto::mayfly::task::policy_client::PolicyClient;
+use mayfly_proto::mayfly::task::proposals_client::ProposalsClient;
+use mayfly_proto::mayfly::task::tasks_client::TasksClient;
 use mayfly_proto::spire::server::agent::agent_client::AgentClient;
 use mayfly_proto::spire::server::bundle::bundle_client::BundleClient;
 use mayfly_proto::spire::server::debug::debug_client::DebugClient;
@@ -46,6 +50,21 @@ pub(crate) struct ReasonArg {
     /// Why; kept with the server's record of the change
     #[arg(long, value_name = "TEXT", value_parser = reason, help_heading = "Common options")]
     reason: Option<AsciiMetadataValue>,
+}
+
+/// Why the operator does this, where nobody may do it without saying so.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct SaidReason {
+    /// Why; kept with the record of it, and shown to those whom it concerns
+    #[arg(long, value_name = "TEXT", required = true, value_parser = said, help_heading = "Common options")]
+    reason: Said,
+}
+
+/// A reason as it was typed and as metadata carries it.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    text: String,
+    encoded: AsciiMetadataValue,
 }
 
 /// A server that answered a first connection.
@@ -198,6 +217,13 @@ impl Server {
         self
     }
 
+    /// Says why, as somebody had to.
+    #[must_use]
+    pub(crate) fn said(mut self, reason: &SaidReason) -> Self {
+        self.reason = Some(reason.reason.encoded.clone());
+        self
+    }
+
     /// Path or address.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
@@ -246,6 +272,26 @@ impl Server {
     /// `spire.api.server.debug.v1.Debug`.
     pub(crate) fn debug(&self) -> DebugClient<Channel> {
         DebugClient::new(self.channel.clone())
+    }
+
+    /// `mayfly.task.v1.Definitions`.
+    pub(crate) fn definitions(&self) -> DefinitionsClient<Channel> {
+        DefinitionsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// `mayfly.task.v1.Policy`.
+    pub(crate) fn policy(&self) -> PolicyClient<Channel> {
+        PolicyClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// `mayfly.task.v1.Proposals`.
+    pub(crate) fn proposals(&self) -> ProposalsClient<Channel> {
+        ProposalsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// `mayfly.task.v1.Tasks`.
+    pub(crate) fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
     }
 
     /// `grpc.health.v1.Health`.
@@ -302,6 +348,23 @@ fn reason(text: &str) -> Result<AsciiMetadataValue, String> {
         ));
     }
     encoded.parse().map_err(|_| "this cannot be sent".into())
+}
+
+fn said(text: &str) -> Result<Said, String> {
+    let encoded = reason(text)?;
+    Ok(Said {
+        text: text.trim().to_owned(),
+        encoded,
+    })
+}
+
+// === impl SaidReason ===
+
+impl SaidReason {
+    /// As typed, without space around it.
+    pub(crate) fn text(&self) -> &str {
+        &self.reason.text
+    }
 }
 
 /// Parses `--server`.

@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use mayfly_proto::grpc::health::health_server::HealthServer;
+use mayfly_proto::mayfly::task::definitions_server::DefinitionsServer;
+use mayfly_proto::mayfly::task::policy_server::PolicyServer;
+use mayfly_proto::mayfly::task::proposals_server::ProposalsServer;
+use mayfly_proto::mayfly::task::tasks_server::TasksServer;
+use mayfly_proto::mayfly::task::{Definition, PolicyFiles, Proposal, RevokeRequest, Task, WhatIfResponse};
 use mayfly_proto::spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use mayfly_proto::spire::server::agent::agent_server::AgentServer;
 use mayfly_proto::spire::server::bundle::bundle_server::BundleServer;
@@ -22,10 +27,12 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Status};
 
+use crate::ask::Asker;
 use crate::output::Output;
 
 mod ca;
 mod server;
+pub(crate) mod tasks;
 mod workload;
 
 pub(crate) use ca::TestCa;
@@ -59,6 +66,22 @@ pub(crate) struct State {
     pub(crate) agents: Vec<Agent>,
     pub(crate) foreign: Vec<Bundle>,
     pub(crate) ca: TestCa,
+    /// Versions of definitions, oldest first.
+    pub(crate) definitions: Vec<Definition>,
+    /// Changes wait for a second person.
+    pub(crate) two_person: bool,
+    pub(crate) proposals: Vec<Proposal>,
+    pub(crate) policy: PolicyFiles,
+    pub(crate) what_if: WhatIfResponse,
+    /// What would turn a decision.
+    pub(crate) flips: Vec<String>,
+    /// Requests, newest first.
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) crls: Vec<Vec<u8>>,
+    pub(crate) epoch: u64,
+    pub(crate) revoked: Vec<RevokeRequest>,
+    /// The reason that the last message had in itself.
+    pub(crate) last_text: String,
     /// Every call to the server fails with this.
     pub(crate) refuse: Option<Status>,
     /// What the Workload API answers, one item after the other; the last one again and again.
@@ -92,6 +115,17 @@ impl Fake {
             agents: vec![agent(AGENT, "x509pop", &["x509pop:subject:cn:rack-7"])],
             foreign: vec![],
             ca: TestCa::new("example.org"),
+            definitions: vec![],
+            two_person: false,
+            proposals: vec![],
+            policy: PolicyFiles::default(),
+            what_if: WhatIfResponse::default(),
+            flips: vec![],
+            tasks: vec![],
+            crls: vec![],
+            epoch: 7,
+            revoked: vec![],
+            last_text: String::new(),
             refuse: None,
             workload: vec![Ok(vec!["spiffe://example.org/web"])],
             last_reason: None,
@@ -107,6 +141,10 @@ impl Fake {
             .add_service(BundleServer::new(state.clone()))
             .add_service(SvidServer::new(state.clone()))
             .add_service(DebugServer::new(state.clone()))
+            .add_service(DefinitionsServer::new(state.clone()))
+            .add_service(PolicyServer::new(state.clone()))
+            .add_service(ProposalsServer::new(state.clone()))
+            .add_service(TasksServer::new(state.clone()))
             .add_service(HealthServer::new(state.clone()))
             .serve_with_incoming(incoming("server.sock"));
         servers.spawn(async move { server.await.unwrap() });
@@ -135,6 +173,15 @@ impl Fake {
         mayfly(args, Arc::clone(&self.clock), self.dir.path()).await
     }
 
+    /// The same with somebody at the terminal who types `answer`.
+    pub(crate) async fn typing(&self, args: &[&str], answer: &'static str) -> Ran {
+        let socket = self.dir.path().join("server.sock").into_os_string();
+        let args = args.iter().map(OsString::from);
+        let args = args.chain(["--server-socket".into(), socket]);
+        let asker = Asker::of_test(answer);
+        run(args, Arc::clone(&self.clock), asker, self.dir.path()).await
+    }
+
     /// The folder of this test.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
@@ -145,6 +192,11 @@ impl Fake {
         let path: PathBuf = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// Puts a definition in force; its hash.
+    pub(crate) fn define(&self, text: &str) -> String {
+        server::put_definition(&mut self.state(), text, "bob")
     }
 
     /// What the fakes know.
@@ -160,9 +212,13 @@ impl Fake {
 
 /// Runs `mayfly <args>` with nothing behind it.
 pub(crate) async fn mayfly(args: impl IntoIterator<Item = OsString>, clock: Arc<ManualClock>, dir: &Path) -> Ran {
+    run(args, clock, Asker::nobody(), dir).await
+}
+
+async fn run(args: impl IntoIterator<Item = OsString>, clock: Arc<ManualClock>, asker: Asker, dir: &Path) -> Ran {
     let captured = Captured::default();
     let args = std::iter::once(OsString::from("mayfly")).chain(args);
-    let exit = crate::run(args, clock, |format| {
+    let exit = crate::run(args, clock, asker, |format| {
         Output::into_writers(format, Some(120), captured.out(), captured.err())
     })
     .await;

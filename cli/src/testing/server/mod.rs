@@ -13,8 +13,13 @@ use super::{NOW, Shared, State, unimplemented};
 
 mod agents;
 mod bundles;
+mod definitions;
 mod entries;
+mod policy;
 mod svids;
+mod tasks;
+
+pub(super) use definitions::put as put_definition;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
