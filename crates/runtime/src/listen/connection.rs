@@ -15,11 +15,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 use tower::{Service, ServiceExt};
 
-use super::peer::PeerRequests;
+use super::peer::{PeerPace, PeerRequests};
 use super::{BoxError, ConnInfo, Limits};
 
 /// Length of the client's HTTP/2 preface (RFC 9113 §3.4).
@@ -87,6 +87,8 @@ pub(super) struct PerConnection<S> {
     info: ConnInfo,
     extensions: http::Extensions,
     activity: Arc<Activity>,
+    /// None for a peer that has shown who it is.
+    pace: Option<Arc<PeerPace>>,
 }
 
 /// A stream that tells whether the preface has come, and that takes turns with the other connections of its peer.
@@ -273,13 +275,30 @@ impl Drop for OpenRequest {
 // === impl PerConnection ===
 
 impl<S> PerConnection<S> {
-    pub(super) fn new(service: S, info: ConnInfo, extensions: http::Extensions, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(
+        service: S,
+        info: ConnInfo,
+        extensions: http::Extensions,
+        activity: Arc<Activity>,
+        pace: Option<Arc<PeerPace>>,
+    ) -> Self {
         Self {
             service,
             info,
             extensions,
             activity,
+            pace,
         }
+    }
+
+    /// Counts one more request, and says how long it has to wait; `None` if the peer has as many as it may.
+    fn begin(&self) -> Option<(OpenRequest, Duration)> {
+        let open = self.activity.begin()?;
+        let wait = match &self.pace {
+            Some(pace) => pace.wait_of(&self.info.peer)?,
+            None => Duration::ZERO,
+        };
+        Some((open, wait))
     }
 }
 
@@ -294,16 +313,19 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let Some(open) = self.activity.begin() else {
+        let Some((open, wait)) = self.begin() else {
             // hyper looks for this one to know how to reset the stream.
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Box::pin(async move { Err(refused.into()) });
         };
         request.extensions_mut().extend(self.extensions.clone());
         request.extensions_mut().insert(self.info.clone());
-        let answer = self.service.clone().oneshot(request);
+        let service = self.service.clone();
         Box::pin(async move {
-            let answer = answer.await.map_err(Into::into)?;
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            let answer = service.oneshot(request).await.map_err(Into::into)?;
             let open = Arc::new(open);
             Ok(answer.map(|body| CountedBody { body, open }))
         })

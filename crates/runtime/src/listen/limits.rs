@@ -15,6 +15,10 @@ pub struct Limits {
     /// Open requests at a time of one peer, on all its connections; more are refused before anything is done for them
     /// (`REFUSED_STREAM`, RFC 9113 §8.7). `None`: two for each connection that it may have.
     pub max_requests_per_peer: Option<u32>,
+    /// Requests per second of one peer that has shown no certificate, on all its connections; those that come faster wait
+    /// before anything is done for them, and are refused (as above) if they would wait for more than two seconds.
+    /// `None`: as many as come.
+    pub max_requests_per_second: Option<u32>,
     /// TLS handshakes at a time, a quarter of them for one peer; more wait within their timeout. A peer that sends
     /// nothing takes no slot: it gets one when its first message is here.
     pub max_handshakes: u32,
@@ -60,10 +64,12 @@ pub struct Limits {
 impl Limits {
     /// For a Unix socket: the kernel tells when a peer is gone, so nobody is pinged, and clients keep a connection for
     /// their whole life, so none is closed for its age or for being idle. Connecting costs a peer next to nothing here.
+    /// Nobody shows a certificate and the kernel vouches for everybody, so requests are not paced.
     pub fn unix() -> Self {
         Self {
             max_connections: 8_192,
             max_opens_per_second: Some(500),
+            max_requests_per_second: None,
             idle_timeout: None,
             keepalive_interval: None,
             max_connection_age: None,
@@ -95,6 +101,7 @@ impl Default for Limits {
             max_connections_per_peer: 1_024,
             max_opens_per_second: None,
             max_requests_per_peer: None,
+            max_requests_per_second: Some(1_000),
             max_handshakes: 128,
             handshake_timeout: Duration::from_secs(10),
             preface_timeout: Duration::from_secs(10),

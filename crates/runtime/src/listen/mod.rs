@@ -56,6 +56,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How long the loop waits after an error of `accept`, such as "too many open files", before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 
+/// How long a request may have to wait for its turn.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where connections come from: [`TcpListener`] or [`UnixSocket`].
 pub trait Listener: Send + 'static {
     /// A raw connection.
@@ -212,7 +215,10 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
         } = self;
         let (acceptor, limits) = (Arc::new(acceptor), Arc::new(limits));
         let counts = PeerCounts::new(&limits);
-        let pace = limits.max_opens_per_second.map(PeerPace::new);
+        let opens = |per_second| PeerPace::new(per_second, limits.handshake_timeout);
+        let opens = limits.max_opens_per_second.map(opens);
+        let asks = |per_second| Arc::new(PeerPace::new(per_second, REQUEST_PATIENCE));
+        let asks = limits.max_requests_per_second.map(asks);
         let tasks = TaskSet::new(name, limits.max_connections);
         // When this future is dropped, the connections go with it.
         let _abort = tasks.abort_on_drop();
@@ -246,15 +252,18 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 quiet.warn(|missed| warn!(listener = name, missed, "almost no file descriptors left, refused"));
                 continue;
             }
-            let Some(counted) = counts.admit(&peer) else {
+            let admitted = counts.admit(&peer).and_then(|counted| {
+                let wait = opens.as_ref().map_or(Some(Duration::ZERO), |pace| pace.wait_of(&peer));
+                Some((counted, wait?))
+            });
+            let Some((counted, wait)) = admitted else {
                 metrics.refused_peer_limit.inc();
                 quiet.warn(|missed| warn!(listener = name, %peer, missed, "too much open of one peer, refused"));
                 continue;
             };
-            let wait = pace.as_ref().map_or(Duration::ZERO, |pace| pace.wait_of(&peer));
             let (requests, held) = (counted.requests().clone(), (counted, metrics.opened()));
             let (acceptor, limits, metrics) = (Arc::clone(&acceptor), Arc::clone(&limits), metrics.clone());
-            let (service, serve, stop) = (service.clone(), serve.clone(), stop.clone());
+            let (service, serve, stop, asks) = (service.clone(), serve.clone(), stop.clone(), asks.clone());
             let max = limits.max_connections;
             // A handshake in progress is large. In a box of its own it is gone when the handshake is over; inside the
             // task it would be reserved for the life of the connection.
@@ -269,9 +278,10 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                     move |Accepted { io, info, extensions }| {
                         let (activity, closing) = (Arc::new(Activity::new(requests)), info.closing());
                         // A fleet behind one address is not one peer, and its agents can be banned one by one.
-                        let takes_turns = info.peer_certificates.is_none();
-                        let io = WatchedIo::new(io, Arc::clone(&activity), takes_turns);
-                        let service = PerConnection::new(service, info, extensions, Arc::clone(&activity));
+                        let is_stranger = info.peer_certificates.is_none();
+                        let io = WatchedIo::new(io, Arc::clone(&activity), is_stranger);
+                        let asks = asks.filter(|_| is_stranger);
+                        let service = PerConnection::new(service, info, extensions, Arc::clone(&activity), asks);
                         (serve(io, service), activity, closing)
                     }
                 },

@@ -97,10 +97,12 @@ pub(super) struct PeerShares {
     shares: Mutex<HashMap<PeerKey, Weak<Semaphore>>>,
 }
 
-/// New connections per second, by peer; who comes too early waits.
+/// So many per second for each peer; who comes too early waits.
 #[derive(Debug)]
 pub(super) struct PeerPace {
     per_second: u32,
+    /// Who would have to wait for longer is refused: a peer must not fill its bucket for hours.
+    patience: Duration,
     /// When each peer's bucket will be full again: the only thing one has to know of a bucket.
     full_at: Mutex<HashMap<PeerKey, Instant>>,
 }
@@ -310,15 +312,17 @@ impl PeerShares {
 // === impl PeerPace ===
 
 impl PeerPace {
-    pub(super) fn new(per_second: u32) -> Self {
+    pub(super) fn new(per_second: u32, patience: Duration) -> Self {
         Self {
             per_second,
+            patience,
             full_at: Mutex::default(),
         }
     }
 
-    /// How long the newest connection of `peer` has to wait. A tenth of a second's worth may come at once.
-    pub(super) fn wait_of(&self, peer: &Peer) -> Duration {
+    /// How long the newest of `peer` has to wait; `None` if that is too long, and nothing is counted then. A tenth of a
+    /// second's worth may come at once.
+    pub(super) fn wait_of(&self, peer: &Peer) -> Option<Duration> {
         let now = Instant::now();
         let each = Duration::from_secs(1) / self.per_second.max(1);
         let mut all = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -327,8 +331,13 @@ impl PeerPace {
             all.retain(|_, full_at| *full_at > now);
         }
         let full_at = all.entry(peer.key()).or_insert(now);
-        *full_at = (*full_at).max(now) + each;
-        full_at.saturating_duration_since(now + Duration::from_millis(100))
+        let next = (*full_at).max(now) + each;
+        let wait = next.saturating_duration_since(now + Duration::from_millis(100));
+        if wait > self.patience {
+            return None;
+        }
+        *full_at = next;
+        Some(wait)
     }
 }
 
@@ -353,15 +362,19 @@ mod tests {
 
     // Attack 5
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_connects_too_often_waits_and_others_do_not() {
-        let pace = PeerPace::new(100);
+    async fn a_peer_that_comes_too_often_waits_and_others_do_not() {
+        let pace = PeerPace::new(100, Duration::from_millis(30));
         let (one, other) = (tcp("192.0.2.1:1"), tcp("192.0.2.2:1"));
-        let waits: Vec<Duration> = (0..12).map(|_| pace.wait_of(&one)).collect();
-        assert_eq!(waits[9], Duration::ZERO);
-        assert_eq!(waits[10..], [Duration::from_millis(10), Duration::from_millis(20)]);
-        assert_eq!(pace.wait_of(&other), Duration::ZERO);
+        let waits: Vec<Option<Duration>> = (0..15).map(|_| pace.wait_of(&one)).collect();
+        assert_eq!(waits[9], Some(Duration::ZERO));
+        let after = [10, 20, 30].map(|millis| Some(Duration::from_millis(millis)));
+        assert_eq!(waits[10..13], after);
+        assert_eq!(waits[13..], [None, None], "too long, and each of them costs it nothing more");
+        assert_eq!(pace.wait_of(&other), Some(Duration::ZERO));
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert_eq!(pace.wait_of(&one), Some(Duration::from_millis(30)));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(pace.wait_of(&one), Duration::ZERO);
+        assert_eq!(pace.wait_of(&one), Some(Duration::ZERO));
         for n in 0..10_000_u32 {
             tokio::time::advance(Duration::from_millis(10)).await;
             pace.wait_of(&Peer::Tcp((std::net::Ipv4Addr::from(n), 1).into()));

@@ -14,6 +14,8 @@ use tower::service_fn;
 use super::*;
 use crate::supervisor::spawn;
 
+mod pace;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Connections out of a channel: memory only, so that the clock can be paused.
