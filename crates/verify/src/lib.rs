@@ -7,11 +7,16 @@
 //! TLS 1.3 only and never a resumed session: rustls does not verify the peer's chain again when it resumes one.
 //!
 //! Not here: path validation itself (`mayfly_svid::verify`), where bundles and keys come from.
+//! With the feature `workload` there is more, for services: [`kit`] follows the local agent, admits peers by their tasks
+//! and ends what is revoked.
+//!
 //! Start at [`server_config`] and [`client_config`]; after the handshake, [`peer_svid`].
 
 mod bundles;
 mod config;
 pub mod dangerous;
+#[cfg(feature = "workload")]
+pub mod kit;
 mod resolver;
 mod verifier;
 

@@ -52,18 +52,7 @@ impl SvidResolver {
     /// # Errors
     /// The key is unusable or not the SVID's; what was published before stays.
     pub fn publish(&self, svid: &X509Svid, private_key: &PrivatePkcs8KeyDer<'_>) -> Result<(), PublishError> {
-        let spiffe_id = || svid.spiffe_id().clone();
-        // Borrowed, so that no copy is left behind that nobody wipes.
-        let borrowed = PrivateKeyDer::Pkcs8(private_key.secret_pkcs8_der().into());
-        let key = aws_lc_rs::sign::any_supported_type(&borrowed).map_err(|source| PublishError::Key {
-            spiffe_id: spiffe_id(),
-            source,
-        })?;
-        let certified = CertifiedKey::new(svid.chain().to_vec(), key);
-        certified
-            .keys_match()
-            .map_err(|_| PublishError::Mismatch { spiffe_id: spiffe_id() })?;
-        self.current.store(Some(Arc::new(certified)));
+        self.current.store(Some(certified(svid, private_key)?));
         Ok(())
     }
 
@@ -71,6 +60,25 @@ impl SvidResolver {
     pub fn clear(&self) {
         self.current.store(None);
     }
+}
+
+/// What rustls presents: the SVID's chain and its key.
+pub(crate) fn certified(
+    svid: &X509Svid,
+    private_key: &PrivatePkcs8KeyDer<'_>,
+) -> Result<Arc<CertifiedKey>, PublishError> {
+    let spiffe_id = || svid.spiffe_id().clone();
+    // Borrowed, so that no copy is left behind that nobody wipes.
+    let borrowed = PrivateKeyDer::Pkcs8(private_key.secret_pkcs8_der().into());
+    let key = aws_lc_rs::sign::any_supported_type(&borrowed).map_err(|source| PublishError::Key {
+        spiffe_id: spiffe_id(),
+        source,
+    })?;
+    let certified = CertifiedKey::new(svid.chain().to_vec(), key);
+    certified
+        .keys_match()
+        .map_err(|_| PublishError::Mismatch { spiffe_id: spiffe_id() })?;
+    Ok(Arc::new(certified))
 }
 
 impl fmt::Debug for SvidResolver {

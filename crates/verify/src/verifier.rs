@@ -119,16 +119,8 @@ impl Core {
         above: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<X509Svid, PeerError> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(above).cloned().collect();
-        // The leaf is read twice: here only to learn which bundle to ask for, then by the verification that counts.
-        let claimed = X509Svid::from_chain(chain[..1].iter().map(|der| der.clone().into_owned()).collect())
-            .map_err(VerifyError::from)?;
-        let trust_domain = claimed.spiffe_id().trust_domain();
-        let Some(anchors) = self.anchors.anchors(&trust_domain) else {
-            return Err(PeerError::UnknownTrustDomain { trust_domain });
-        };
         let now = Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        let svid = verify_x509_svid(&chain, &anchors, now)?;
+        let svid = verify_chain(leaf, above, self.anchors.as_ref(), now)?;
         if !self.authorize.allows(svid.spiffe_id()) {
             return Err(PeerError::NotAuthorized {
                 presented: svid.spiffe_id().clone(),
@@ -137,6 +129,25 @@ impl Core {
         }
         Ok(svid)
     }
+}
+
+/// Verifies a chain against the bundle of the trust domain that its leaf names. Whether it may come in is another
+/// question.
+pub(crate) fn verify_chain(
+    leaf: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+    anchors: &dyn AnchorSource,
+    now: Timestamp,
+) -> Result<X509Svid, PeerError> {
+    let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(above).cloned().collect();
+    // The leaf is read twice: here only to learn which bundle to ask for, then by the verification that counts.
+    let claimed = X509Svid::from_chain(chain[..1].iter().map(|der| der.clone().into_owned()).collect())
+        .map_err(VerifyError::from)?;
+    let trust_domain = claimed.spiffe_id().trust_domain();
+    let Some(anchors) = anchors.anchors(&trust_domain) else {
+        return Err(PeerError::UnknownTrustDomain { trust_domain });
+    };
+    Ok(verify_x509_svid(&chain, &anchors, now)?)
 }
 
 /// Whether a server insists on a client certificate.

@@ -1,0 +1,147 @@
+//! Follows what is revoked, and tells the agent what is enforced.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::unfold;
+use mayfly_proto::mayfly::workload::checkpoint_client::CheckpointClient;
+use mayfly_proto::mayfly::workload::enforce_request::Body;
+use mayfly_proto::mayfly::workload::{EnforceAck, EnforceHello, EnforceRequest, EnforceResponse, Revoked};
+use mayfly_runtime::CancellationToken;
+use mayfly_runtime::client::unix_channel;
+use mayfly_svid::{Serial, Timestamp};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+use tracing::{debug, warn};
+
+use super::deny::Revocation;
+use super::settings::Settings;
+use super::source::Progress;
+use super::state::State;
+use super::workload::{MESSAGE_MAX, RECONNECT, with_header};
+
+#[derive(Clone)]
+pub(crate) struct Checkpoint {
+    socket: PathBuf,
+    name: String,
+    state: Arc<State>,
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+impl Checkpoint {
+    pub(crate) fn new(settings: &Settings, state: &Arc<State>, progress: &Arc<watch::Sender<Progress>>) -> Self {
+        Self {
+            socket: settings.socket.clone(),
+            name: settings.checkpoint.clone(),
+            state: Arc::clone(state),
+            progress: Arc::clone(progress),
+        }
+    }
+
+    /// Runs until `stop`.
+    pub(crate) async fn follow(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = RECONNECT.start();
+        loop {
+            let mut heard = false;
+            let ended = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ended = self.stream(&mut heard) => ended,
+            };
+            if heard {
+                backoff.reset();
+            }
+            if let Err(status) = &ended {
+                debug!(%status, "the checkpoint's stream ended");
+            }
+            self.progress.send_modify(|progress| progress.asked = true);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = backoff.wait() => {}
+            }
+        }
+    }
+
+    async fn stream(&self, heard: &mut bool) -> Result<(), Status> {
+        let mut client = CheckpointClient::new(unix_channel(&self.socket)).max_decoding_message_size(MESSAGE_MAX);
+        // When the agent does not take acknowledgements, the next message waits with them.
+        let (acks, requests) = mpsc::channel(16);
+        let hello = EnforceHello {
+            checkpoint: self.name.clone(),
+            version: concat!("verify-kit ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        let hello = EnforceRequest {
+            body: Some(Body::Hello(hello)),
+        };
+        acks.try_send(hello).expect("a new channel has room");
+        let requests = unfold(requests, async |mut requests: mpsc::Receiver<_>| {
+            Some((requests.recv().await?, requests))
+        });
+        let mut messages = client.enforce(with_header(requests)).await?.into_inner();
+        let mut acknowledged = None;
+        let mut whole = false;
+        while let Some(message) = messages.message().await? {
+            *heard = true;
+            let epoch = message.epoch;
+            let says_more = message.snapshot || !message.revoked.is_empty();
+            self.enforce(message, &mut whole);
+            if !whole {
+                warn!(
+                    epoch,
+                    "a revocation is not understood: nothing is acknowledged before the next snapshot"
+                );
+                continue;
+            }
+            if says_more || acknowledged != Some(epoch) {
+                let (connections_ended, connections_left) = self.state.counters.take_for_ack();
+                let ack = EnforceAck {
+                    epoch,
+                    connections_ended,
+                    connections_left,
+                };
+                let ack = EnforceRequest {
+                    body: Some(Body::Ack(ack)),
+                };
+                if acks.send(ack).await.is_err() {
+                    let counters = &self.state.counters;
+                    counters.put_back(connections_ended, connections_left);
+                    return Err(Status::cancelled("the stream is gone"));
+                }
+                acknowledged = Some(epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// When this returns, new handshakes refuse what the message revokes, and connections that were open are ended.
+    /// `whole` says whether everything since the last snapshot was understood.
+    fn enforce(&self, message: EnforceResponse, whole: &mut bool) {
+        let revocations: Vec<Revocation> = message.revoked.iter().filter_map(read).collect();
+        *whole = (*whole || message.snapshot) && revocations.len() == message.revoked.len();
+        self.state.revoke(&revocations);
+        if !*whole {
+            return;
+        }
+        // Only now: whoever waits for a fresh word must not get in before what it says holds.
+        let lease = Duration::from_millis(message.lease_ms.into());
+        self.state.lease.renew(self.state.time.uptime(), lease);
+        self.state.counters.epoch.store(message.epoch, Ordering::Relaxed);
+        if message.snapshot {
+            self.progress.send_modify(|progress| progress.revocations = true);
+        }
+    }
+}
+
+fn read(revoked: &Revoked) -> Option<Revocation> {
+    let serials: Result<_, _> = revoked
+        .serials
+        .iter()
+        .map(|serial| Serial::from_be_bytes(serial))
+        .collect();
+    Some(Revocation {
+        window: revoked.window_id.parse().ok()?,
+        serials: serials.ok()?,
+        not_after: Timestamp::from_unix(revoked.not_after),
+    })
+}
