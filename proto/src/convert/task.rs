@@ -21,13 +21,11 @@ pub fn task_state(task: &Task, window: Option<&Window>) -> workload::TaskState {
     let request = &task.request;
     let stage = stage_of(window.map_or(task.stage, |window| window.stage));
     let (missing, groups) = match task.stage {
-        Stage::AwaitingApproval => (
-            task.needs
-                .approvals
-                .saturating_sub(u32::try_from(task.approvals.len()).unwrap_or(u32::MAX))
-                .max(1),
-            task.needs.groups.iter().map(ToString::to_string).collect(),
-        ),
+        Stage::AwaitingApproval => task
+            .missing_approvals(task.stage_since)
+            .map_or((0, vec![]), |(count, groups)| {
+                (count, groups.iter().map(ToString::to_string).collect())
+            }),
         _ => (0, vec![]),
     };
     let mut reasons: Vec<String> = window

@@ -11,8 +11,8 @@ use mayfly_svid::{Serial, Timestamp, WindowId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Approval, CloseCause, Decision, Event, GroupId, Issuance, NoSuchStep, Outcome, PersonId, RequestDigest, Stage,
-    TaskId, TaskRequest, Window,
+    Approval, ApprovalRule, CloseCause, Decision, Event, GroupId, Issuance, NoSuchStep, Outcome, PersonId,
+    RequestDigest, Stage, TaskId, TaskRequest, Window,
 };
 
 /// Decisions that are kept with a task; the log has all.
@@ -21,14 +21,8 @@ const DECISIONS_KEPT: usize = 8;
 /// What a request must have before it becomes a grant: the strictest of its definition and the policies that allowed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
-    /// How many distinct people.
-    pub approvals: u32,
-    /// Of these groups.
-    pub groups: BTreeSet<GroupId>,
-    /// From so many different ones of them.
-    pub distinct_groups: u32,
-    /// How long an approval counts.
-    pub valid_for: Duration,
+    /// Who has to agree; each rule must be met. Empty: nobody.
+    pub approvals: Vec<ApprovalRule>,
     /// A ticket.
     pub ticket: bool,
 }
@@ -350,17 +344,32 @@ impl Task {
 
     /// Whether the approvals that count at `now` are enough.
     pub fn is_approved(&self, now: Timestamp) -> bool {
-        if self.needs.approvals == 0 {
-            return true;
-        }
-        let count = self.approvals_in_force(now).count();
-        let groups: BTreeSet<&GroupId> = self
+        self.needs.approvals.iter().all(|rule| self.meets(rule, now))
+    }
+
+    /// How many people of which groups are still missing at `now`, by the first rule that is not met.
+    pub fn missing_approvals(&self, now: Timestamp) -> Option<(u32, &BTreeSet<GroupId>)> {
+        let rule = self.needs.approvals.iter().find(|rule| !self.meets(rule, now))?;
+        let given = self
             .approvals_in_force(now)
-            .flat_map(|approval| &approval.groups)
-            .filter(|group| self.needs.groups.contains(*group))
+            .filter(|approval| !approval.groups.is_disjoint(&rule.groups));
+        let missing = rule
+            .count
+            .saturating_sub(u32::try_from(given.count()).unwrap_or(u32::MAX));
+        Some((missing.max(1), &rule.groups))
+    }
+
+    /// A rule that is there wants at least one person, whatever number it states.
+    fn meets(&self, rule: &ApprovalRule, now: Timestamp) -> bool {
+        let given = || {
+            self.approvals_in_force(now)
+                .filter(|approval| !approval.groups.is_disjoint(&rule.groups))
+        };
+        let groups: BTreeSet<&GroupId> = given()
+            .flat_map(|approval| approval.groups.intersection(&rule.groups))
             .collect();
         let at_least = |count: usize, needed: u32| u32::try_from(count).is_ok_and(|count| count >= needed.max(1));
-        at_least(count, self.needs.approvals) && at_least(groups.len(), self.needs.distinct_groups)
+        at_least(given().count(), rule.count) && at_least(groups.len(), rule.distinct_groups.unwrap_or(1))
     }
 
     /// The task after `step`.
@@ -550,7 +559,7 @@ impl Task {
         if outcome != Outcome::Deny && !decision.allowed {
             return Err(TaskRefusal::Refused);
         }
-        if self.needs.approvals > 0 && self.needs.groups.is_empty() {
+        if self.needs.approvals.iter().any(|rule| rule.groups.is_empty()) {
             return Err(TaskRefusal::NobodyCanApprove);
         }
         if permits && !self.is_approved(now) {
@@ -575,14 +584,14 @@ impl Task {
 
     /// `latest`, or the instant at which the approvals are no longer enough, if that is earlier.
     fn opens_until(&self, latest: Timestamp) -> Timestamp {
-        if self.needs.approvals == 0 {
-            return latest;
-        }
         let mut ends: Vec<Timestamp> = self.approvals.iter().map(|approval| approval.valid_until).collect();
         ends.sort_unstable();
         // The first end after which they are not enough.
         let enough = ends.into_iter().take_while(|end| self.is_approved(*end)).last();
-        enough.map_or(latest, |end| end.min(latest))
+        match enough {
+            Some(end) if !self.needs.approvals.is_empty() => end.min(latest),
+            _ => latest,
+        }
     }
 
     fn approve(
@@ -610,10 +619,12 @@ impl Task {
         if self.approvals_in_force(now).any(|earlier| earlier.person == *person) {
             return Err(TaskRefusal::ApprovedAlready(person.clone()));
         }
-        if approval.groups.is_disjoint(&self.needs.groups) {
+        let rules = &self.needs.approvals;
+        if rules.iter().all(|rule| approval.groups.is_disjoint(&rule.groups)) {
             return Err(TaskRefusal::NotAnApprover(person.clone()));
         }
-        if approval.valid_until > now.plus(self.needs.valid_for) || approval.valid_until <= now {
+        let longest = rules.iter().map(|rule| rule.valid_for).min().unwrap_or_default();
+        if approval.valid_until > now.plus(longest) || approval.valid_until <= now {
             return Err(TaskRefusal::TooLong("approval.valid_for"));
         }
         self.note_decision(decision)?;
@@ -710,7 +721,7 @@ impl Task {
         decision: &Decision,
         now: Timestamp,
     ) -> Result<(), TaskRefusal> {
-        if self.needs.approvals > 0 {
+        if !self.needs.approvals.is_empty() {
             return Err(TaskRefusal::NeedsNewApproval);
         }
         self.note_decision(decision)?;

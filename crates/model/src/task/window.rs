@@ -30,8 +30,6 @@ pub enum TtlTerm {
     Definition,
     /// The end of the window.
     Window,
-    /// The end of an approval.
-    Approval,
     /// The process's attestation is good for so long.
     Attestation,
     /// The agent's own SVID ends.
@@ -144,7 +142,6 @@ impl TtlTerm {
         match self {
             Self::Definition => "definition.max_ttl",
             Self::Window => "window.closes",
-            Self::Approval => "approval.valid_until",
             Self::Attestation => "attestation.fresh_until",
             Self::Agent => "agent_svid.not_after",
             Self::Policy => "policy.ttl_cap",
