@@ -88,8 +88,6 @@ pub enum Event {
     Renew,
     /// T16: the end moves, within the definition.
     Extend,
-    /// T17: fewer scopes.
-    Narrow,
     /// T19: stopped for now.
     Suspend,
     /// T20: goes on.
@@ -158,7 +156,7 @@ impl Stage {
             (Self::Armed, E::Withdraw) => Self::Withdrawn,
             (Self::Armed, E::Use) => Self::Armed,
             (Self::Armed, E::Consume) => Self::Consumed,
-            (Self::Open, E::Renew | E::Extend | E::Narrow) => Self::Open,
+            (Self::Open, E::Renew | E::Extend) => Self::Open,
             (Self::Open, E::Suspend) => Self::Suspended,
             (Self::Suspended, E::Resume) => Self::Open,
             (Self::Open | Self::Suspended, E::Close) => Self::Closing,
@@ -224,7 +222,7 @@ impl Stage {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 22] = [
+    const EVENTS: [Event; 21] = [
         Event::Refuse,
         Event::WantTicket,
         Event::WantApproval,
@@ -239,7 +237,6 @@ mod tests {
         Event::Consume,
         Event::Renew,
         Event::Extend,
-        Event::Narrow,
         Event::Suspend,
         Event::Resume,
         Event::Close,
