@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use cedar_policy::{Context, Entities};
+use cedar_policy::Context;
 use mayfly_model::task::PathPattern;
 use mayfly_svid::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,13 @@ impl PolicySet {
         };
         let mut determining = BTreeSet::new();
         let mut reasons = vec![];
+        if let Some(path) = facts.paths.iter().find(|path| id_of(path).is_none()) {
+            reasons.push(Reason::new("input-path", format!("`{path}` is no path of a SPIFFE ID")));
+        }
         for path in paths {
+            if !reasons.is_empty() {
+                break;
+            }
             match self.call(facts, path) {
                 Ok(Answered::Permitted(by)) => determining.extend(by.iter().map(|policy| policy.id.clone())),
                 Ok(Answered::Forbidden(by)) => {
@@ -113,9 +119,6 @@ impl PolicySet {
                     reasons.push(Reason::new("engine-error", text));
                 }
             }
-            if !reasons.is_empty() {
-                break;
-            }
         }
         Decision {
             verdict: if reasons.is_empty() {
@@ -133,13 +136,13 @@ impl PolicySet {
     }
 
     fn call(&self, facts: &CallFacts, path: Option<&String>) -> Result<Answered<'_>, String> {
-        // Patterns compare IDs; which trust domain does not matter here. It also refuses what is no path.
-        let id = path.map(|path| format!("spiffe://td{path}").parse::<SpiffeId>());
-        let id = id.transpose().map_err(|e| e.to_string())?;
+        let id = path
+            .map(|path| id_of(path).ok_or_else(|| format!("`{path}` is no path")))
+            .transpose()?;
         let access = uid(Kind::Access, facts.access.name());
         let resource = uid(Kind::Rpc, &facts.rpc);
-        let entities = [human(&facts.caller)?, entity(resource.clone(), vec![], [access])?];
-        let entities = Entities::from_entities(entities, None).map_err(|e| e.to_string())?;
+        let entities = vec![human(&facts.caller)?, entity(resource.clone(), vec![], [access])?];
+        let entities = crate::set::entities(entities)?;
         let holds = |grant: &&RoleGrant| match (&grant.paths, &id) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -157,6 +160,12 @@ impl PolicySet {
         };
         self.ask(&question, Context::from_pairs(context).map_err(|e| e.to_string())?)
     }
+}
+
+/// An ID of any trust domain with this path: patterns compare IDs.
+fn id_of(path: &str) -> Option<SpiffeId> {
+    let id = path.starts_with('/').then(|| format!("spiffe://td{path}"))?;
+    id.parse().ok()
 }
 
 macro_rules! names {

@@ -85,6 +85,16 @@ impl Action {
     }
 }
 
+/// The actions with the group they are in. Without them among the entities `action in Mayfly::Action::"use"` is false, and
+/// most guards are silent.
+pub(crate) fn actions() -> impl Iterator<Item = Entity> {
+    static ENTITIES: LazyLock<Vec<Entity>> = LazyLock::new(|| {
+        let actions = SCHEMA_PARSED.action_entities().expect("our own schema");
+        actions.into_iter().collect()
+    });
+    ENTITIES.iter().cloned()
+}
+
 pub(crate) fn uid(kind: Kind, id: impl AsRef<str>) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.name().clone(), EntityId::new(id))
 }

@@ -287,7 +287,7 @@ impl<'f> Case<'f> {
         }
         Ok(Self {
             facts,
-            entities: Entities::from_entities(entities, None).map_err(|e| e.to_string())?,
+            entities: crate::set::entities(entities)?,
             principal,
             resource,
         })

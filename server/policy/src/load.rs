@@ -22,6 +22,17 @@ const TEXT_MAX: usize = 1024 * 1024;
 /// The most policies of users.
 const POLICIES_MAX: usize = 2000;
 
+/// The built-in policies, read and validated once.
+static BUILTIN: LazyLock<Vec<(Policy, Loaded, usize)>> = LazyLock::new(|| {
+    let mut loading = Loading::default();
+    FILES.iter().for_each(|(file, text)| loading.read(file, text, true));
+    loading.validate(true, |name| {
+        FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text)
+    });
+    assert!(loading.errors.is_empty(), "our own policies: {:?}", loading.errors);
+    loading.policies
+});
+
 /// What has been read so far.
 #[derive(Default)]
 struct Loading {
@@ -41,10 +52,10 @@ impl PolicySet {
     /// # Errors
     /// All that is wrong, each with file, line and, where there is one, a hint. Nothing is loaded then.
     pub fn load(files: &BTreeMap<String, String>) -> Result<Self, PolicyErrors> {
-        let mut loading = Loading::default();
-        for (file, text) in FILES {
-            loading.read(file, text, true);
-        }
+        let mut loading = Loading {
+            policies: BUILTIN.clone(),
+            ..Loading::default()
+        };
         let files = || files.iter().filter(|(name, _)| name.ends_with(".cedar"));
         let length: usize = files().map(|(_, text)| text.len()).sum();
         if length > TEXT_MAX {
@@ -55,9 +66,8 @@ impl PolicySet {
         }
         loading.check_number();
         loading.check_ids();
-        loading.validate(|name| {
-            let own = FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text);
-            own.or_else(|| files().find(|(file, _)| *file == name).map(|(_, text)| text.as_str()))
+        loading.validate(false, |name| {
+            files().find(|(file, _)| *file == name).map(|(_, text)| text.as_str())
         });
         if !loading.errors.is_empty() {
             loading.errors.sort();
@@ -213,12 +223,16 @@ impl Loading {
         }
     }
 
-    /// Strictly, warnings included: a policy that can never apply, or whose letters look like others, is a mistake.
-    fn validate<'a>(&mut self, text_of: impl Fn(&str) -> Option<&'a str>) {
+    /// The built-in ones or all others. Strictly, warnings included: a policy that can never apply, or whose letters look like others, is a mistake.
+    fn validate<'a>(&mut self, is_builtin: bool, text_of: impl Fn(&str) -> Option<&'a str>) {
         static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| Validator::new(SCHEMA_PARSED.clone()));
         let mut set = cedar_policy::PolicySet::new();
         let mut places = HashMap::new();
-        for (policy, loaded, line) in &self.policies {
+        for (policy, loaded, line) in self
+            .policies
+            .iter()
+            .filter(|(_, loaded, _)| loaded.is_builtin == is_builtin)
+        {
             // The first of an id counts; the second was reported.
             if set.add(policy.clone()).is_ok() {
                 places.insert(policy.id().clone(), (loaded.file.clone(), *line));

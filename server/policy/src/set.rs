@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use cedar_policy::{Authorizer, Context, Decision as Answer, Entities, EntityUid, PolicyId, Request};
+use cedar_policy::{Authorizer, Context, Decision as Answer, Entities, Entity, EntityUid, PolicyId, Request};
 
 use crate::Digest;
 use crate::annotation::Annotations;
-use crate::cedar::{Action, SCHEMA_PARSED};
+use crate::cedar::{Action, SCHEMA_PARSED, actions};
 
 /// All policies that are in force: the built-in ones and those of users. Immutable; a change is a new set.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct PolicySet {
 }
 
 /// What is known of one policy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     pub(crate) id: String,
     pub(crate) file: String,
@@ -43,6 +43,11 @@ pub(crate) struct Question<'a> {
     /// Team and name of the definition that the resource is or belongs to.
     pub(crate) definition: Option<(&'a str, &'a str)>,
     pub(crate) entities: &'a Entities,
+}
+
+/// What a question is about, with the actions.
+pub(crate) fn entities(about: Vec<Entity>) -> Result<Entities, String> {
+    Entities::from_entities(about.into_iter().chain(actions()), None).map_err(|e| e.to_string())
 }
 
 /// Cedar's answer, of policies that all evaluated without error.

@@ -155,7 +155,7 @@ fn read(file: &str, text: &str, files: &BTreeMap<String, String>) -> Result<Vec<
 }
 
 /// Keys whose values are instants.
-const INSTANTS: [&str; 6] = ["now", "attested_at", "at", "opened_at", "renewed_at", "review_by"];
+const INSTANTS: [&str; 5] = ["now", "attested_at", "at", "opened_at", "renewed_at"];
 
 /// Facts that may be absent.
 const OPTIONAL: [&str; 7] = ["person", "team", "owner", "ticket", "approver", "window", "key"];

@@ -273,7 +273,7 @@ impl PolicySet {
     }
 }
 
-fn somebody(name: &str, groups: BTreeSet<mayfly_model::task::GroupId>) -> Person {
+pub(crate) fn somebody(name: &str, groups: BTreeSet<mayfly_model::task::GroupId>) -> Person {
     Person {
         id: name.parse().expect("letters, digits and dashes"),
         groups,
