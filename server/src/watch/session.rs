@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mayfly_model::task::{Revocation, Task};
+use mayfly_model::task::{CLOCK_SLACK, Revocation, Task};
 use mayfly_model::{Agent, Entry, EntryId, Revision, entries_digest};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 
@@ -183,7 +183,9 @@ impl Session {
 
     fn add_revoked(&mut self, plan: &mut Plan, now: Timestamp) {
         let new = plan.state.revocations_after(self.epoch_sent);
-        plan.revoked = new.filter(|revocation| revocation.not_after >= now).cloned().collect();
+        // A clock that is ahead must not keep what still counts from being refused.
+        let may_count = |revocation: &&Arc<Revocation>| revocation.not_after.plus(CLOCK_SLACK) >= now;
+        plan.revoked = new.filter(may_count).cloned().collect();
         plan.lists = true;
         self.epoch_sent = plan.state.epoch();
     }

@@ -33,4 +33,4 @@ pub use name::{GroupId, NameError, PathPattern, PersonId, TaskName};
 pub use request::{RequestDigest, RequestProblem, TaskId, TaskIdError, TaskRequest};
 pub use stage::{Event, NoSuchStep, Stage};
 pub use task::{Grant, Needs, StepContext, Task, TaskRefusal, TaskStep, Terms};
-pub use window::{CloseCause, Instance, Issuance, TtlTerm, Window};
+pub use window::{CLOCK_SLACK, CloseCause, Instance, Issuance, TtlTerm, Window};

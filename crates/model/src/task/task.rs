@@ -461,7 +461,7 @@ impl Task {
                 let issuance = window
                     .issuances
                     .iter_mut()
-                    .find(|issuance| issuance.serial == *serial && issuance.not_after >= now)
+                    .find(|issuance| issuance.serial == *serial && issuance.may_count(now))
                     .ok_or_else(|| TaskRefusal::NoSuchSvid(serial.clone()))?;
                 if issuance.revoked.is_some() {
                     return Err(TaskRefusal::AlreadyEnded);
@@ -492,7 +492,7 @@ impl Task {
                 window.stage = window.stage.on(Event::Settle)?;
                 window.settled_at = Some(now);
                 window.residual = Some(*residual);
-                window.issuances.retain(|issuance| issuance.not_after >= now);
+                window.issuances.retain(|issuance| issuance.may_count(now));
             }
             TaskStep::GiveUp { window, detail } => {
                 let window = next.window_mut(window)?;
@@ -708,7 +708,7 @@ impl Task {
         if issuance.not_after >= window.closes_at {
             return Err(TaskRefusal::TooLong("the window"));
         }
-        window.issuances.retain(|earlier| earlier.not_after >= now);
+        window.issuances.retain(|earlier| earlier.may_count(now));
         window.issuances.push(issuance.clone());
         window.issued += 1;
         Ok(())
@@ -760,7 +760,7 @@ impl Window {
 
     /// Refuses every SVID that could still count, from `epoch` on.
     fn revoke(&mut self, epoch: u64, now: Timestamp) {
-        self.issuances.retain(|issuance| issuance.not_after >= now);
+        self.issuances.retain(|issuance| issuance.may_count(now));
         for issuance in &mut self.issuances {
             issuance.revoked.get_or_insert(epoch);
         }

@@ -1,9 +1,15 @@
 //! Windows: authority that is in force for one process, and the leases on it.
 
+use std::time::Duration;
+
 use mayfly_svid::{Serial, SpiffeId, Timestamp, WindowId};
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
+
+/// How wrong a clock may be. An SVID that is over by one server's clock may count for consumers whose clocks are right, so
+/// it is neither forgotten nor left out of what is refused before this time has passed as well.
+pub const CLOCK_SLACK: Duration = Duration::from_secs(15 * 60);
 
 /// The process that a window is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +153,13 @@ impl TtlTerm {
             Self::Policy => "policy.ttl_cap",
             Self::Authority => "authority.not_after",
         }
+    }
+}
+
+impl Issuance {
+    /// Whether it may still count for somebody at `now`, by whatever clock.
+    pub fn may_count(&self, now: Timestamp) -> bool {
+        self.not_after.plus(CLOCK_SLACK) >= now
     }
 }
 
