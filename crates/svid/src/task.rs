@@ -59,7 +59,7 @@ pub struct TaskExtension {
     pub window_id: WindowId,
     /// The first 16 bytes of the SHA-256 of the definition.
     pub definition_hash: [u8; 16],
-    /// The last second of the window, whatever the certificate's own validity says.
+    /// When the window ends, whatever the certificate's own validity says: from this second on it is over.
     pub closes: Timestamp,
     /// Where the decision stands in the log.
     pub log_index: u64,

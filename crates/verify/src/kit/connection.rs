@@ -10,8 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use super::peer::{Live, Peer};
-use super::registry::Registered;
+use super::peer::{Admitted, Live, Peer};
 use super::socket::SharedTcp;
 use super::state::Refusal;
 use super::{Matcher, Source};
@@ -22,9 +21,6 @@ use super::{Matcher, Source};
 pub struct Connection {
     tls: TlsStream<SharedTcp>,
     peer: Peer,
-    _registered: Registered,
-    /// Somebody has to go on following the agent.
-    _source: Source,
 }
 
 impl Connection {
@@ -38,22 +34,21 @@ impl Connection {
         let state = source.state();
         let chain = tls.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let (leaf, above) = chain.split_first().ok_or(None)?;
-        // It was admitted in the handshake, and is again: what rustls verified is read here.
-        let admitted = state.admit(leaf, above, wanted).map_err(Some)?;
+        // What rustls has verified is read here, and watched over from now on.
+        let admitted = Admitted::read(&chain).map_err(Some)?;
         let socket = Arc::downgrade(&tls.get_ref().0.0);
         let live = Arc::new(Live::new(admitted, Arc::clone(state), socket));
-        let registered = state.live.add(live);
-        // Who changed something since then may have looked through the connections before this one was among them.
+        let registered = state.live.add(live, source);
+        // Who changed something since the handshake began may have looked through the connections before this one was
+        // among them.
         if state.generation() != generation {
             state.admit(leaf, above, wanted).map_err(Some)?;
         }
         Ok(Self {
             tls,
             peer: Peer {
-                live: Arc::clone(&registered.live),
+                registered: Arc::new(registered),
             },
-            _registered: registered,
-            _source: source.clone(),
         })
     }
 

@@ -99,7 +99,7 @@ mod tests {
             serials: vec![serial(7)],
             not_after: end,
         };
-        denied.add(&[revocation.clone()]);
+        denied.add(std::slice::from_ref(&revocation));
         // An earlier end takes nothing back.
         denied.add(&[Revocation {
             not_after: Timestamp::from_unix(5),

@@ -8,17 +8,20 @@ use mayfly_runtime::CancellationToken;
 use mayfly_svid::{Serial, SpiffeId, TaskExtension, Timestamp, WindowId, X509Svid};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 
-use super::state::State;
+use super::registry::Registered;
+use super::state::{Refusal, State};
+use crate::PeerError;
 
-/// Who is at the other end of a live connection. Clones are handles of the same connection, and [`is_over`] tells when
-/// the authority it was let in with has ended.
+/// Who is at the other end of a connection. Clones are handles of the same one, and [`is_over`] tells when the authority
+/// it was let in with has ended, also after the connection is gone.
 ///
 /// [`is_over`]: Peer::is_over
 #[derive(Clone)]
 pub struct Peer {
-    pub(crate) live: Arc<Live>,
+    pub(crate) registered: Arc<Registered>,
 }
 
 /// Why a connection was ended.
@@ -65,34 +68,40 @@ pub(crate) enum Cut {
     Done,
     /// It had been ended before.
     Already,
+    /// It was closed before.
+    Gone,
     /// The kernel refused.
     Failed,
 }
 
 impl Peer {
+    fn live(&self) -> &Live {
+        &self.registered.live
+    }
+
     /// Its verified SPIFFE ID.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        self.live.svid.spiffe_id()
+        self.live().svid.spiffe_id()
     }
 
     /// The serial number of the certificate that it showed.
     pub fn serial(&self) -> &Serial {
-        self.live.svid.serial()
+        self.live().svid.serial()
     }
 
     /// What its certificate says about its window; `None` for a base SVID.
     pub fn task(&self) -> Option<&TaskExtension> {
-        self.live.task.as_ref()
+        self.live().task.as_ref()
     }
 
     /// The window that it is inside of; `None` for a base SVID.
     pub fn window(&self) -> Option<WindowId> {
-        self.live.task.map(|task| task.window_id)
+        self.live().task.map(|task| task.window_id)
     }
 
     /// When its window ends; `None` for a base SVID.
     pub fn closes(&self) -> Option<Timestamp> {
-        self.live.task.map(|task| task.closes)
+        self.live().task.map(|task| task.closes)
     }
 
     /// Whether nothing may be done in its name any more.
@@ -102,7 +111,7 @@ impl Peer {
 
     /// Why its authority ended, if it has. Looks at the clock: it is never late.
     pub fn ended(&self) -> Option<Ended> {
-        self.live.check()
+        self.live().check()
     }
 
     /// Returns when its authority ends: for work that goes on beyond a request.
@@ -110,8 +119,8 @@ impl Peer {
     /// # Cancel safety
     /// If dropped, nothing is lost.
     pub async fn over(&self) -> Ended {
-        self.live.told.cancelled().await;
-        *self.live.over.get().expect("set before it is told")
+        self.live().told.cancelled().await;
+        *self.live().over.get().expect("set before it is told")
     }
 }
 
@@ -121,7 +130,7 @@ impl fmt::Debug for Peer {
             .field("spiffe_id", self.spiffe_id())
             .field("serial", self.serial())
             .field("window", &self.window())
-            .field("over", &self.live.over.get())
+            .field("over", &self.live().over.get())
             .finish()
     }
 }
@@ -131,6 +140,26 @@ pub(crate) struct Admitted {
     pub(crate) svid: X509Svid,
     pub(crate) task: Option<TaskExtension>,
     pub(crate) is_task: bool,
+}
+
+impl Admitted {
+    /// What a chain says whose signatures somebody else has verified.
+    pub(crate) fn read(chain: &[CertificateDer<'static>]) -> Result<Self, Refusal> {
+        let svid = X509Svid::from_chain(chain.to_vec()).map_err(|error| PeerError::Verify(error.into()))?;
+        Self::of(svid)
+    }
+
+    pub(crate) fn of(svid: X509Svid) -> Result<Self, Refusal> {
+        let task = TaskExtension::from_certificate_der(&svid.chain()[0]).map_err(|source| Refusal::Extension {
+            presented: svid.spiffe_id().clone(),
+            source,
+        })?;
+        Ok(Self {
+            is_task: task.is_some(),
+            svid,
+            task,
+        })
+    }
 }
 
 impl Live {
@@ -148,6 +177,10 @@ impl Live {
             over: OnceLock::new(),
             told: CancellationToken::new(),
         }
+    }
+
+    pub(crate) fn has_socket(&self) -> bool {
+        self.socket.strong_count() > 0
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -177,7 +210,7 @@ impl Live {
         }
         self.told.cancel();
         let cut = match self.socket.upgrade() {
-            None => Cut::Done,
+            None => Cut::Gone,
             Some(socket) => match shutdown(&*socket, Shutdown::Both) {
                 Ok(()) | Err(Errno::NOTCONN) => Cut::Done,
                 Err(_) => Cut::Failed,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mayfly_svid::{Serial, WindowId};
 use tokio::sync::Notify;
 
+use super::Source;
 use super::peer::{Admitted, Live};
 
 /// The live connections. Held locked for look-ups only, never while one is ended.
@@ -35,24 +36,23 @@ struct Untracked {
     end: Duration,
 }
 
-/// Takes a connection off the list when it is dropped.
+/// Takes a connection off the list when it is dropped: when the connection is gone and nobody has a handle of its peer.
 pub(crate) struct Registered {
     pub(crate) live: Arc<Live>,
     id: u64,
+    /// Somebody has to go on following the agent.
+    _source: Source,
 }
 
 impl Registry {
-    pub(crate) fn add(&self, live: Arc<Live>) -> Registered {
+    pub(crate) fn add(&self, live: Arc<Live>, source: &Source) -> Registered {
         let mut index = self.lock();
         let id = index.next_id;
         index.next_id += 1;
-        let is_first = index.by_end.first().is_none_or(|(end, _)| live.end < *end);
+        let is_first = index.next_end().is_none_or(|end| live.end < end);
         index.by_end.insert((live.end, id));
-        index
-            .by_serial
-            .entry(live.svid.serial().clone())
-            .or_default()
-            .insert(id);
+        let serial = live.svid.serial().clone();
+        index.by_serial.entry(serial).or_default().insert(id);
         if let Some(task) = &live.task {
             index.by_window.entry(task.window_id).or_default().insert(id);
         }
@@ -64,7 +64,11 @@ impl Registry {
         if is_first {
             self.sooner.notify_one();
         }
-        Registered { live, id }
+        Registered {
+            live,
+            id,
+            _source: source.clone(),
+        }
     }
 
     /// Those of these windows and serial numbers, each once.
@@ -102,16 +106,15 @@ impl Registry {
         self.lock().live.values().cloned().collect()
     }
 
-    /// The moment at which the next one ends that has not been ended before.
+    /// The moment at which the next one ends.
     pub(crate) fn next_end(&self) -> Option<Duration> {
-        let index = self.lock();
-        let mut ends = index.by_end.iter();
-        ends.find(|(_, id)| index.live.get(id).is_some_and(|live| !live.is_ended()))
-            .map(|(end, _)| *end)
+        self.lock().next_end()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lock().live.len()
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        let index = self.lock();
+        index.live.values().filter(|live| live.has_socket()).count()
     }
 
     /// Remembers a handshake whose connection is not ours.
@@ -165,6 +168,15 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    /// The earliest end of one that has not been ended before.
+    fn next_end(&self) -> Option<Duration> {
+        let mut ends = self.by_end.iter();
+        ends.find(|(_, id)| self.live.get(id).is_some_and(|live| !live.is_ended()))
+            .map(|(end, _)| *end)
     }
 }
 

@@ -165,7 +165,7 @@ impl Source {
             epoch: counters.epoch.load(Ordering::Relaxed),
             lease: state.lease.left(state.time.uptime()),
             revoked: state.revoked_len(),
-            live: state.live.len(),
+            live: state.live.open(),
             refused: counters.refused.load(Ordering::Relaxed),
             ended: reasons
                 .map(|reason| (reason, counters.ended[reason as usize].load(Ordering::Relaxed)))

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mayfly_svid::{Bundle, SpiffeId, TaskExtension, TaskExtensionError, Timestamp, TrustDomain, WindowId};
+use mayfly_svid::{Bundle, SpiffeId, TaskExtensionError, Timestamp, TrustDomain, WindowId};
 use rustls::{CertificateError, OtherError};
 use rustls_pki_types::CertificateDer;
 
@@ -137,13 +137,10 @@ impl State {
         matcher: &Matcher,
     ) -> Result<Admitted, Refusal> {
         let now = self.time.timestamp();
-        let svid = verify_chain(leaf, above, &self.bundles, now)?;
+        let admitted = Admitted::of(verify_chain(leaf, above, &self.bundles, now)?)?;
+        let Admitted { svid, task, .. } = &admitted;
         let id = svid.spiffe_id();
         let presented = || id.clone();
-        let task = TaskExtension::from_certificate_der(leaf).map_err(|source| Refusal::Extension {
-            presented: presented(),
-            source,
-        })?;
         let window = task.map(|task| task.window_id);
         let own = self.own.load();
         let own = own.trust_domain.as_ref().ok_or(Refusal::NotReady)?;
@@ -162,7 +159,7 @@ impl State {
             return Err(Refusal::Revoked { presented: presented() });
         }
         drop(denied);
-        if let Some(task) = &task {
+        if let Some(task) = task {
             if self.time.now() >= moment(task.closes) {
                 return Err(Refusal::WindowOver {
                     presented: presented(),
@@ -173,11 +170,7 @@ impl State {
                 return Err(Refusal::NoFreshWord { presented: presented() });
             }
         }
-        Ok(Admitted {
-            is_task: task.is_some(),
-            svid,
-            task,
-        })
+        Ok(admitted)
     }
 
     /// Whether what is known of revocations counts, as far as this service asks for that.
@@ -315,12 +308,13 @@ impl State {
 
 impl Counters {
     pub(crate) fn ended(&self, reason: Ended, cut: Cut) {
-        self.ended[reason as usize].fetch_add(1, Ordering::Relaxed);
         match cut {
+            Cut::Already | Cut::Gone => return,
             Cut::Failed => self.left.fetch_add(1, Ordering::Relaxed),
             Cut::Done if reason == Ended::Revoked => self.revoked.fetch_add(1, Ordering::Relaxed),
-            Cut::Done | Cut::Already => 0,
+            Cut::Done => 0,
         };
+        self.ended[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many connections were ended by revocation, and how many could not be, since this was asked last.

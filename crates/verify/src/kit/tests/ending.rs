@@ -262,3 +262,18 @@ async fn connections_that_others_keep_are_counted_as_not_ended() {
     let epoch = house.agent.revoke(&super::certs::new_window().to_string(), vec![]);
     assert_eq!(house.agent.acknowledged(epoch).await.connections_left, 0);
 }
+
+#[tokio::test]
+async fn work_that_outlives_its_connection_is_told_as_well() {
+    let house = House::open().await;
+    let (job, visit) = house.visit_of_job().await;
+    let peer = visit.server.peer().clone();
+    drop(visit);
+    assert_eq!(house.source.status().live, 0);
+    assert!(!peer.is_over());
+    let epoch = house.agent.revoke(&job.window.unwrap().to_string(), vec![]);
+    assert_eq!(soon("the end", peer.over()).await, Ended::Revoked);
+    // There was no connection to end.
+    assert_eq!(house.agent.acknowledged(epoch).await.connections_ended, 0);
+    assert_eq!(house.ended(Ended::Revoked), 0);
+}

@@ -1,13 +1,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use mayfly_svid::Timestamp;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
-use super::certs::{Leaf, new_window};
-use super::house::{House, JOB, Visit, soon};
-use crate::kit::Ended;
+use super::certs::{Leaf, new_window, now};
+use super::house::{House, JOB, Visit, connector, soon};
+use crate::kit::deny::Revocation;
+use crate::kit::socket::SharedTcp;
+use crate::kit::verifier::Tracking;
+use crate::kit::{Connection, Ended, Matcher, Refusal, Show};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_live_connections_are_cut_by_one_revocation() {
@@ -74,7 +80,7 @@ async fn a_revocation_while_handshakes_run_leaves_none_of_them_behind() {
         let window = job.window.unwrap().to_string();
         let revoke = async {
             // Spread over the time that a handshake takes.
-            tokio::time::sleep(std::time::Duration::from_micros(round * 60)).await;
+            tokio::time::sleep(Duration::from_micros(round * 15)).await;
             house.agent.acknowledged(house.agent.revoke(&window, vec![])).await;
         };
         let (visit, ()) = tokio::join!(house.visit(&job), revoke);
@@ -94,19 +100,42 @@ async fn a_revocation_while_handshakes_run_leaves_none_of_them_behind() {
 // registration.
 #[tokio::test]
 async fn what_changed_since_the_handshake_began_is_asked_for_again() {
-    use crate::kit::deny::Revocation;
     let house = House::open().await;
-    let job = house.ca.issue(&Leaf::task(JOB));
     let state = house.source.state();
-    let revocation = Revocation {
-        window: job.window.unwrap(),
-        serials: vec![],
-        not_after: mayfly_svid::Timestamp::from_unix(super::certs::now() + 300),
-    };
-    let generation = state.generation();
-    let (_, visit) = house.visit_of_job().await;
-    state.revoke(&[revocation]);
-    assert_ne!(state.generation(), generation);
-    assert!(house.refusal(&job).await.contains("Revoked"));
-    drop(visit);
+    let wanted = Matcher::task("pay/db-migrate").unwrap();
+    for revoked in [false, true] {
+        let job = house.ca.issue(&Leaf::task(JOB));
+        let config = house
+            .source
+            .server_config_with(wanted.clone(), Show::Base, Tracking::Tracked);
+        let generation = state.generation();
+        let address = house.listener.local_addr().unwrap();
+        let client = async {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            connector(job.shown())
+                .connect("td.invalid".try_into().unwrap(), tcp)
+                .await
+        };
+        let server = async {
+            let (tcp, _) = house.listener.accept().await.unwrap();
+            TlsAcceptor::from(Arc::new(config))
+                .accept(SharedTcp(Arc::new(tcp)))
+                .await
+        };
+        let (client, server) = soon("the handshake", async { tokio::join!(client, server) }).await;
+        let _client = client.unwrap();
+        if revoked {
+            state.revoke(&[Revocation {
+                window: job.window.unwrap(),
+                serials: vec![],
+                not_after: Timestamp::from_unix(now() + 300),
+            }]);
+        }
+        let registered = Connection::register(server.unwrap().into(), generation, &house.source, &wanted);
+        match registered {
+            Ok(_) => assert!(!revoked),
+            Err(refusal) => assert!(revoked && matches!(refusal, Some(Refusal::Revoked { .. }))),
+        }
+    }
+    assert_eq!(house.source.status().live, 0);
 }
