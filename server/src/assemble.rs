@@ -22,10 +22,12 @@ use crate::api::{self, Api, Deps, Face};
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::issue::Issuance;
+use crate::app::revocation_lists::RevocationLists;
 use crate::app::server_svid::ServerSvid;
 use crate::app::upkeep::Upkeep;
 use crate::commit::{Applied, Committer, Snapshot};
 use crate::config::{AttestorSettings, KeySettings, Loaded, Settings};
+use crate::pages;
 use crate::watch::{History, Hub};
 
 /// Longest life of a join token.
@@ -76,7 +78,12 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
 
     // Authorities, and the server's own SVID under one of them.
     let keys = key_manager(&settings)?;
-    let authorities = Authorities::new(committer.clone(), keys, clock.clone(), settings.authority);
+    let authorities = Arc::new(Authorities::new(
+        committer.clone(),
+        keys.clone(),
+        clock.clone(),
+        settings.authority,
+    ));
     authorities.pass().await.context("no authority can sign")?;
     let issuance = Issuance::new(committer.clone(), clock.clone(), authorities.active(), settings.issue);
     let resolver = Arc::new(SvidResolver::new());
@@ -96,6 +103,18 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     // The API.
     let stop = supervisor.stop_token();
     let feeds = TaskFeeds::default();
+    let told = hub.clone();
+    let lists = Arc::new(RevocationLists::new(
+        committer.clone(),
+        keys,
+        clock.clone(),
+        feeds.lists.clone(),
+        move || told.tell_revoked(),
+    ));
+    // Before any stream opens; what fails is tried again.
+    if let Err(failure) = lists.pass().await {
+        warn!(error = %Chain(&failure), "there are no revocation lists yet");
+    }
     let watch = WatchService::new(
         committer.clone(),
         hub.clone(),
@@ -137,7 +156,7 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     api.metrics().register(&mut registry);
     if let Some(address) = settings.health_address {
         let alive = supervisor.clone();
-        let pages = AdminPages {
+        let probes = AdminPages {
             readiness: readiness.clone(),
             // A database that is away is no reason to restart the server: what it holds in memory is served meanwhile.
             liveness: Arc::new(move || match alive.stop_token().is_cancelled() {
@@ -146,7 +165,8 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
             }),
             registry: Arc::new(registry),
         };
-        let http = AdminHttp::bind(address, pages.router())?;
+        let router = probes.router().merge(pages::revocation_lists(lists.clone()));
+        let http = AdminHttp::bind(address, router)?;
         info!(address = %http.address(), "serving health and metrics");
         supervisor.spawn_once("admin_http", async move |stop| {
             http.serve(stop).await;
@@ -162,6 +182,13 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     supervisor.spawn_once("unix", async move |stop| {
         unix.serve(local, stop).await;
         Ok(())
+    });
+    supervisor.spawn("revocation_lists", OnExit::Restart, move |stop| {
+        let ended = lists.clone().run(stop);
+        async move {
+            ended.await;
+            Ok(())
+        }
     });
     spawn_upkeep(&supervisor, &Upkeep::new(committer.clone(), clock, readiness));
     spawn_rotation(&supervisor, authorities, server_svid, &settings);
@@ -271,7 +298,12 @@ where
 }
 
 /// Looks at authorities and the own SVID often enough that no step of the shortest of their lives is missed.
-fn spawn_rotation(supervisor: &Supervisor, authorities: Authorities, mut server_svid: ServerSvid, settings: &Settings) {
+fn spawn_rotation(
+    supervisor: &Supervisor,
+    authorities: Arc<Authorities>,
+    mut server_svid: ServerSvid,
+    settings: &Settings,
+) {
     let shortest = settings.authority.ttl.min(settings.issue.agent_ttl);
     let pause = (shortest / 30).clamp(Duration::from_millis(500), Duration::from_secs(10));
     let server_id = settings.trust_domain.server_id();

@@ -1,23 +1,31 @@
 //! The life of the signing authorities: prepared at half the life of the active one, active at two thirds, pruned once
-//! everything that they signed has expired.
+//! everything that they signed has expired. Each class has its own (base, task, breakglass), with the same life.
 //!
 //! A certificate is in the bundle, and the bundle with the agents, a sixth of a life before its key signs anything. The
 //! state says what to do, a tick only wakes: the same pass brings up a new server, catches up after a long stop and goes
 //! on after a failed step. Nothing here reads a timer to decide; the clock is asked.
+//!
+//! All classes are brought up with the server, also where nobody has defined a task. It costs a kilobyte in the bundle. In
+//! return the first task SVID, and the one of an emergency, is known to consumers that read a file or poll a foreign
+//! bundle each five minutes: a definition can be used the moment that it is there, and no request waits for certificates
+//! to spread.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use mayfly_ca::{AuthorityError, BACKDATE, CreateAuthorityError, Issuer, create_authority, random_serial};
 use mayfly_keys::{KeyError, KeyManager, KeyType, Signer};
-use mayfly_model::{Actor, Authority, AuthorityState, Change, KeyClass, Step};
+use mayfly_model::{Actor, Authority, AuthorityState, Change, Conflict, Delta, KeyClass, Step};
 use mayfly_runtime::Clock;
-use mayfly_svid::{Timestamp, public_key_id};
+use mayfly_svid::{TaskRoot, Timestamp, TrustDomain, public_key_id};
+use rustls_pki_types::CertificateDer;
 use tracing::{info, warn};
 
-use super::issue::ActiveIssuer;
+use super::issue::{ActiveIssuer, ActiveIssuers};
 use crate::commit::{CommitError, Committer};
+
+/// A hard cut meets a pass that changes the same authorities; so often it looks again.
+const CUT_TRIES: usize = 5;
 
 /// What new authorities are like.
 #[derive(Clone, Copy, Debug)]
@@ -49,18 +57,38 @@ pub enum RotateError {
     /// A step could not be made durable.
     #[error("the step could not be recorded")]
     Commit(#[source] CommitError),
+    /// The base authority is not cut: every identity, the agents' and the server's own, would end with it.
+    #[error("the base authority is not revoked at once: every identity would end with it")]
+    BaseCut,
     /// The work was cut off.
     #[error("the server is stopping")]
     Stopped,
 }
 
-/// Keeps an authority active.
+/// What a hard cut did.
+#[derive(Debug)]
+pub struct Cut {
+    /// The authority that signs now.
+    pub authority_id: String,
+    /// Those that nobody accepts any more.
+    pub revoked: Vec<String>,
+    /// What the commit did.
+    pub deltas: Vec<Delta>,
+}
+
+/// Keeps an authority of each class active.
 pub struct Authorities {
     committer: Committer,
     keys: Arc<dyn KeyManager>,
     clock: Arc<dyn Clock>,
     settings: AuthoritySettings,
-    active: Arc<ArcSwapOption<ActiveIssuer>>,
+    active: Arc<ActiveIssuers>,
+}
+
+/// The authority that comes next, and whether it was made just now and is not in the state yet.
+struct Next {
+    authority: Arc<Authority>,
+    is_new: bool,
 }
 
 impl Authorities {
@@ -80,31 +108,131 @@ impl Authorities {
         }
     }
 
-    /// Where the authority that signs now is found.
-    pub fn active(&self) -> Arc<ArcSwapOption<ActiveIssuer>> {
+    /// Where the authorities that sign now are found.
+    pub fn active(&self) -> Arc<ActiveIssuers> {
         self.active.clone()
     }
 
-    /// Does whatever is due: brings up an authority where none can sign, prepares the next, changes over, prunes.
+    /// Does whatever is due: brings up an authority where none can sign, prepares the next, changes over, prunes. What is
+    /// due at the same time is one commit, and so one new bundle. A class that fails does not hold up the others.
     ///
     /// # Errors
-    /// See [`RotateError`]; what was done before stays done, and the authority that signs keeps signing.
+    /// See [`RotateError`], of the first class that failed; what was done before stays done, and the authorities that sign
+    /// keep signing.
     pub async fn pass(&self) -> Result<(), RotateError> {
         let now = self.now();
-        match self.usable_active(now).await? {
-            Some(active) => {
-                self.publish(&active).await?;
-                self.rotate(&active, now).await?;
+        let (mut changes, mut sound, mut failure) = (vec![], vec![], None);
+        for class in KeyClass::ALL {
+            match self.due(class, now).await {
+                Ok(due) => {
+                    sound.push(class);
+                    changes.extend(due);
+                }
+                Err(error) => failure = failure.or(Some(error)),
             }
-            None => self.bring_up(now).await?,
         }
-        self.prune(now).await
+        if !changes.is_empty() {
+            self.commit(Actor::server(), changes).await?;
+        }
+        for class in sound {
+            if let Err(error) = self.publish(class).await {
+                failure = failure.or(Some(error));
+            }
+        }
+        self.prune(now).await?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The hard cut: from this commit on the bundle lacks every authority of `class` that signed something, so that no
+    /// verifier accepts any of it, also those that know nothing of revocation. Windows that go on get SVIDs of the
+    /// authority that takes their place: the prepared one, which verifiers know already, or else a new one. `companions`
+    /// are committed with it, or nothing is.
+    ///
+    /// # Errors
+    /// See [`RotateError`]: [`RotateError::BaseCut`] for the base authority, and in [`RotateError::Commit`] the refusal of
+    /// a companion. Once it is committed it stands, also if the new authority cannot sign yet; the next pass sees to that.
+    pub async fn cut(&self, actor: &Actor, class: KeyClass, companions: Vec<Change>) -> Result<Cut, RotateError> {
+        if class == KeyClass::Base {
+            return Err(RotateError::BaseCut);
+        }
+        let mut tries = 0;
+        let (next, revoked, deltas) = loop {
+            let now = self.now();
+            let next = self.next(class, now).await?;
+            let state = self.committer.snapshot();
+            let signed = |authority: &Authority| {
+                use AuthorityState::{Active, Old, Tainted};
+                authority.class == class && matches!(authority.state, Active | Old | Tainted)
+            };
+            let revoked: Vec<Arc<Authority>> = state.authorities().filter(|found| signed(found)).cloned().collect();
+            let prepare = next
+                .is_new
+                .then(|| Change::AuthorityPrepare(Box::new(next.authority.as_ref().clone())));
+            let changes = companions
+                .iter()
+                .cloned()
+                .chain(prepare)
+                .chain([Change::AuthorityActivate(next.authority.id.clone())])
+                .chain(
+                    revoked
+                        .iter()
+                        .map(|authority| Change::AuthorityRevoke(authority.id.clone())),
+                );
+            match self.commit(actor.clone(), changes.collect()).await {
+                Ok(deltas) => break (next, revoked, deltas),
+                // A pass has just changed over: look again.
+                Err(RotateError::Commit(CommitError::Conflict(Conflict::AuthorityState(_)))) if tries < CUT_TRIES => {
+                    tries += 1;
+                }
+                Err(failure) => return Err(failure),
+            }
+        };
+        let revoked_ids = revoked.iter().map(|authority| authority.id.clone()).collect();
+        warn!(
+            class = class.word(),
+            authority_id = next.authority.id,
+            revoked = revoked.len(),
+            actor = actor.who,
+            reason = actor.reason,
+            "hard cut: what authorities of this class signed is accepted no more"
+        );
+        self.publish(class).await?;
+        for authority in revoked {
+            self.keys.delete(&authority.key_id).await.map_err(RotateError::Key)?;
+        }
+        Ok(Cut {
+            authority_id: next.authority.id.clone(),
+            revoked: revoked_ids,
+            deltas,
+        })
+    }
+
+    /// The changes that are due of the authorities of `class`.
+    async fn due(&self, class: KeyClass, now: Timestamp) -> Result<Vec<Change>, RotateError> {
+        let active = self.usable_active(class, now).await?;
+        let (prepare, activate) = match &active {
+            // Nobody can sign: at once.
+            None => (true, true),
+            Some(active) => {
+                let life = active.not_after.since(active.not_before);
+                let is_past = |part: Duration| now >= active.not_before.plus(part);
+                (is_past(life / 2), is_past(life * 2 / 3))
+            }
+        };
+        if !prepare {
+            return Ok(vec![]);
+        }
+        let Next { authority, is_new } = self.next(class, now).await?;
+        let id = authority.id.clone();
+        let prepared = is_new.then(|| Change::AuthorityPrepare(Box::new(authority.as_ref().clone())));
+        let activated = activate.then_some(Change::AuthorityActivate(id));
+        Ok(prepared.into_iter().chain(activated).collect())
     }
 
     /// The active authority, if it is valid and its key is at hand.
-    async fn usable_active(&self, now: Timestamp) -> Result<Option<Arc<Authority>>, RotateError> {
+    async fn usable_active(&self, class: KeyClass, now: Timestamp) -> Result<Option<Arc<Authority>>, RotateError> {
         let state = self.committer.snapshot();
-        let Some(active) = state.active_authority(KeyClass::Base) else {
+        let Some(active) = state.active_authority(class) else {
             return Ok(None);
         };
         if active.not_after <= now {
@@ -116,13 +244,7 @@ impl Authorities {
                                                                             authority: it cannot sign until then");
             return Ok(None);
         }
-        if self
-            .keys
-            .find(&active.key_id)
-            .await
-            .map_err(RotateError::Key)?
-            .is_none()
-        {
+        if self.signer(active).await?.is_none() {
             warn!(
                 authority_id = active.id,
                 "the active authority's key is gone; agents that know only its certificate \
@@ -133,58 +255,30 @@ impl Authorities {
         Ok(Some(active.clone()))
     }
 
-    /// A prepared authority whose key is at hand becomes active at once; without one, a new one is prepared first.
-    async fn bring_up(&self, now: Timestamp) -> Result<(), RotateError> {
-        let prepared = match self.usable_prepared(now).await? {
-            Some(prepared) => prepared,
-            None => self.prepare(now).await?,
-        };
-        self.activate(&prepared).await
-    }
-
-    async fn rotate(&self, active: &Authority, now: Timestamp) -> Result<(), RotateError> {
-        let life = active.not_after.since(active.not_before);
-        if now < active.not_before.plus(life / 2) {
-            return Ok(());
-        }
-        let prepared = match self.usable_prepared(now).await? {
-            Some(prepared) => prepared,
-            None => self.prepare(now).await?,
-        };
-        if now >= active.not_before.plus(life * 2 / 3) {
-            self.activate(&prepared).await?;
-        }
-        Ok(())
-    }
-
-    async fn usable_prepared(&self, now: Timestamp) -> Result<Option<Arc<Authority>>, RotateError> {
+    /// A prepared authority whose key is at hand, or else a new one.
+    async fn next(&self, class: KeyClass, now: Timestamp) -> Result<Next, RotateError> {
         let state = self.committer.snapshot();
         for authority in state.authorities() {
-            if authority.state == AuthorityState::Prepared
+            if authority.class == class
+                && authority.state == AuthorityState::Prepared
                 && authority.not_after > now
                 && has_begun(authority, now)
-                && self
-                    .keys
-                    .find(&authority.key_id)
-                    .await
-                    .map_err(RotateError::Key)?
-                    .is_some()
+                && self.signer(authority).await?.is_some()
             {
-                return Ok(Some(authority.clone()));
+                let (authority, is_new) = (authority.clone(), false);
+                return Ok(Next { authority, is_new });
             }
         }
-        Ok(None)
+        let (authority, is_new) = (Arc::new(self.make(class, now).await?), true);
+        Ok(Next { authority, is_new })
     }
 
-    /// Makes a key and a certificate and puts the certificate into the bundle.
-    async fn prepare(&self, now: Timestamp) -> Result<Arc<Authority>, RotateError> {
+    /// Makes a key and a certificate.
+    async fn make(&self, class: KeyClass, now: Timestamp) -> Result<Authority, RotateError> {
         let serial = random_serial();
-        let key_id = format!("base-{}", &serial.to_string()[..12]);
-        let signer = self
-            .keys
-            .generate(&key_id, self.settings.key_type)
-            .await
-            .map_err(RotateError::Key)?;
+        let key_id = format!("{}-{}", class.word(), &serial.to_string()[..12]);
+        let generated = self.keys.generate(&key_id, self.settings.key_type).await;
+        let signer = generated.map_err(RotateError::Key)?;
         let id = hex::encode(public_key_id(signer.public_key_der()));
         let trust_domain = self.committer.snapshot().trust_domain().clone();
         let ttl = self.settings.ttl;
@@ -193,84 +287,124 @@ impl Authorities {
             .await
             .map_err(|_| RotateError::Stopped)?
             .map_err(RotateError::Create)?;
-        let authority = Authority {
-            id: id.clone(),
-            class: KeyClass::Base,
+        Ok(Authority {
+            id,
+            class,
             state: AuthorityState::Prepared,
             cert_der,
             key_id,
             not_before: now,
             not_after: now.plus(ttl),
+        })
+    }
+
+    /// Hands the active authority of `class` to those who sign, unless they have it already.
+    async fn publish(&self, class: KeyClass) -> Result<(), RotateError> {
+        let state = self.committer.snapshot();
+        let Some(authority) = state.active_authority(class) else {
+            return Ok(());
         };
-        self.commit(Change::AuthorityPrepare(Box::new(authority.clone())))
-            .await?;
-        info!(authority_id = id, not_after = %authority.not_after, "authority prepared");
-        Ok(Arc::new(authority))
-    }
-
-    async fn activate(&self, authority: &Authority) -> Result<(), RotateError> {
-        self.commit(Change::AuthorityActivate(authority.id.clone())).await?;
-        info!(authority_id = authority.id, "authority active");
-        self.publish(authority).await
-    }
-
-    /// Hands the authority to those who sign, unless they have it already.
-    async fn publish(&self, authority: &Authority) -> Result<(), RotateError> {
-        if self
-            .active
+        let place = self.active.of(class);
+        if place
             .load()
             .as_ref()
             .is_some_and(|active| active.authority_id == authority.id)
         {
             return Ok(());
         }
-        let signer: Arc<dyn Signer> = self
-            .keys
-            .find(&authority.key_id)
-            .await
-            .map_err(RotateError::Key)?
-            .ok_or(RotateError::Stopped)?;
-        let trust_domain = self.committer.snapshot().trust_domain().clone();
-        let issuer =
-            Issuer::new(trust_domain, authority.cert_der.clone(), signer).map_err(|source| RotateError::Unusable {
-                id: authority.id.clone(),
-                source,
-            })?;
-        self.active.store(Some(Arc::new(ActiveIssuer {
+        let signer = self.signer(authority).await?.ok_or(RotateError::Stopped)?;
+        let trust_domain = state.trust_domain().clone();
+        let issuer = issuer_of(class, trust_domain, authority.cert_der.clone(), signer);
+        let issuer = issuer.map_err(|source| RotateError::Unusable {
+            id: authority.id.clone(),
+            source,
+        })?;
+        place.store(Some(Arc::new(ActiveIssuer {
             authority_id: authority.id.clone(),
             issuer,
         })));
         Ok(())
     }
 
-    /// Takes out what has expired, and destroys its key.
+    /// Takes out what has expired, and destroys its key. The key of what was revoked goes at once.
     async fn prune(&self, now: Timestamp) -> Result<(), RotateError> {
         let state = self.committer.snapshot();
         for authority in state.authorities() {
             if authority.not_after < now && authority.state != AuthorityState::Active {
-                self.commit(Change::AuthorityPrune(authority.id.clone())).await?;
+                self.commit(Actor::server(), vec![Change::AuthorityPrune(authority.id.clone())])
+                    .await?;
                 self.keys.delete(&authority.key_id).await.map_err(RotateError::Key)?;
                 info!(authority_id = authority.id, "authority pruned");
+            } else if authority.state == AuthorityState::Revoked && self.signer(authority).await?.is_some() {
+                self.keys.delete(&authority.key_id).await.map_err(RotateError::Key)?;
             }
         }
         Ok(())
     }
 
-    async fn commit(&self, change: Change) -> Result<(), RotateError> {
-        let step = Step {
-            actor: Actor::server(),
-            time: self.now(),
-            change,
+    async fn signer(&self, authority: &Authority) -> Result<Option<Arc<dyn Signer>>, RotateError> {
+        self.keys.find(&authority.key_id).await.map_err(RotateError::Key)
+    }
+
+    /// All of it or nothing; keys that were made for nothing are destroyed.
+    async fn commit(&self, actor: Actor, changes: Vec<Change>) -> Result<Vec<Delta>, RotateError> {
+        let made = |change: &Change| match change {
+            Change::AuthorityPrepare(authority) => Some(authority.as_ref().clone()),
+            _ => None,
         };
-        self.committer
-            .commit(step)
-            .await
-            .map(|_| ())
-            .map_err(RotateError::Commit)
+        let made: Vec<Authority> = changes.iter().filter_map(made).collect();
+        let activated = |change: &Change| match change {
+            Change::AuthorityActivate(id) => Some(id.clone()),
+            _ => None,
+        };
+        let activated: Vec<String> = changes.iter().filter_map(activated).collect();
+        let step = Step {
+            actor,
+            time: self.now(),
+            change: Change::Together(changes),
+        };
+        match self.committer.commit(step).await {
+            Ok(deltas) => {
+                for authority in &made {
+                    info!(authority_id = authority.id, class = authority.class.word(), not_after = %authority.not_after,
+                          "authority prepared");
+                }
+                for id in activated {
+                    info!(authority_id = id, "authority active");
+                }
+                Ok(deltas)
+            }
+            Err(failure) => {
+                // Where it is not known whether the commit happened, they may be needed.
+                let is_undone = match &failure {
+                    CommitError::Conflict(_) => true,
+                    CommitError::Store(source) => source.will_pass(),
+                    CommitError::Stopped => false,
+                };
+                for authority in made.iter().filter(|_| is_undone) {
+                    self.keys.delete(&authority.key_id).await.map_err(RotateError::Key)?;
+                }
+                Err(RotateError::Commit(failure))
+            }
+        }
     }
 
     fn now(&self) -> Timestamp {
         self.clock.now().into()
+    }
+}
+
+/// The issuer of an authority of `class`: it signs what is of that class and nothing else.
+pub(super) fn issuer_of(
+    class: KeyClass,
+    trust_domain: TrustDomain,
+    cert_der: CertificateDer<'static>,
+    signer: Arc<dyn Signer>,
+) -> Result<Issuer, AuthorityError> {
+    match class {
+        KeyClass::Base => Issuer::new(trust_domain, cert_der, signer),
+        KeyClass::Task => Issuer::of_tasks(trust_domain, TaskRoot::Task, cert_der, signer),
+        KeyClass::Breakglass => Issuer::of_tasks(trust_domain, TaskRoot::Breakglass, cert_der, signer),
     }
 }
 

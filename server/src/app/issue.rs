@@ -8,19 +8,28 @@
 //!
 //! A credential whose intent is not durable does not leave the server. A ban, a deletion or a change that commits while
 //! the intent is being written still stops the signature: the question is asked again right before it.
+//!
+//! What lies below `/task` and `/breakglass` comes from windows only, by [`Issuance::for_window`] in `issue/window.rs`,
+//! under authorities that sign nothing else (`mayfly-ca` refuses both ways).
+
+mod error;
+mod window;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use mayfly_ca::{CsrError, Issuer, ProfileError, SignError, Ticket, Validity, X509SvidRequest, parse_csr};
-use mayfly_model::{Actor, Agent, Change, Entry, EntryId, ErrorKind, Step, SvidIntent};
+use mayfly_ca::{Issuer, Ticket, Validity, X509SvidRequest, parse_csr};
+use mayfly_model::{Actor, Agent, Change, Entry, EntryId, KeyClass, Step, SvidIntent};
 use mayfly_runtime::Clock;
 use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
 use tracing::{debug, error};
 
-use crate::commit::{CommitError, Committer, Snapshot};
+use crate::commit::{CommitError, Committer, Done, Snapshot};
+
+pub use error::IssueError;
+pub use window::{WindowRequest, WindowSvid};
 
 /// Lifetimes of what is issued.
 #[derive(Clone, Copy, Debug)]
@@ -39,68 +48,21 @@ pub struct ActiveIssuer {
     pub issuer: Issuer,
 }
 
-/// Why an SVID was not issued.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum IssueError {
-    /// No such entry, or not one that this agent may serve: the two read the same.
-    #[error("entry not found or not authorized")]
-    EntryNotFound,
-    /// The entry has expired.
-    #[error("the entry expired at {0}")]
-    EntryExpired(Timestamp),
-    /// The entry is another one than when it was asked for: what was prepared says what it said then.
-    #[error("the entry changed meanwhile; ask again")]
-    EntryChanged,
-    /// The agent lost its standing while the request was on its way.
-    #[error("the agent is no longer active")]
-    AgentNotActive,
-    /// The certification request is not acceptable.
-    #[error("the CSR is not acceptable")]
-    Csr(#[source] CsrError),
-    /// The certificate would break the profile.
-    #[error("the certificate would not be a valid X.509-SVID")]
-    Profile(#[source] ProfileError),
-    /// The intent could not be made durable, or the change that goes with it was refused.
-    #[error("the issuance could not be recorded")]
-    Commit(#[source] CommitError),
-    /// The key did not sign.
-    #[error("the certificate could not be signed")]
-    Sign(#[source] SignError),
-    /// There is no active authority yet.
-    #[error("no authority is active yet")]
-    NoAuthority,
-    /// The work was cut off.
-    #[error("the server is stopping")]
-    Stopped,
+/// The authorities that sign now, one of each class.
+#[derive(Default)]
+pub struct ActiveIssuers {
+    base: ArcSwapOption<ActiveIssuer>,
+    task: ArcSwapOption<ActiveIssuer>,
+    breakglass: ArcSwapOption<ActiveIssuer>,
 }
 
-impl IssueError {
-    /// What it means for the caller.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::EntryNotFound => ErrorKind::NotFound,
-            Self::EntryExpired(_) => ErrorKind::FailedPrecondition,
-            Self::EntryChanged => ErrorKind::Aborted,
-            Self::AgentNotActive => ErrorKind::PermissionDenied,
-            Self::Csr(_) => ErrorKind::InvalidArgument,
-            Self::Profile(ProfileError::AuthorityNotValid { .. }) | Self::NoAuthority | Self::Stopped => {
-                ErrorKind::Unavailable
-            }
-            Self::Profile(_) => ErrorKind::InvalidArgument,
-            Self::Commit(source) => source.kind(),
-            Self::Sign(_) => ErrorKind::Internal,
-        }
-    }
-
-    /// What the caller may read.
-    pub fn public_message(&self) -> String {
-        match self {
-            Self::Csr(source) => format!("{self}: {source}"),
-            Self::Profile(source) => format!("{self}: {source}"),
-            Self::Commit(source) => source.to_string(),
-            _ if self.kind() == ErrorKind::Internal => "internal error".into(),
-            _ => self.to_string(),
+impl ActiveIssuers {
+    /// The one of `class`; none before it was brought up.
+    pub fn of(&self, class: KeyClass) -> &ArcSwapOption<ActiveIssuer> {
+        match class {
+            KeyClass::Base => &self.base,
+            KeyClass::Task => &self.task,
+            KeyClass::Breakglass => &self.breakglass,
         }
     }
 }
@@ -110,16 +72,16 @@ impl IssueError {
 pub struct Issuance {
     committer: Committer,
     clock: Arc<dyn Clock>,
-    active: Arc<ArcSwapOption<ActiveIssuer>>,
+    active: Arc<ActiveIssuers>,
     settings: IssueSettings,
 }
 
 impl Issuance {
-    /// Issues with whatever authority `active` holds at the time.
+    /// Issues with whatever authorities `active` holds at the time.
     pub fn new(
         committer: Committer,
         clock: Arc<dyn Clock>,
-        active: Arc<ArcSwapOption<ActiveIssuer>>,
+        active: Arc<ActiveIssuers>,
         settings: IssueSettings,
     ) -> Self {
         Self {
@@ -231,7 +193,7 @@ impl Issuance {
 
     /// Checks each CSR and fixes what will be signed. A proof of possession costs a signature check.
     async fn prepare(&self, requests: Vec<Result<Request, IssueError>>) -> Vec<Result<Prepared, IssueError>> {
-        let Some(active) = self.active.load_full() else {
+        let Some(active) = self.active.of(KeyClass::Base).load_full() else {
             return requests
                 .into_iter()
                 .map(|request| request.and(Err(IssueError::NoAuthority)))
@@ -259,6 +221,19 @@ impl Issuance {
         if intents.is_empty() && companions.is_empty() {
             return Ok(prepared);
         }
+        match self.commit_intents(actor, intents, companions).await {
+            Ok(_) => Ok(prepared),
+            Err(refused) => Err((prepared.len(), refused)),
+        }
+    }
+
+    /// One step of `companions` and then the intents, whose record is the step's last.
+    async fn commit_intents(
+        &self,
+        actor: &Actor,
+        intents: Vec<SvidIntent>,
+        companions: Vec<Change>,
+    ) -> Result<Done, CommitError> {
         let serials = intents.iter().map(|intent| intent.serial.clone()).collect();
         let time = self.now();
         let step = |change| Step {
@@ -268,19 +243,15 @@ impl Issuance {
         };
         // Together, so that a stranger's refused attestation leaves no trace in the log.
         let change = Change::Together(companions.into_iter().chain([Change::SvidIntents(intents)]).collect());
-        match self.committer.commit(step(change)).await {
-            Ok(_) => Ok(prepared),
-            Err(refused) => {
-                if let CommitError::Store(source) = &refused
-                    && !source.will_pass()
-                {
-                    // The intents may be durable all the same; the log shall say that nothing came of them.
-                    let (signed, failed) = (vec![], serials);
-                    self.committer.set_aside(step(Change::SvidOutcome { signed, failed }));
-                }
-                Err((prepared.len(), refused))
-            }
+        let committed = self.committer.commit_logged(step(change)).await;
+        if let Err(CommitError::Store(source)) = &committed
+            && !source.will_pass()
+        {
+            // The intents may be durable all the same; the log shall say that nothing came of them.
+            let (signed, failed) = (vec![], serials);
+            self.committer.set_aside(step(Change::SvidOutcome { signed, failed }));
         }
+        committed
     }
 
     /// Signs what `still` lets through by the state of that moment, and records what came of each.

@@ -9,6 +9,7 @@ pub mod checkpoints;
 pub mod issue;
 pub mod mint;
 pub mod register;
+pub mod revocation_lists;
 pub mod server_svid;
 #[cfg(test)]
 pub(crate) mod testing;

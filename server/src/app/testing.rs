@@ -1,5 +1,7 @@
 //! A server without sockets: real store, real keys, a clock that is turned by hand.
 
+pub(crate) mod tasks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,14 +49,19 @@ impl World {
 
     /// As [`Self::new`], with somebody who follows along from the first commit.
     pub(crate) async fn observed(observer: impl Fn(&Applied) + Send + 'static) -> Self {
-        let world = Self::open(
+        let world = Self::unborn(observer);
+        world.authorities.pass().await.unwrap();
+        world
+    }
+
+    /// A new server before anything has happened.
+    pub(crate) fn unborn(observer: impl Fn(&Applied) + Send + 'static) -> Self {
+        Self::open(
             Arc::new(TempDir::new().unwrap()),
             Arc::new(MemoryKeys::new()),
             START,
             Box::new(observer),
-        );
-        world.authorities.pass().await.unwrap();
-        world
+        )
     }
 
     /// The same server started again at `now`.

@@ -39,7 +39,7 @@ async fn an_entry_of_the_agent_is_issued_and_verifies_against_the_bundle() {
     let state = world.committer.snapshot();
     let anchors = TrustAnchors::from_bundle(state.own_bundle().unwrap());
     verify_x509_svid(svid.chain(), &anchors, world.now()).unwrap();
-    let authority = state.active_authority(mayfly_model::KeyClass::Base).unwrap();
+    let authority = state.active_authority(KeyClass::Base).unwrap();
     assert!(svid.not_after() <= authority.not_after);
 }
 
@@ -164,10 +164,14 @@ async fn a_key_that_takes_its_time_holds_up_no_thread_that_serves_others() {
         let serial = mayfly_ca::random_serial();
         let cert = mayfly_ca::create_authority(&own, key.clone(), day, world.now(), &serial).unwrap();
         key.signed_on.lock().unwrap().clear();
-        world.issuance.active.store(Some(Arc::new(ActiveIssuer {
-            authority_id: "told".into(),
-            issuer: Issuer::new(own, cert, key.clone()).unwrap(),
-        })));
+        world
+            .issuance
+            .active
+            .of(KeyClass::Base)
+            .store(Some(Arc::new(ActiveIssuer {
+                authority_id: "told".into(),
+                issuer: Issuer::new(own, cert, key.clone()).unwrap(),
+            })));
         issue(&world, &agent, &entry).await.unwrap();
         let signed_on = key.signed_on.lock().unwrap().clone();
         assert_eq!(signed_on.len(), 1);
@@ -235,7 +239,7 @@ async fn what_was_prepared_for_an_entry_that_changed_is_not_signed() {
         entry: Some(asked),
     };
     let issuance = &world.issuance;
-    let active = issuance.active.load_full().unwrap();
+    let active = issuance.active.of(KeyClass::Base).load_full().unwrap();
     let prepared = request.prepare(&active, world.now()).unwrap();
     let patch = mayfly_model::EntryPatch {
         spiffe_id: Some(id("/other")),
