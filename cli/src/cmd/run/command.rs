@@ -48,6 +48,8 @@ pub(super) struct Stage {
     pub(super) terminal: bool,
     /// Whether to say what was done.
     pub(super) verbose: bool,
+    /// In the form of programs.
+    pub(super) json: bool,
 }
 
 /// Refuses a command that could not be started.
@@ -134,11 +136,12 @@ pub(super) fn start(
     environment: Vec<(&'static str, Option<OsString>)>,
 ) -> Result<Child, CliError> {
     let told = serde_json::to_string(stage).expect("a stage has string keys only");
+    let form = if stage.json { "json" } else { "text" };
     // By this name it is found even if the file was replaced meanwhile.
     let mut child = Command::new("/proc/self/exe");
     child
         .arg0("mayfly")
-        .args(["run", &format!("--{STAGE_OPTION}"), &told, "--"])
+        .args(["run", "--output", form, &format!("--{STAGE_OPTION}"), &told, "--"])
         .args(command)
         .process_group(0);
     for (name, value) in environment {

@@ -157,6 +157,7 @@ impl Session<'_> {
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
             terminal: terminal.is_for_command(),
             verbose: self.verbose,
+            json: voice.is_json(),
         };
         let environment = environment(self.workload.address(), &self.state, self.files.as_ref());
         let child = command::start(&stage, self.command, environment)?;

@@ -47,6 +47,11 @@ impl<'a> Voice<'a> {
         }
     }
 
+    /// Whether it speaks to programs.
+    pub(super) fn is_json(&self) -> bool {
+        self.context.out.is_json()
+    }
+
     /// The present moment.
     pub(super) fn now(&self) -> Timestamp {
         self.context.now()
