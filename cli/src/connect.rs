@@ -55,7 +55,7 @@ pub(crate) struct ReasonArg {
 /// Why the operator does this, where nobody may do it without saying so.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SaidReason {
-    /// Why; kept with the record of it, and shown to those whom it concerns
+    /// Why; kept with the record, for all whom it concerns
     #[arg(long, value_name = "TEXT", required = true, value_parser = said, help_heading = "Common options")]
     reason: Said,
 }

@@ -69,7 +69,7 @@ fn the_architecture_page_knows_every_crate_and_every_room() {
 fn the_page_of_the_command_line_lists_every_code_of_the_doctor() {
     let page = fs::read_to_string(root().join("docs/cli.md")).unwrap();
     let mut codes = 0;
-    for name in ["agent", "registrations", "server"] {
+    for name in ["agent", "registrations", "server", "tasks"] {
         let source = fs::read_to_string(root().join(format!("cli/src/cmd/doctor/{name}.rs"))).unwrap();
         let is_code = |word: &&str| word.len() > 3 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         for code in source.split('"').skip(1).step_by(2).filter(is_code) {
@@ -78,4 +78,24 @@ fn the_page_of_the_command_line_lists_every_code_of_the_doctor() {
         }
     }
     assert!(codes > 20, "only {codes} codes were recognised");
+}
+
+/// What the page shows as a definition is one.
+#[test]
+fn the_definitions_of_the_page_can_be_defined() {
+    let page = fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    let blocks: Vec<&str> = page
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split_once("```").unwrap().0)
+        .collect();
+    let [least, more] = blocks[..] else {
+        panic!("{} blocks", blocks.len());
+    };
+    mayfly_model::task::Definition::parse(least).unwrap();
+    // The second one is what can be added: keys before the first table, tables after.
+    let (keys, tables) = more.split_once("[limits]").unwrap();
+    let (names, allowed) = least.split_once("[allowed]").unwrap();
+    let whole = format!("{names}{keys}[allowed]{allowed}[limits]{tables}");
+    mayfly_model::task::Definition::parse(&whole).unwrap_or_else(|error| panic!("{error}\n{whole}"));
 }

@@ -112,7 +112,7 @@ fn window(id: &str) -> Window {
             serial: "1234567890".into(),
             not_before: NOW - 30,
             not_after: NOW + 240,
-            ttl_term: "approval.valid_until".into(),
+            ttl_term: "attestation.fresh_until".into(),
             authority_id: "5e".repeat(20),
         }],
         ..Window::default()

@@ -16,6 +16,7 @@ use crate::errors::{CliError, Exit};
 mod agent;
 mod registrations;
 mod server;
+mod tasks;
 
 #[cfg(test)]
 mod tests;

@@ -198,7 +198,8 @@ fn of_entries(entries: &[&EntryView]) -> String {
     format!("{} ({ids})", counted(entries.len(), "entry"))
 }
 
-fn named<'v>(names: impl Iterator<Item = &'v str>, count: usize) -> String {
+/// The first names of many, and how many more there are.
+pub(super) fn named<'v>(names: impl Iterator<Item = &'v str>, count: usize) -> String {
     let mut text = names.take(NAMED).collect::<Vec<_>>().join(", ");
     if count > NAMED {
         text.push_str(&format!(" and {} more", count - NAMED));

@@ -8,7 +8,7 @@ use mayfly_proto::spire::server::debug::GetInfoRequest;
 use mayfly_svid::{Bundle, Timestamp};
 use tonic::Code;
 
-use super::{Findings, counted, registrations};
+use super::{Findings, counted, registrations, tasks};
 use crate::certs::AuthorityView;
 use crate::cmd::bundle;
 use crate::connect::{DEV_DIR, Server};
@@ -60,6 +60,7 @@ pub(super) async fn examine(
     };
     authorities(&bundle, now, findings);
     registrations::examine(&server, now, findings).await;
+    tasks::examine(&server, now, findings).await;
     Some(bundle)
 }
 

@@ -2,6 +2,7 @@
 
 use tonic::Status;
 
+use crate::testing::tasks::{EXPORT, done, open};
 use crate::testing::{AGENT, Fake, NOW, agent, entry, mayfly};
 
 const SERVER: &str = "spiffe://example.org/spire/server";
@@ -155,4 +156,23 @@ async fn nothing_there_is_two_errors_with_what_to_do() {
     }
     let ran = mayfly(args, Default::default(), dir.path()).await;
     insta::assert_snapshot!(text(&ran));
+}
+
+#[tokio::test]
+async fn windows_that_could_not_be_settled_and_reviews_that_are_due_are_told() {
+    let fake = Fake::start().await;
+    let hash = fake.define(EXPORT);
+    let mut reviewed_late = done("r1", &hash);
+    reviewed_late.review_due = true;
+    let mut stuck = done("r2", &hash);
+    stuck.windows[0].stage = "revocation_incomplete".into();
+    stuck.windows[0].waiting_for = vec!["ledger-proxy".into()];
+    let mut ended = done("r3", &hash);
+    ended.windows[0].stage = "closed".into();
+    fake.state().tasks = vec![open("r0", &hash), reviewed_late, stuck, ended];
+    assert_eq!(
+        problems(findings(&fake).await),
+        ["REVOCATION_INCOMPLETE", "WINDOW_UNSETTLED", "REVIEW_DUE"]
+    );
+    insta::assert_snapshot!(text(&fake.mayfly(&["doctor", "--server-only"]).await));
 }

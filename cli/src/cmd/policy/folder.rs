@@ -13,7 +13,10 @@ use crate::files;
 /// File name to text.
 pub(super) type Files = BTreeMap<String, String>;
 
-const EXTENSION: &str = "cedar";
+/// Extension of policies.
+pub(super) const POLICY: &str = "cedar";
+/// Extension of tables of tests, and of the definitions that they name.
+pub(super) const TABLE: &str = "toml";
 /// The largest file that is read, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -27,23 +30,26 @@ pub(super) struct Change {
     lines_removed: usize,
 }
 
-/// The files that `paths` name: themselves, and of a folder those that end in `.cedar`.
+/// The files with this extension that `paths` name: themselves, or those of a folder.
 ///
 /// # Errors
-/// One cannot be read, there is none, or two have the same name.
-pub(super) fn read(paths: &[PathBuf]) -> Result<Files, CliError> {
+/// One cannot be read, there is none where a folder was named, or two have the same name.
+pub(super) fn read(paths: &[PathBuf], extension: &str) -> Result<Files, CliError> {
     let mut found: Vec<PathBuf> = Vec::new();
     for path in paths {
         if path.is_dir() {
-            let here = of_folder(path, EXTENSION)?;
+            let here = of_folder(path, extension)?;
             if here.is_empty() {
                 return Err(CliError::input(
-                    format!("there is no file *.{EXTENSION} in `{}`", path.display()),
-                    "policy files end in .cedar; folders inside it are not looked into",
+                    format!("there is no file *.{extension} in `{}`", path.display()),
+                    "folders inside it are not looked into",
                 ));
             }
             found.extend(here);
-        } else {
+        } else if [POLICY, TABLE]
+            .into_iter()
+            .all(|other| other == extension || !has_extension(path, other))
+        {
             found.push(path.clone());
         }
     }
@@ -74,7 +80,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Files, CliError> {
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn of_folder(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, CliError> {
+fn of_folder(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, CliError> {
     let failed = |error: std::io::Error| CliError::Input {
         what: format!("cannot read `{}`: {error}", dir.display()),
         hints: vec![],
@@ -82,12 +88,16 @@ pub(super) fn of_folder(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, Cli
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|ext| ext == extension) && path.is_file() {
+        if has_extension(&path, extension) && path.is_file() {
             found.push(path);
         }
     }
     found.sort();
     Ok(found)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|ext| ext == extension)
 }
 
 /// Writes files into a folder; their paths. What else is in it stays.
@@ -179,7 +189,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         assert!(
-            read(&[dir.path().into()])
+            read(&[dir.path().into()], POLICY)
                 .unwrap_err()
                 .to_string()
                 .contains("no file *.cedar")
@@ -189,9 +199,9 @@ mod tests {
         }
         fs::create_dir(at("sub")).unwrap();
         fs::write(at("sub/a.cedar"), "x").unwrap();
-        let files = read(&[dir.path().into()]).unwrap();
+        let files = read(&[dir.path().into()], POLICY).unwrap();
         assert_eq!(files.keys().collect::<Vec<_>>(), ["a.cedar", "b.cedar"]);
-        let error = read(&[dir.path().into(), at("sub/a.cedar")]).unwrap_err();
+        let error = read(&[dir.path().into(), at("sub/a.cedar")], POLICY).unwrap_err();
         assert!(
             error.to_string().contains("two files have the name `a.cedar`"),
             "{error}"

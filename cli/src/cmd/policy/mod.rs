@@ -16,6 +16,7 @@ use crate::files;
 use crate::output::visible_line;
 
 mod folder;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,9 @@ enum Verb {
     Set(SetArgs),
     /// Have the server check files, without putting them in force
     Check(PathArgs),
+    /// Run the tables of tests beside a policy, here
+    #[command(after_help = table::EXAMPLES)]
+    Test(PathArgs),
 }
 
 const SHOW_EXAMPLES: &str = "\
@@ -107,6 +111,7 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
             Verb::Show(args) => show(&args, context).await,
             Verb::Set(args) => set(args, context).await,
             Verb::Check(args) => check(&args, context).await,
+            Verb::Test(args) => table::run(&args.paths, context),
         }
     })
 }
@@ -176,7 +181,7 @@ async fn show(args: &ShowArgs, context: &mut Context) -> Result<Exit, CliError> 
 }
 
 async fn set(args: SetArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let texts = folder::read(&args.paths.paths)?;
+    let texts = folder::read(&args.paths.paths, folder::POLICY)?;
     let server = Server::connect(&context.globals).await?.because(&args.reason);
     let before = present(&server).await?;
     let changes = folder::changes(&before.files, &texts);
@@ -212,7 +217,7 @@ async fn set(args: SetArgs, context: &mut Context) -> Result<Exit, CliError> {
 }
 
 async fn check(args: &PathArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let texts = folder::read(&args.paths)?;
+    let texts = folder::read(&args.paths, folder::POLICY)?;
     let server = Server::connect(&context.globals).await?;
     let count = texts.len();
     let request = server.request(CheckPolicyRequest { files: texts });
@@ -243,7 +248,7 @@ async fn check(args: &PathArgs, context: &mut Context) -> Result<Exit, CliError>
 }
 
 async fn what_if(args: &PathArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let texts = folder::read(&args.paths)?;
+    let texts = folder::read(&args.paths, folder::POLICY)?;
     let server = Server::connect(&context.globals).await?;
     let request = server.request(WhatIfRequest { files: texts });
     let answer = server.policy().what_if(request).await;

@@ -98,3 +98,49 @@ async fn what_if_names_the_decisions_that_would_differ() {
         (&214.into(), &"refused".into())
     );
 }
+
+/// The examples of the policy crate, with a case that fails and with what cannot be run.
+#[tokio::test]
+async fn tables_are_run_here_and_say_what_is_decided_otherwise() {
+    let fake = Fake::start().await;
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/policy/examples/policies");
+    let good = fake.mayfly(&["policy", "test", examples]).await;
+    assert!(good.code == 0 && good.out.starts_with("All "), "{good:?}");
+
+    let at = |name: &str| format!("{examples}/{name}");
+    let table = std::fs::read_to_string(at("1-schema-migration.test.toml")).unwrap();
+    let wrong = fake.file(
+        "wrong.test.toml",
+        &table.replacen("expect = \"allow\"", "expect = \"deny\"", 1),
+    );
+    let args = [
+        "policy",
+        "test",
+        &at("1-schema-migration.cedar"),
+        &at("db-migrate.toml"),
+        &wrong,
+    ];
+    let failed = fake.mayfly(&args).await;
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(
+        failed.out.starts_with("FAILED  wrong.test.toml: in the working hours"),
+        "{failed:?}"
+    );
+    assert!(failed.out.contains("verdict: expected Deny, got Allow"), "{failed:?}");
+    let json = fake.mayfly(&[&args[..], &["--output", "json"]].concat()).await.json();
+    assert_eq!(json["failed"], 1);
+
+    let alone = fake.mayfly(&["policy", "test", &at("1-schema-migration.cedar")]).await;
+    assert!(alone.code == 2 && alone.err.contains("there is no table"), "{alone:?}");
+    let lost = fake
+        .mayfly(&["policy", "test", &at("1-schema-migration.cedar"), &wrong])
+        .await;
+    assert!(
+        lost.code == 2 && lost.err.contains("there is no file `db-migrate.toml`"),
+        "{lost:?}"
+    );
+    let bad = fake.file("bad.cedar", "permit (principal, action, resource) when { oops };");
+    let bad = fake.mayfly(&["policy", "test", &bad]).await;
+    assert!(bad.code == 2 && bad.err.contains("bad.cedar:1"), "{bad:?}");
+    assert!(fake.state().calls.is_empty());
+}

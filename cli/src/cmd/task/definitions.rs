@@ -61,10 +61,10 @@ pub(super) struct DiffArgs {
     #[arg(value_name = "FILE|TASK")]
     what: String,
     /// The earlier version, by its hash
-    #[arg(value_name = "HASH", value_parser = hash)]
+    #[arg(value_name = "FROM", value_parser = hash)]
     from: Option<String>,
     /// The later version, by its hash; otherwise the present one
-    #[arg(value_name = "HASH", value_parser = hash)]
+    #[arg(value_name = "TO", value_parser = hash)]
     to: Option<String>,
 }
 

@@ -19,7 +19,7 @@ pub(super) const REVOKE_EXAMPLES: &str = "\
 Needs nobody's approval. At once nothing more is issued, holders lose the SVID
 and verifiers refuse it; `mayfly task now` shows who has not acknowledged yet.
 --hard-cut also takes the signing authority out of the bundle, so that verifiers
-which know nothing of revocation refuse it too. Windows that go on get new SVIDs.
+which know nothing of revocation refuse it too. Windows that go on get new ones.
 
 Examples:
   mayfly task revoke --window 01hx… --reason 'INC-7'
@@ -28,8 +28,8 @@ Examples:
   mayfly task revoke --everything --reason 'INC-7'";
 
 pub(super) const ACCEPT_RISK_EXAMPLES: &str = "\
-For a window in `revocation_incomplete`: some consumer never said that it refuses
-what was revoked. The reason stays in the record.";
+For a window in `revocation_incomplete`: some consumer never said that it
+refuses what was revoked. The reason stays in the record.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EndArgs {

@@ -135,7 +135,7 @@ mod tests {
         // What is not there at all has no line.
         assert!(of("approval.count").starts_with(": approval.count: "), "{faults:?}");
         let missing = GOOD.to_owned() + "[approval]\ngroups = [\"pay/leads\"]\n";
-        assert!(check(&missing).unwrap_err()[0].starts_with(":7: approval.count: "));
+        assert!(check(&missing).unwrap_err()[0].starts_with(":6: approval.count: "));
     }
 
     #[test]

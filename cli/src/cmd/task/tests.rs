@@ -367,7 +367,7 @@ async fn the_limit_of_each_life_is_explained() {
         .mayfly(&["task", "ttl", "explain", "r1", "--output", "json"])
         .await
         .json();
-    assert_eq!(json["svids"][0]["ttl_term"], "approval.valid_until");
+    assert_eq!(json["svids"][0]["ttl_term"], "attestation.fresh_until");
     let ended = fake.mayfly(&["task", "ttl", "explain", "r0"]).await;
     assert_eq!(ended.out, "No SVID of it is in force.\n");
 }

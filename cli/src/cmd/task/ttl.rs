@@ -1,7 +1,6 @@
 //! `mayfly task ttl explain`: why an SVID lives exactly as long as it does.
 
 use clap::Subcommand;
-use mayfly_model::task::TtlTerm;
 use serde_json::json;
 
 use super::requests;
@@ -32,18 +31,17 @@ pub(super) struct ExplainArgs {
     id: String,
 }
 
-/// What the limits are.
-const TERMS: &[(TtlTerm, &str)] = &[
-    (TtlTerm::Definition, "the definition's limits.max_ttl"),
-    (TtlTerm::Window, "the window closes then"),
-    (TtlTerm::Approval, "an approval counts until then (approval.valid_for)"),
+/// What the limits are, by the names that the server gives them.
+const TERMS: &[(&str, &str)] = &[
+    ("definition.max_ttl", "the definition's limits.max_ttl"),
+    ("window.closes", "the window closes then"),
     (
-        TtlTerm::Attestation,
+        "attestation.fresh_until",
         "the process has to be attested again by then (limits.evidence_max_age)",
     ),
-    (TtlTerm::Agent, "the agent's own SVID ends then"),
-    (TtlTerm::Policy, "a policy caps it (@ttl_cap)"),
-    (TtlTerm::Authority, "the signing authority ends then"),
+    ("agent_svid.not_after", "the agent's own SVID ends then"),
+    ("policy.ttl_cap", "a policy caps it (@ttl_cap)"),
+    ("authority.not_after", "the signing authority ends then"),
 ];
 
 /// Shows the SVIDs of a request that are in force, each with its limit.
@@ -94,5 +92,28 @@ pub(super) async fn run(verb: &Verb, context: &mut Context) -> Result<Exit, CliE
 }
 
 fn words(term: &str) -> Option<&'static str> {
-    TERMS.iter().find(|(of, _)| of.word() == term).map(|(_, words)| *words)
+    TERMS.iter().find(|(of, _)| *of == term).map(|(_, words)| *words)
+}
+
+#[cfg(test)]
+mod tests {
+    use mayfly_model::task::TtlTerm;
+
+    use super::*;
+
+    #[test]
+    fn every_limit_has_its_words() {
+        let terms = [
+            TtlTerm::Definition,
+            TtlTerm::Window,
+            TtlTerm::Attestation,
+            TtlTerm::Agent,
+            TtlTerm::Policy,
+            TtlTerm::Authority,
+        ];
+        assert_eq!(terms.len(), TERMS.len());
+        for term in terms {
+            assert!(words(term.word()).is_some(), "{}", term.word());
+        }
+    }
 }

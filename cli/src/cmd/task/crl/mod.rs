@@ -26,8 +26,8 @@ use list::RevocationList;
 pub(super) const EXAMPLES: &str = "\
 There is one list for each authority that signs task SVIDs. A server that checks
 with them refuses what was revoked at its next handshake, once it has read them
-again; `--then` makes it. As there is no list for base SVIDs, servers that demand
-a list for every client (nginx, PostgreSQL) refuse those as well.
+again; `--then` makes it. There is no list for base SVIDs: servers that want one
+for each client (nginx, PostgreSQL) refuse those as well.
 
 Files are replaced in one step and never by older lists. While the server cannot
 be reached, they stay as they are and run out by themselves.
