@@ -40,8 +40,8 @@ pub(crate) enum CrlError {
 
 impl Crls {
     /// Takes over `lists`, DER each, which `bundles` have to vouch for. A list that is older than the known one of its
-    /// authority does not count, nor does one that is missing now take anything back. Lists of authorities that are in no
-    /// bundle any more are forgotten, as nothing they signed is accepted. Returns whether anything changed.
+    /// authority does not count, nor does one that is missing now take anything back. Lists of authorities that are
+    /// in no bundle any more are forgotten, as nothing they signed is accepted. Returns whether anything changed.
     pub(crate) fn update(&mut self, lists: &[Vec<u8>], bundles: &[Bundle], bundles_changed: bool) -> bool {
         if lists == self.seen && !bundles_changed {
             return false;

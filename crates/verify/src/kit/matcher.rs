@@ -95,8 +95,8 @@ impl Matcher {
         Ok(Self::one(Rule::Exact(id.parse()?)))
     }
 
-    /// Every SPIFFE ID below `id`, not `id` itself. With the ID of a trust domain these are all its members, those inside
-    /// a window included.
+    /// Every SPIFFE ID below `id`, not `id` itself. With the ID of a trust domain these are all its members, those
+    /// inside a window included.
     ///
     /// # Errors
     /// It is not a SPIFFE ID.

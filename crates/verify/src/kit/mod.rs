@@ -10,9 +10,9 @@
 //!                 Connection, Peer ◀── registry ◀── revoked, window over, word run out: end
 //! ```
 //!
-//! A peer counts if its certificate is an SVID under the bundle of its own trust domain, if the [`Matcher`] wants it, if
-//! neither it nor its window is revoked and the window has not ended, and, for a strict service, while the agent's word
-//! on that is fresh. The same holds for connections that are open: they end when it does not hold any more.
+//! A peer counts if its certificate is an SVID under the bundle of its own trust domain, if the [`Matcher`] wants it,
+//! if neither it nor its window is revoked and the window has not ended, and, for a strict service, while the agent's
+//! word on that is fresh. The same holds for connections that are open: they end when it does not hold any more.
 //!
 //! One decision stands for all: `State::admit`. Not here: who may have a task (the server), attestation (the agent).
 //! Start at [`Source`], then [`Acceptor`]; `docs/verify.md` has an example and the limits.

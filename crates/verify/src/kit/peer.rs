@@ -15,8 +15,8 @@ use super::registry::Registered;
 use super::state::{Refusal, State};
 use crate::PeerError;
 
-/// Who is at the other end of a connection. Clones are handles of the same one, and [`is_over`] tells when the authority
-/// it was let in with has ended, also after the connection is gone.
+/// Who is at the other end of a connection. Clones are handles of the same one, and [`is_over`] tells when the
+/// authority it was let in with has ended, also after the connection is gone.
 ///
 /// [`is_over`]: Peer::is_over
 #[derive(Clone)]

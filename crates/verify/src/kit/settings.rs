@@ -9,7 +9,8 @@ pub enum Staleness {
     /// Task SVIDs are refused and their connections ended as soon as the last word has run out.
     #[default]
     Strict,
-    /// What was known last goes on being enforced. Revocations reach the service late, or not before certificates expire.
+    /// What was known last goes on being enforced. Revocations reach the service late, or not before certificates
+    /// expire.
     BestEffort,
 }
 
@@ -28,8 +29,8 @@ pub enum Lifetime {
 pub struct Settings {
     /// The agent's workload socket.
     pub socket: PathBuf,
-    /// The name under which the service registers: the one that task definitions list under `ending.checkpoints`, or any
-    /// other of `[a-z0-9._/-]`, 1 to 128 bytes.
+    /// The name under which the service registers: the one that task definitions list under `ending.checkpoints`, or
+    /// any other of `[a-z0-9._/-]`, 1 to 128 bytes.
     pub checkpoint: String,
     /// [`Staleness::Strict`] unless changed.
     pub staleness: Staleness,

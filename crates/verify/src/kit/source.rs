@@ -91,7 +91,8 @@ pub struct Status {
 }
 
 impl Source {
-    /// Connects to the agent and waits until there is an own identity and, for a strict service, word on what is revoked.
+    /// Connects to the agent and waits until there is an own identity and, for a strict service, word on what is
+    /// revoked.
     ///
     /// # Errors
     /// The settings are wrong, or the agent does not answer in time.

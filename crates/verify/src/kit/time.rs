@@ -1,9 +1,9 @@
 //! A time that never stands still and never goes back.
 //!
 //! The wall clock can be set back, and whoever compares with it then extends what was to end. A clock that counts from
-//! the start of the machine cannot, but nothing in a certificate is written in it. So: where the wall clock stood at the
-//! start and what has passed since, or the wall clock if it is ahead of that. Setting it back changes nothing, setting it
-//! forward makes ends come earlier.
+//! the start of the machine cannot, but nothing in a certificate is written in it. So: where the wall clock stood at
+//! the start and what has passed since, or the wall clock if it is ahead of that. Setting it back changes nothing,
+//! setting it forward makes ends come earlier.
 
 use std::fmt::Debug;
 use std::sync::Arc;

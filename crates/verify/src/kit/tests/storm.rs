@@ -59,7 +59,7 @@ async fn a_thousand_live_connections_are_cut_by_one_revocation() {
         .collect();
     cut.sort();
     println!(
-        "revocation to cut, {CONNECTIONS} connections: p50 {:?}, p99 {:?}, max {:?}; acknowledged after {acknowledged:?}",
+        "revocation to cut, {CONNECTIONS} live: p50 {:?}, p99 {:?}, max {:?}; acknowledged after {acknowledged:?}",
         cut[CONNECTIONS / 2],
         cut[CONNECTIONS * 99 / 100],
         cut[CONNECTIONS - 1]
