@@ -21,7 +21,8 @@ use crate::api::{ApiMetrics, ApiParts, WorkloadServer};
 use crate::config::Settings;
 use crate::news::News;
 use crate::svids::{self, SvidMetrics};
-use crate::sync::{AGENT_VERSION, Keeper, KeeperParts, Link, ServerIssuer, SyncMetrics, channel_settings};
+use crate::sync::{AGENT_VERSION, Keeper, KeeperParts, Link, ServerIssuer, ServerTasks, SyncMetrics, channel_settings};
+use crate::tasks::{self, TaskMetrics, TaskParts, TaskSettings};
 use crate::view::ViewPublisher;
 
 /// An agent whose sockets are bound and whose tasks run.
@@ -69,10 +70,22 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         channel: channel_settings(),
         views: Arc::clone(&views),
         news: Arc::clone(&news),
-        link,
+        link: Arc::clone(&link),
         readiness: readiness.clone(),
         metrics: sync_metrics,
     })?;
+
+    let task_metrics = TaskMetrics::default();
+    task_metrics.register(&mut registry);
+    let parts = TaskParts {
+        server: Arc::new(ServerTasks::new(Arc::clone(&link))),
+        news: Arc::clone(&news),
+        views: views.subscribe(),
+        clock: Arc::clone(&clock),
+        boot_id: boot_id()?,
+        metrics: task_metrics.clone(),
+    };
+    let (tasks, task_keeper) = tasks::start(TaskSettings::default(), parts);
 
     let api_metrics = ApiMetrics::default();
     api_metrics.register(&mut registry);
@@ -82,6 +95,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         attestors: Arc::new(settings.attestors),
         clock,
         metrics: api_metrics,
+        tasks,
+        news,
+        task_metrics,
     };
     let workload_api = WorkloadServer::bind(settings.api, parts)?;
     workload_api.listen_metrics().register(&mut registry, "workload_api");
@@ -100,6 +116,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         });
     }
     supervisor.spawn_once("svids", |stop| worker.run(stop));
+    supervisor.spawn_once("tasks", |stop| task_keeper.run(stop));
     supervisor.spawn_once("sync", async move |stop| {
         keeper.run(stop).await;
         Ok(())
@@ -115,6 +132,13 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         drain: settings.drain,
         _lock: lock,
     })
+}
+
+/// Which boot of the machine this is: a process's number and start mean something within one only.
+fn boot_id() -> anyhow::Result<String> {
+    let file = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    Ok(text.trim().to_owned())
 }
 
 // === impl Agent ===

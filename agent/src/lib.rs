@@ -20,4 +20,5 @@ pub mod news;
 mod quiet;
 pub mod svids;
 pub mod sync;
+pub mod tasks;
 pub mod view;

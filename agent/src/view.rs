@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use crls::Crls;
 
 mod crls;
+#[cfg(test)]
+pub(crate) use crls::tests as crls_for_tests;
 
 /// One state of the picture.
 #[derive(Clone, Debug)]

@@ -25,22 +25,24 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
 use super::{ApiMetrics, ApiSettings};
-use crate::attest::{AttestError, Attestors, PeerError, PeerProcess};
+use crate::attest::{Ancestor, AttestError, Attestors, PeerError, PeerProcess};
 use crate::quiet::Quiet;
+pub(super) use crate::tasks::SelectorSet;
 
 /// How long a look at whether a process is the same counts.
 const SEEN: Duration = Duration::from_millis(10);
 /// Selectors shown in one line of the log; a process may have thousands.
 const SHOWN: usize = 40;
 
-/// The selectors of a process.
-pub(super) type SelectorSet = Arc<BTreeSet<Selector>>;
-
 /// A process on the socket. A port, so that tests can have one that changes.
 #[async_trait]
 pub(super) trait Process: Send + Sync + 'static {
     fn pid(&self) -> u32;
     fn uid(&self) -> u32;
+    /// In clock ticks since boot.
+    fn start_time(&self) -> u64;
+    /// The processes above it, nearest first; empty if that cannot be said for sure.
+    fn ancestors(&self) -> Vec<Ancestor>;
     /// Cheap: whether it is still who connected.
     fn ensure_unchanged(&self) -> Result<(), PeerError>;
     /// Returns when it has ended.
@@ -81,7 +83,7 @@ pub(super) enum CallerError {
 
 /// The process on one connection.
 pub(super) struct Caller {
-    process: Box<dyn Process>,
+    pub(super) process: Box<dyn Process>,
     callers: Arc<Callers>,
     user: Arc<User>,
     standing: watch::Sender<Standing>,
@@ -122,6 +124,11 @@ pub(super) struct StreamSlot {
     caller: Arc<Caller>,
 }
 
+/// One reason besides streams to look after a caller, until dropped.
+pub(super) struct LookedAfter {
+    caller: Arc<Caller>,
+}
+
 /// One attestation that waits for its turn, until dropped.
 struct Waiting<'a> {
     count: &'a AtomicUsize,
@@ -138,6 +145,14 @@ impl Process for LocalProcess {
 
     fn uid(&self) -> u32 {
         self.peer.uid()
+    }
+
+    fn start_time(&self) -> u64 {
+        self.peer.start_time()
+    }
+
+    fn ancestors(&self) -> Vec<Ancestor> {
+        self.peer.ancestors()
     }
 
     fn ensure_unchanged(&self) -> Result<(), PeerError> {
@@ -173,6 +188,13 @@ impl Caller {
     pub(super) async fn claiming(&self) -> Option<SemaphorePermit<'_>> {
         // Never closed, so always granted.
         self.user.claiming.acquire().await.ok()
+    }
+
+    /// Returns when it is known that the process is not any more who connected; it may live on as another.
+    pub(super) async fn over(&self) {
+        let mut standing = self.standing();
+        // It has ended as soon as its sender, which is here.
+        drop(standing.wait_for(|standing| matches!(standing, Standing::Over)).await);
     }
 
     /// Returns when the process has ended.
@@ -236,6 +258,14 @@ impl Caller {
         }
     }
 
+    /// Has the sweep look after it, also without a stream.
+    pub(super) fn look_after(self: &Arc<Self>) -> LookedAfter {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        LookedAfter {
+            caller: Arc::clone(self),
+        }
+    }
+
     /// Publishes that it could not be attested.
     fn note(&self, error: AttestError) -> CallerError {
         let pid = self.pid();
@@ -257,7 +287,7 @@ impl Caller {
         CallerError::Attest(error)
     }
 
-    fn attested_at(&self) -> Option<Instant> {
+    pub(super) fn attested_at(&self) -> Option<Instant> {
         *lock(&self.attested_at)
     }
 
@@ -406,6 +436,12 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.caller.streams.fetch_sub(1, Ordering::Relaxed);
         self.caller.user.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for LookedAfter {
+    fn drop(&mut self) {
+        self.caller.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,8 @@
-//! The services on the agent's socket: the Workload API, health, reflection.
+//! The services on the agent's socket: the Workload API, tasks, what is revoked, health, reflection.
 //!
 //! ```text
 //!  UnixSocket ──▶ Gate: PeerProcess, Caller ──▶ AuthorityFilter ──▶ HTTP/2 ──▶ SpiffeWorkloadAPI (security header)
+//!                                                                            ├▶ Tasks, Checkpoint (security header)
 //!                                                                            ├▶ grpc.health.v1      (without)
 //!                                                                            └▶ grpc.reflection     (without)
 //! ```
@@ -11,13 +12,19 @@
 //! | [`authority`] | lets clients through that send the socket's path as `:authority` |
 //! | `caller` | who is on a connection, attested again and again |
 //! | `workload` | the RPCs and their streams |
+//! | `task` | processes ask for tasks |
+//! | `checkpoint` | consumers learn what is revoked |
+//! | `holder` | a caller as the holder of windows |
 //!
-//! Here the parts of the agent meet: who calls (`attest`), what the server allows (`view`), SVIDs (`svids`). None of
+//! Here the parts of the agent meet: who calls (`attest`), what the server allows (`view`), SVIDs (`svids`, `tasks`). None of
 //! these knows another. Start at [`WorkloadServer`].
 
 pub mod authority;
 mod caller;
+mod checkpoint;
+mod holder;
 mod metrics;
+mod task;
 mod workload;
 
 use std::io;
@@ -30,6 +37,8 @@ use caller::{Callers, LocalProcess};
 use mayfly_proto::spiffe::workload::spiffe_workload_api_server as pb;
 use mayfly_runtime::listen::{Accepted, Acceptor, Limits, ListenMetrics, Peer, Server, UnixBindError, UnixSocket};
 use mayfly_runtime::{CancellationToken, Clock};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -38,7 +47,9 @@ use tonic_health::server::HealthReporter;
 use tracing::error;
 
 use crate::attest::{Attestors, PeerProcess};
+use crate::news::News;
 use crate::svids::Svids;
+use crate::tasks::{TaskMetrics, Tasks};
 use crate::view::View;
 
 pub use metrics::{ApiMetrics, Refusal, RefusalLabel};
@@ -83,6 +94,12 @@ pub struct ApiParts {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: ApiMetrics,
+    /// Keeps windows.
+    pub tasks: Tasks,
+    /// What is revoked, and who enforces it.
+    pub news: Arc<News>,
+    /// Counters of tasks.
+    pub task_metrics: TaskMetrics,
 }
 
 /// The agent's socket, bound and not yet served.
@@ -174,9 +191,32 @@ impl WorkloadServer {
             clock,
             metrics,
             attestors: _,
+            tasks,
+            news,
+            task_metrics,
         } = parts;
-        let api = workload::WorkloadApi::new(settings, svids, of_api, clock, metrics, Arc::clone(&callers));
-        let routes = Routes::new(api.into_service()).add_service(health);
+        let task_api = task::TaskApi {
+            tasks: tasks.clone(),
+            news: Arc::clone(&news),
+            views: of_api.clone(),
+            clock: Arc::clone(&clock),
+            callers: Arc::clone(&callers),
+            metrics: metrics.clone(),
+        };
+        let checkpoint = checkpoint::CheckpointApi {
+            news,
+            views: of_api.clone(),
+            clock: Arc::clone(&clock),
+            callers: Arc::clone(&callers),
+            metrics: metrics.clone(),
+            task_metrics,
+        };
+        let board = tasks.board();
+        let api = workload::WorkloadApi::new(settings, svids, of_api, board, clock, metrics, Arc::clone(&callers));
+        let routes = Routes::new(api.into_service())
+            .add_service(task_api.into_service())
+            .add_service(checkpoint.into_service())
+            .add_service(health);
         let routes = add_reflection(routes).prepare();
         // The sweep ends with the last connection: callers that drain are looked after as well.
         let served = CancellationToken::new();
@@ -192,11 +232,20 @@ impl WorkloadServer {
     }
 }
 
-/// Reflection in both versions that clients ask for (WEP-34), over the published interfaces.
+/// Our own services on this socket and no others: each is a file of its own (WEP-31).
+fn task_files() -> FileDescriptorSet {
+    // Compiled in: it can be read, or no build would have come here.
+    let mut files = FileDescriptorSet::decode(mayfly_proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
+    files.file.retain(|file| file.package() == "mayfly.workload.v1");
+    files
+}
+
+/// Reflection in both versions that clients ask for (WEP-34), over the published interfaces and, beside them, ours.
 fn add_reflection(routes: Routes) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(mayfly_proto::WORKLOAD_DESCRIPTOR_SET)
+            .register_file_descriptor_set(task_files())
             .register_encoded_file_descriptor_set(mayfly_proto::grpc::health::FILE_DESCRIPTOR_SET)
     };
     match (builder().build_v1(), builder().build_v1alpha()) {

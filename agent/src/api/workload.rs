@@ -26,9 +26,12 @@ use super::caller::{Caller, Callers};
 use super::metrics::Refusal;
 use super::{ApiMetrics, ApiSettings};
 use crate::svids::Svids;
+use crate::tasks::Board;
 use crate::view::View;
 use content::Content;
-use feed::{Feed, Sources, refusal_status};
+use feed::{Feed, Sources};
+
+pub(super) use feed::{FRESH, refusal_status};
 
 /// The metadata key that every request carries, with the value `true` (SPIFFE Workload Endpoint §3).
 const HEADER: &str = "workload.spiffe.io";
@@ -55,6 +58,7 @@ impl WorkloadApi {
         settings: ApiSettings,
         svids: Svids,
         views: watch::Receiver<Arc<View>>,
+        board: watch::Receiver<Arc<Board>>,
         clock: Arc<dyn Clock>,
         metrics: ApiMetrics,
         callers: Arc<Callers>,
@@ -64,6 +68,7 @@ impl WorkloadApi {
                 settings,
                 svids,
                 views,
+                board,
                 clock,
                 metrics,
             }),
@@ -73,9 +78,7 @@ impl WorkloadApi {
 
     /// With the check of the security header in front of every RPC, known or not.
     pub(super) fn into_service(self) -> InterceptedService<SpiffeWorkloadApiServer<Self>, HeaderCheck> {
-        let check = HeaderCheck {
-            metrics: self.sources.metrics.clone(),
-        };
+        let check = HeaderCheck::new(self.sources.metrics.clone());
         InterceptedService::new(
             SpiffeWorkloadApiServer::new(self).max_decoding_message_size(MAX_REQUEST),
             check,
@@ -97,6 +100,12 @@ impl WorkloadApi {
             .ok_or_else(|| refuse(Refusal::Overload))?;
         let feed = Feed::new(Arc::clone(&self.sources), Arc::clone(caller), connection.clone(), slot);
         Ok(feed.into_stream::<C>())
+    }
+}
+
+impl HeaderCheck {
+    pub(super) fn new(metrics: ApiMetrics) -> Self {
+        Self { metrics }
     }
 }
 

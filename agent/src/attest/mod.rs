@@ -14,6 +14,7 @@
 //!
 //! Not here: which entries match (`view`), when attestation is repeated (`api`).
 
+mod ancestry;
 pub mod peer;
 pub mod proc_text;
 pub mod unix;
@@ -34,6 +35,7 @@ use tracing::{debug, warn};
 
 use crate::quiet::Quiet;
 
+pub use ancestry::Ancestor;
 pub use peer::{PeerError, PeerProcess};
 
 /// How long one attestor may take before its selectors are done without.

@@ -335,6 +335,11 @@ impl PeerProcess {
         found
     }
 
+    /// Its line of life, as it is now.
+    pub(super) fn read_stat(&self) -> Result<proc_text::Stat, PeerError> {
+        self.proc().stat()
+    }
+
     fn proc(&self) -> Proc<'_> {
         Proc {
             pid: self.pid,

@@ -78,6 +78,8 @@ pub fn status(text: &[u8]) -> Result<Status, ProcTextError> {
 pub struct Stat {
     /// The state letter, such as `R`, `S`, or `Z` for a process that has ended.
     pub state: u8,
+    /// The number of its parent; 0 for none that we could see.
+    pub parent: u32,
     /// Clock ticks between the start of the system and the start of the process.
     pub start_time: u64,
 }
@@ -98,10 +100,12 @@ pub fn stat(text: &[u8]) -> Result<Stat, ProcTextError> {
         Some(_) => return Err(ProcTextError::Malformed("state")),
         None => return Err(ProcTextError::Missing("state")),
     };
+    let parent = fields.next().ok_or(ProcTextError::Missing("ppid"))?;
     // `state` is field 3, `starttime` field 22.
-    let start_time = fields.nth(22 - 4).ok_or(ProcTextError::Missing("starttime"))?;
+    let start_time = fields.nth(22 - 5).ok_or(ProcTextError::Missing("starttime"))?;
     Ok(Stat {
         state,
+        parent: number("ppid", parent)?,
         start_time: number("starttime", start_time)?,
     })
 }
@@ -205,6 +209,7 @@ mod tests {
                 stat(text.as_bytes()),
                 Ok(Stat {
                     state: b'S',
+                    parent: 1,
                     start_time: 987_654_321
                 }),
                 "{name}"
@@ -220,6 +225,8 @@ mod tests {
             ("42 (sh", Missing("comm")),
             ("42 (sh)", Missing("state")),
             ("42 (sh) SS 1", Malformed("state")),
+            ("42 (sh) S", Missing("ppid")),
+            ("42 (sh) S -1 2 3", Missing("starttime")),
             ("42 (sh) S 1 2 3", Missing("starttime")),
             (
                 "42 (sh) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 99999999999999999999999",

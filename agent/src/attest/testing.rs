@@ -54,6 +54,26 @@ impl Stage {
         self.child_of(&std::env::current_exe().unwrap(), part)
     }
 
+    /// A shell with a child as [`child`](Self::child) makes it. To be killed by its own number.
+    pub(crate) fn parent_of(&self, part: &str) -> Actor {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let script = format!(
+            "'{}' --exact --nocapture --test-threads=1 '{module}::play' & wait",
+            program.display()
+        );
+        let child = Command::new("/bin/sh")
+            .args(["-c", &script])
+            .env(PART, part)
+            .env(SOCKET, self.folder().join("agent.sock"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Actor { child }
+    }
+
     /// As [`child`](Self::child), by a copy of this program.
     pub(crate) fn child_of(&self, program: &Path, part: &str) -> Actor {
         // The name of `play` as the test harness knows it: its path without the crate.
@@ -130,6 +150,10 @@ fn play() {
     let stream = std::os::unix::net::UnixStream::connect(std::env::var(SOCKET).unwrap()).unwrap();
     let wait = || drop(std::io::stdin().lock().read_line(&mut String::new()));
     let keep_over_exec = || rustix::io::fcntl_setfd(stream.as_fd(), rustix::io::FdFlags::empty()).unwrap();
+    if part == "hold" {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+        return;
+    }
     if part != "leave" && part != "leave with the socket open" {
         wait();
     }

@@ -35,6 +35,13 @@ pub struct Cursor {
     begun: bool,
 }
 
+impl Cursor {
+    /// All up to here was read.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
 /// A piece of what is new to a reader.
 #[derive(Debug, PartialEq)]
 pub struct Piece {

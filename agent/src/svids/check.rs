@@ -1,6 +1,5 @@
 //! What is asked for, and whether what came is that: keys, CSRs, and the checks before a certificate is used.
 
-use mayfly_model::Entry;
 use mayfly_svid::verify::{VerifyError, verify_x509_svid};
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustAnchors, X509Svid};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
@@ -8,11 +7,11 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 /// A fresh P-256 key.
-pub(super) struct NewKey {
+pub(crate) struct NewKey {
     /// SubjectPublicKeyInfo, DER.
     public_key_der: Vec<u8>,
     /// PKCS#8, DER.
-    pub(super) private_key_der: Zeroizing<Vec<u8>>,
+    pub(crate) private_key_der: Zeroizing<Vec<u8>>,
 }
 
 impl NewKey {
@@ -20,7 +19,7 @@ impl NewKey {
     ///
     /// # Errors
     /// The system's randomness fails.
-    pub(super) fn generate() -> Result<(Self, Vec<u8>), rcgen::Error> {
+    pub(crate) fn generate() -> Result<(Self, Vec<u8>), rcgen::Error> {
         let mut pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -35,7 +34,7 @@ impl NewKey {
 }
 
 /// The authorities of the own bundle, each for itself, so that it is known which of them an SVID hangs on.
-pub(super) struct Authorities {
+pub(crate) struct Authorities {
     /// The most likely signer first: the newest that is not tainted.
     each: Vec<Authority>,
     all: TrustAnchors,
@@ -49,7 +48,7 @@ struct Authority {
 
 /// What a bundle says of an authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     Trusted,
     Tainted,
     Gone,
@@ -57,7 +56,7 @@ pub(super) enum Standing {
 
 /// Why a certificate is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FaultySvid {
+pub(crate) enum FaultySvid {
     #[error("the certificate does not verify against the own bundle")]
     NotVerified(#[from] VerifyError),
     #[error("the certificate is for `{got}`")]
@@ -69,7 +68,7 @@ pub(super) enum FaultySvid {
 }
 
 impl Authorities {
-    pub(super) fn of(bundle: &Bundle) -> Self {
+    pub(crate) fn of(bundle: &Bundle) -> Self {
         let mut each: Vec<Authority> = bundle
             .x509_authorities
             .iter()
@@ -90,7 +89,7 @@ impl Authorities {
         }
     }
 
-    pub(super) fn standing(&self, cert_der: &CertificateDer<'_>) -> Standing {
+    pub(crate) fn standing(&self, cert_der: &CertificateDer<'_>) -> Standing {
         match self.each.iter().find(|authority| authority.cert_der == *cert_der) {
             Some(authority) if authority.tainted => Standing::Tainted,
             Some(_) => Standing::Trusted,
@@ -98,17 +97,17 @@ impl Authorities {
         }
     }
 
-    /// Checks what the server sent for `entry` and `key`; returns it and the authority that it hangs on.
+    /// Checks what the server sent for `id` and `key`; returns it and the authority that it hangs on.
     ///
     /// Where this machine's clock is behind the server's, the certificate begins in our future. It is taken all the
     /// same, as it is peers who judge it, by clocks of their own.
     ///
     /// # Errors
     /// It is not that SVID, or nothing that peers would accept now.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         chain: &[CertificateDer<'static>],
-        entry: &Entry,
+        id: &SpiffeId,
         key: &NewKey,
         now: Timestamp,
     ) -> Result<(X509Svid, CertificateDer<'static>), FaultySvid> {
@@ -127,7 +126,7 @@ impl Authorities {
                     .map_or(FaultySvid::NoAuthority, Into::into));
             }
         };
-        if svid.spiffe_id() != &entry.spec.spiffe_id {
+        if svid.spiffe_id() != id {
             return Err(FaultySvid::OtherId {
                 got: svid.spiffe_id().clone(),
             });

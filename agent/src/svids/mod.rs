@@ -18,7 +18,7 @@
 //!
 //! Not here: which process gets which entry (`api`), how the server is reached (`sync`). Start at [`start`].
 
-mod check;
+pub(crate) mod check;
 mod issuer;
 mod metrics;
 mod queue;

@@ -35,6 +35,11 @@ impl LinkedClock {
         })
     }
 
+    /// Milliseconds that have passed since it was made, whatever it was set to.
+    pub(crate) fn elapsed_ms(&self) -> i64 {
+        i64::try_from(self.start.elapsed().as_millis()).unwrap()
+    }
+
     pub(crate) fn jump(&self, seconds: i64) {
         self.shift.fetch_add(seconds, Ordering::Relaxed);
     }

@@ -439,7 +439,7 @@ fn check(
     key: NewKey,
     now: Now,
 ) -> Result<X509Material, super::check::FaultySvid> {
-    let (svid, authority) = authorities.check(chain, &entry, &key, now.timestamp())?;
+    let (svid, authority) = authorities.check(chain, &entry.spec.spiffe_id, &key, now.timestamp())?;
     // `not_after` is the last valid second; an entry's end is the first invalid one.
     let after = svid.not_after().plus(std::time::Duration::from_secs(1));
     let valid_until = entry.spec.expires_at.into_iter().chain([after]).min().unwrap_or(after);

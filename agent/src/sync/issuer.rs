@@ -105,7 +105,7 @@ impl Issuer for ServerIssuer {
     }
 }
 
-fn kind_of(code: Code) -> ErrorKind {
+pub(super) fn kind_of(code: Code) -> ErrorKind {
     match code {
         Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidArgument,
         Code::NotFound => ErrorKind::NotFound,

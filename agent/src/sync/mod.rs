@@ -30,6 +30,7 @@ mod metrics;
 mod poll;
 mod renew;
 mod spare;
+mod tasks;
 mod trust;
 mod watch;
 
@@ -50,6 +51,7 @@ pub use issuer::ServerIssuer;
 pub use keeper::{Keeper, KeeperParts, StartError};
 pub use link::Link;
 pub use metrics::SyncMetrics;
+pub use tasks::{NO_TASKS, ServerTasks};
 pub use trust::{Trust, TrustError, TrustSource};
 
 /// What we tell the server of ourselves.

@@ -3,6 +3,8 @@
 //! Order and hints: SVIDs are in the order of their entries, oldest first ([`View::matching`]), so the oldest entry is
 //! the default identity (WAPI-23). If several entries have the same hint, the oldest keeps it and the others are sent
 //! without (WAX-13, IOP-31); an entry whose SVID is not ready keeps its claim on the hint, so that hints do not wander.
+//! Task SVIDs come after them, or before them where their definition says so, and a hint that an entry claims is not
+//! theirs.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -10,11 +12,12 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 use mayfly_model::Entry;
 use mayfly_proto::spiffe::workload::{X509BundlesResponse, X509svid, X509svidResponse};
-use mayfly_svid::Bundle;
+use mayfly_svid::{Bundle, X509Svid};
 use prost::Message;
 use tracing::warn;
 
 use crate::svids::{Failure, X509Material};
+use crate::tasks::Shown;
 use crate::view::View;
 
 /// gRPC clients receive 4 MiB by default (IOP-33); some room is left for framing.
@@ -38,6 +41,15 @@ pub(super) struct Choice<'a> {
     pub(super) entries: &'a [Arc<Entry>],
     /// One per entry; not looked at for bundles.
     pub(super) items: &'a [Item],
+    /// Task SVIDs that the caller has part in, oldest first.
+    pub(super) tasks: &'a [Shown],
+}
+
+/// One SVID as it is sent.
+struct Told<'a> {
+    svid: &'a X509Svid,
+    key_der: &'a [u8],
+    hint: &'a str,
 }
 
 /// Why there is nothing to tell, although there are entries.
@@ -72,8 +84,8 @@ pub(super) struct Svids;
 pub(super) struct Bundles;
 
 impl Choice<'_> {
-    /// Entries with an SVID, and the hints that they are sent with.
-    fn ready(&self) -> impl Iterator<Item = (&X509Material, &str)> {
+    /// Base SVIDs, and the hints that they are sent with.
+    fn base(&self) -> impl Iterator<Item = Told<'_>> {
         let mut taken = HashSet::new();
         self.entries.iter().zip(self.items).filter_map(move |(entry, item)| {
             let hint = entry.spec.hint.as_str();
@@ -83,10 +95,38 @@ impl Choice<'_> {
                 ""
             };
             match item {
-                Item::Ready(material) => Some((&**material, hint)),
+                Item::Ready(material) => Some(Told {
+                    svid: material.svid(),
+                    key_der: material.expose_for_workload(),
+                    hint,
+                }),
                 _ => None,
             }
         })
+    }
+
+    /// All SVIDs in their order: base SVIDs, and after them those of tasks, or before them where the definition says so.
+    /// Empty without a base SVID: it is what stays when the others go.
+    fn ready(&self) -> Vec<Told<'_>> {
+        let base: Vec<_> = self.base().collect();
+        if base.is_empty() {
+            return base;
+        }
+        let mut taken: HashSet<&str> = self.entries.iter().map(|entry| entry.spec.hint.as_str()).collect();
+        let (mut first, mut last) = (vec![], vec![]);
+        for shown in self.tasks {
+            let told = Told {
+                svid: shown.svid.svid(),
+                key_der: shown.svid.expose_for_workload(),
+                hint: if taken.insert(&shown.hint) { &shown.hint } else { "" },
+            };
+            if shown.promote_default {
+                first.push(told);
+            } else {
+                last.push(told);
+            }
+        }
+        first.into_iter().chain(base).chain(last).collect()
     }
 
     /// Whether no SVID is still being made.
@@ -133,18 +173,18 @@ impl Content for Svids {
             return Err(Nothing::NoBundle);
         }
         let mut hash = Hash::new();
-        let mut count = 0_u32;
-        for (material, hint) in choice.ready() {
-            count += 1;
-            hash.part(hint.as_bytes());
-            for certificate in material.svid().chain() {
+        let ready = choice.ready();
+        if ready.is_empty() {
+            return Err(choice.nothing());
+        }
+        for told in ready {
+            hash.part(told.hint.as_bytes());
+            for certificate in told.svid.chain() {
                 hash.part(certificate);
             }
             hash.part(&[]);
         }
-        if count == 0 {
-            return Err(choice.nothing());
-        }
+        hash.crls(choice.view);
         hash.bundle("", choice.view.own());
         for (key, bundle) in choice.federated() {
             hash.bundle(&key, bundle);
@@ -154,17 +194,12 @@ impl Content for Svids {
 
     fn write(choice: &Choice<'_>) -> X509svidResponse {
         let bundle = choice.view.own().x509_concatenated_der();
-        let svids = choice.ready().map(|(material, hint)| X509svid {
-            spiffe_id: material.svid().spiffe_id().to_string(),
-            x509_svid: material
-                .svid()
-                .chain()
-                .iter()
-                .flat_map(|der| der.iter().copied())
-                .collect(),
-            x509_svid_key: material.expose_for_workload().to_vec(),
+        let svids = choice.ready().into_iter().map(|told| X509svid {
+            spiffe_id: told.svid.spiffe_id().to_string(),
+            x509_svid: told.svid.chain().iter().flat_map(|der| der.iter().copied()).collect(),
+            x509_svid_key: told.key_der.to_vec(),
             bundle: bundle.clone(),
-            hint: hint.to_owned(),
+            hint: told.hint.to_owned(),
         });
         let federated = choice
             .federated()
@@ -172,7 +207,7 @@ impl Content for Svids {
             .map(|(key, bundle)| (key, bundle.x509_concatenated_der()));
         let mut response = X509svidResponse {
             svids: svids.collect(),
-            crl: vec![],
+            crl: choice.view.crls().map(<[u8]>::to_vec).collect(),
             federated_bundles: federated.collect(),
         };
         let all = response.svids.len();
@@ -200,6 +235,7 @@ impl Content for Bundles {
             return Err(Nothing::NoBundle);
         }
         let mut hash = Hash::new();
+        hash.crls(choice.view);
         hash.bundle("", choice.view.own());
         for (key, bundle) in choice.federated() {
             hash.bundle(&key, bundle);
@@ -215,7 +251,10 @@ impl Content for Bundles {
             .map(|(key, bundle)| (key, bundle.x509_concatenated_der()))
             .collect();
         bundles.insert(key_of(own), own.x509_concatenated_der());
-        X509BundlesResponse { crl: vec![], bundles }
+        X509BundlesResponse {
+            crl: choice.view.crls().map(<[u8]>::to_vec).collect(),
+            bundles,
+        }
     }
 }
 
@@ -235,6 +274,13 @@ impl Hash {
     fn part(&mut self, part: &[u8]) {
         self.0.update(&(part.len() as u64).to_be_bytes());
         self.0.update(part);
+    }
+
+    fn crls(&mut self, view: &View) {
+        for crl in view.crls() {
+            self.part(crl);
+        }
+        self.part(&[]);
     }
 
     fn bundle(&mut self, key: &str, bundle: &Bundle) {

@@ -29,10 +29,11 @@ use crate::api::caller::{Caller, CallerError, SelectorSet, Standing, StreamSlot}
 use crate::api::metrics::Refusal;
 use crate::api::{ApiMetrics, ApiSettings};
 use crate::svids::{Subscription, SvidState, Svids};
+use crate::tasks::{Board, Holder, Shown};
 use crate::view::View;
 
 /// An attestation this old still counts for a message.
-const FRESH: Duration = Duration::from_millis(200);
+pub(in crate::api) const FRESH: Duration = Duration::from_millis(200);
 /// A stream looks at the state this often even if nothing was said to change: entries end by the wall clock.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -41,6 +42,7 @@ pub(super) struct Sources {
     pub(super) settings: ApiSettings,
     pub(super) svids: Svids,
     pub(super) views: watch::Receiver<Arc<View>>,
+    pub(super) board: watch::Receiver<Arc<Board>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: ApiMetrics,
 }
@@ -52,6 +54,9 @@ pub(super) struct Feed {
     connection: ConnInfo,
     closing: CancellationToken,
     views: watch::Receiver<Arc<View>>,
+    board: watch::Receiver<Arc<Board>>,
+    /// It was told of task SVIDs.
+    has_tasks: bool,
     standing: watch::Receiver<Standing>,
     claims: BTreeMap<EntryId, Subscription>,
     told: Option<(Fingerprint, Instant)>,
@@ -76,6 +81,8 @@ impl Feed {
         sources.metrics.streams_open.inc();
         Self {
             views: sources.views.clone(),
+            board: sources.board.clone(),
+            has_tasks: false,
             standing: caller.standing(),
             closing: connection.closing(),
             sources,
@@ -117,25 +124,56 @@ impl Feed {
                 Look::Tell(message) => return Ok(message),
                 Look::Wait(until) => until,
             };
-            let claims = async {
-                if self.claims.is_empty() {
-                    return pending().await;
+            loop {
+                let claims = async {
+                    if self.claims.is_empty() {
+                        return pending().await;
+                    }
+                    select_all(self.claims.values_mut().map(|claim| claim.changed().boxed()))
+                        .await
+                        .0
+                };
+                tokio::select! {
+                    biased;
+                    changed = self.standing.changed() => changed.map_err(|_| End(Refusal::Internal))?,
+                    () = self.caller.exited() => return Err(End(Refusal::CallerOver)),
+                    () = self.closing.cancelled() => return Err(End(Refusal::Draining)),
+                    // Gone with their writers: the process is stopping.
+                    changed = self.board.changed() => {
+                        changed.map_err(|_| End(Refusal::Draining))?;
+                        if !C::WITH_SVIDS || !self.is_concerned() {
+                            continue;
+                        }
+                    }
+                    changed = self.views.changed() => changed.map_err(|_| End(Refusal::Draining))?,
+                    changed = claims => changed.map_err(|_| End(Refusal::Draining))?,
+                    () = sleep_until(look_again) => {}
                 }
-                select_all(self.claims.values_mut().map(|claim| claim.changed().boxed()))
-                    .await
-                    .0
-            };
-            tokio::select! {
-                biased;
-                changed = self.standing.changed() => changed.map_err(|_| End(Refusal::Internal))?,
-                () = self.caller.exited() => return Err(End(Refusal::CallerOver)),
-                () = self.closing.cancelled() => return Err(End(Refusal::Draining)),
-                // Gone with their writers: the process is stopping.
-                changed = self.views.changed() => changed.map_err(|_| End(Refusal::Draining))?,
-                changed = claims => changed.map_err(|_| End(Refusal::Draining))?,
-                () = sleep_until(look_again) => {}
+                break;
             }
         }
+    }
+
+    /// Whether what changed on the board can be of this caller. Windows open and close all the time; most streams have
+    /// nothing to do with it.
+    fn is_concerned(&mut self) -> bool {
+        let board = self.board.borrow_and_update();
+        self.has_tasks || board.has_shared() || !board.of(self.caller.key()).is_empty()
+    }
+
+    /// Task SVIDs that the caller has part in at this moment.
+    fn tasks(&mut self, view: &View, entries: &[Arc<Entry>], now: Instant) -> Vec<Shown> {
+        let board = Arc::clone(&self.board.borrow_and_update());
+        let mut tasks = board.entitled(self.caller.as_ref());
+        let own = self.caller.key();
+        tasks.retain(|shown| {
+            let authority = shown.svid.authority();
+            // Never tell what the view no longer allows, as for base SVIDs.
+            shown.svid.is_valid(now)
+                && view.own().x509_authorities.iter().any(|a| a.cert_der == *authority)
+                && (shown.holder.key() != own || entries.iter().any(|entry| entry.id == shown.entry_id))
+        });
+        tasks
     }
 
     async fn look<C: Content>(&mut self) -> Result<Look<C::Response>, End> {
@@ -162,13 +200,24 @@ impl Feed {
             } else {
                 vec![]
             };
+            let now = Instant::now();
+            let tasks = if C::WITH_SVIDS {
+                self.tasks(&view, &entries, now)
+            } else {
+                vec![]
+            };
             let choice = Choice {
                 view: &view,
                 entries: &entries,
                 items: &items,
+                tasks: &tasks,
             };
-            let now = Instant::now();
-            let idle = Look::Wait(self.next_end(&entries, now));
+            let mut idle = self.next_end(&entries, now);
+            if tasks.iter().any(|shown| shown.holder.key() != self.caller.key()) {
+                // Nobody tells when a process becomes a daemon.
+                idle = idle.min(now + self.sources.settings.sweep_interval);
+            }
+            let idle = Look::Wait(idle);
             let fingerprint = match C::fingerprint(&choice) {
                 Ok(fingerprint) => fingerprint,
                 Err(nothing) => return self.without_svid(nothing, now),
@@ -193,9 +242,13 @@ impl Feed {
                 continue;
             }
             self.caller.ensure_unchanged().map_err(End::from)?;
-            if self.views.has_changed().unwrap_or(false) || self.claims.values().any(Subscription::has_changed) {
+            if self.views.has_changed().unwrap_or(false)
+                || C::WITH_SVIDS && self.board.has_changed().unwrap_or(false)
+                || self.claims.values().any(Subscription::has_changed)
+            {
                 continue;
             }
+            self.has_tasks = !tasks.is_empty();
             if self.told.is_none() {
                 self.sources
                     .metrics
@@ -336,7 +389,7 @@ impl End {
 }
 
 /// The status for each cause.
-pub(super) fn refusal_status(refusal: Refusal) -> Status {
+pub(in crate::api) fn refusal_status(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Header => Status::invalid_argument("security header missing from request"),
         // The words are what clients look for (IOP-14).

@@ -1,7 +1,9 @@
 //! The streams with a process and a server that tests turn by hand ([`Scene`]), and in [`socket`] over a real socket.
 
 mod endings;
+mod enforce;
 mod socket;
+mod tasks;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -11,8 +13,8 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use mayfly_model::{Entry, ErrorKind, Selector};
 use mayfly_proto::spiffe::workload::{X509BundlesResponse, X509svidResponse};
-use mayfly_runtime::CancellationToken;
 use mayfly_runtime::listen::{Peer, UnixPeer};
+use mayfly_runtime::{CancellationToken, Supervisor};
 use mayfly_svid::verify::verify_x509_svid;
 use mayfly_svid::{Bundle, Timestamp, TrustAnchors, X509Svid};
 use rcgen::{KeyPair, PublicKeyData};
@@ -22,8 +24,11 @@ use tonic::Code;
 
 use super::*;
 use crate::api::caller::Process;
-use crate::attest::{AttestError, PeerError};
+use crate::attest::{Ancestor, AttestError, PeerError};
+use crate::news::News;
 use crate::svids::testing::{Stage, bundle, ca, entry, td};
+use crate::tasks::Tasks;
+use crate::tasks::testing::{FakeTaskServer, keeper_beside};
 use crate::view::ViewUpdate;
 
 /// A process whose nature a test decides.
@@ -35,6 +40,7 @@ struct Nature {
     /// Added to 1000.
     user: u32,
     selectors: Mutex<BTreeSet<Selector>>,
+    above: Mutex<Vec<Ancestor>>,
     changed: Mutex<bool>,
     ended: CancellationToken,
     attestation_takes: Mutex<Duration>,
@@ -49,6 +55,14 @@ impl Process for FakeProcess {
 
     fn uid(&self) -> u32 {
         1000 + self.0.user
+    }
+
+    fn start_time(&self) -> u64 {
+        u64::from(self.0.user)
+    }
+
+    fn ancestors(&self) -> Vec<Ancestor> {
+        self.0.above.lock().unwrap().clone()
     }
 
     fn ensure_unchanged(&self) -> Result<(), PeerError> {
@@ -85,6 +99,10 @@ struct Scene {
     process: FakeProcess,
     caller: Arc<Caller>,
     connection: ConnInfo,
+    tasks: Tasks,
+    task_server: Arc<FakeTaskServer>,
+    news: Arc<News>,
+    _task_supervisor: Supervisor,
 }
 
 impl Scene {
@@ -94,6 +112,7 @@ impl Scene {
 
     fn of(stage: Stage, settings: ApiSettings) -> Self {
         let metrics = ApiMetrics::default();
+        let (tasks, task_server, news, _, task_supervisor) = keeper_beside(&stage);
         let callers = Callers::new(settings.clone(), metrics.clone());
         let process = FakeProcess::default();
         process.0.selectors.lock().unwrap().insert("s:1".parse().unwrap());
@@ -102,6 +121,7 @@ impl Scene {
             settings,
             stage.svids.clone(),
             stage.views.subscribe(),
+            tasks.board(),
             stage.clock.clone(),
             metrics,
             Arc::clone(&callers),
@@ -121,6 +141,10 @@ impl Scene {
             process,
             caller,
             connection: ConnInfo::new(peer, None),
+            tasks,
+            task_server,
+            news,
+            _task_supervisor: task_supervisor,
         }
     }
 
@@ -254,6 +278,7 @@ async fn an_agent_that_has_not_heard_its_server_says_come_again() {
         settings: sources.settings.clone(),
         svids: sources.svids.clone(),
         views: fresh.subscribe(),
+        board: sources.board.clone(),
         clock: sources.clock.clone(),
         metrics: sources.metrics.clone(),
     };

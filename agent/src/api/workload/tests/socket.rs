@@ -22,6 +22,7 @@ use super::*;
 use crate::api::{ApiParts, WorkloadServer};
 use crate::attest::unix::{Settings as UnixSettings, UnixAttestor};
 use crate::attest::{Attestors, PeerProcess, WorkloadAttestor};
+use crate::tasks::TaskMetrics;
 
 /// Says `s:1` of everybody.
 struct Everybody;
@@ -38,21 +39,33 @@ impl WorkloadAttestor for Everybody {
 }
 
 /// A served socket.
-struct Served {
-    stage: Stage,
+pub(super) struct Served {
+    pub(super) stage: Stage,
     metrics: ApiMetrics,
     dir: TempDir,
     stop: CancellationToken,
+    tasks: Tasks,
+    pub(super) task_server: Arc<FakeTaskServer>,
+    pub(super) news: Arc<News>,
+    pub(super) task_metrics: TaskMetrics,
+    _task_supervisor: Supervisor,
 }
 
 impl Served {
-    fn start(entries: Vec<Entry>) -> Self {
+    pub(super) fn start(entries: Vec<Entry>) -> Self {
         Self::limited(entries, ApiSettings::default().limits)
     }
 
     fn limited(entries: Vec<Entry>, limits: Limits) -> Self {
+        let stage = Stage::start(entries);
+        let (tasks, task_server, news, task_metrics, task_supervisor) = keeper_beside(&stage);
         let served = Self {
-            stage: Stage::start(entries),
+            stage,
+            tasks,
+            task_server,
+            news,
+            task_metrics,
+            _task_supervisor: task_supervisor,
             metrics: ApiMetrics::default(),
             dir: tempfile::tempdir().unwrap(),
             stop: CancellationToken::new(),
@@ -72,6 +85,9 @@ impl Served {
             attestors: Arc::new(Attestors::new(vec![Box::new(Everybody)])),
             clock: self.stage.clock.clone(),
             metrics: self.metrics.clone(),
+            tasks: self.tasks.clone(),
+            news: Arc::clone(&self.news),
+            task_metrics: self.task_metrics.clone(),
         };
         let settings = ApiSettings {
             socket_path: self.path(),
@@ -86,11 +102,11 @@ impl Served {
         });
     }
 
-    async fn channel(&self) -> Channel {
+    pub(super) async fn channel(&self) -> Channel {
         connect(&self.path()).await.unwrap()
     }
 
-    async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
+    pub(super) async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
         SpiffeWorkloadApiClient::new(self.channel().await)
     }
 }
@@ -106,7 +122,7 @@ async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
         .await
 }
 
-fn with_header<T>(message: T, values: &[&'static str]) -> Request<T> {
+pub(super) fn with_header<T>(message: T, values: &[&'static str]) -> Request<T> {
     let mut request = Request::new(message);
     for value in values {
         request.metadata_mut().append(HEADER, MetadataValue::from_static(value));
@@ -114,7 +130,7 @@ fn with_header<T>(message: T, values: &[&'static str]) -> Request<T> {
     request
 }
 
-fn proper<T>(message: T) -> Request<T> {
+pub(super) fn proper<T>(message: T) -> Request<T> {
     with_header(message, &["true"])
 }
 
@@ -291,7 +307,12 @@ async fn health_and_reflection_need_no_header() {
             .into_inner();
         assert_eq!(answer.status, 1, "serving");
     }
-    let expected = ["SpiffeWorkloadAPI", "grpc.health.v1.Health"];
+    let expected = [
+        "SpiffeWorkloadAPI",
+        "grpc.health.v1.Health",
+        "mayfly.workload.v1.Checkpoint",
+        "mayfly.workload.v1.Tasks",
+    ];
 
     let request = |request| v1::ServerReflectionRequest {
         host: String::new(),
@@ -311,6 +332,12 @@ async fn health_and_reflection_need_no_header() {
     assert!(
         expected.iter().all(|name| names.iter().any(|have| have == name)),
         "{names:?}"
+    );
+    assert!(
+        names
+            .iter()
+            .all(|name| expected.contains(&name.as_str()) || name.starts_with("grpc.reflection.")),
+        "nothing that is not offered here: {names:?}"
     );
 
     let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
@@ -413,6 +440,9 @@ async fn everybody_may_connect_and_a_dead_predecessors_socket_is_replaced() {
         attestors: Arc::new(Attestors::new(vec![])),
         clock: served.stage.clock.clone(),
         metrics: ApiMetrics::default(),
+        tasks: served.tasks.clone(),
+        news: Arc::clone(&served.news),
+        task_metrics: served.task_metrics.clone(),
     };
     let settings = ApiSettings {
         socket_path: dead.clone(),
@@ -497,6 +527,9 @@ async fn the_unix_attestor_sees_the_caller_itself() {
         ))])),
         clock: served.stage.clock.clone(),
         metrics: ApiMetrics::default(),
+        tasks: served.tasks.clone(),
+        news: Arc::clone(&served.news),
+        task_metrics: served.task_metrics.clone(),
     };
     let path = served.dir.path().join("real.sock");
     let server = WorkloadServer::bind(

@@ -1,0 +1,100 @@
+//! What a request may look like. The server judges it as well; here it costs nobody else anything.
+
+use mayfly_model::task::TaskName;
+use mayfly_proto::mayfly::workload::RequestRequest;
+
+const REASON: usize = 1024;
+const TICKET: usize = 256;
+const SCOPES: usize = 64;
+const SCOPE: usize = 256;
+const PARAMETERS: usize = 32;
+const KEY: usize = 64;
+const VALUE: usize = 256;
+const IDEMPOTENCY_KEY: usize = 128;
+const DETAIL: usize = 256;
+
+/// What is wrong with `request`, if anything.
+pub(super) fn check(request: &RequestRequest) -> Result<(), String> {
+    let RequestRequest {
+        task,
+        reason,
+        ticket,
+        window_seconds: _,
+        scopes,
+        parameters,
+        idempotency_key,
+        spiffe_id: _,
+    } = request;
+    task.parse::<TaskName>().map_err(|error| format!("task: {error}"))?;
+    if reason.trim().is_empty() {
+        return Err("reason: say why; those who approve read it, and it goes on record".into());
+    }
+    within("reason", reason, REASON)?;
+    within("ticket", ticket, TICKET)?;
+    within("idempotency_key", idempotency_key, IDEMPOTENCY_KEY)?;
+    if scopes.len() > SCOPES {
+        return Err(format!("scopes: at most {SCOPES}"));
+    }
+    for scope in scopes {
+        within("scopes", scope, SCOPE)?;
+    }
+    if parameters.len() > PARAMETERS {
+        return Err(format!("parameters: at most {PARAMETERS}"));
+    }
+    for (key, value) in parameters {
+        let is_known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        if key.is_empty() || key.len() > KEY || !key.bytes().all(is_known) {
+            return Err(format!("parameters: a key has 1 to {KEY} of a-z 0-9 . _ -"));
+        }
+        within("parameters", value, VALUE)?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_detail(detail: &str) -> Result<(), String> {
+    within("detail", detail, DETAIL)
+}
+
+fn within(field: &str, text: &str, most: usize) -> Result<(), String> {
+    if text.len() > most {
+        return Err(format!("{field}: at most {most} bytes, this has {}", text.len()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_has_its_bounds_and_the_first_one_broken_is_named() {
+        let good = RequestRequest {
+            task: "pay/db-migrate".into(),
+            reason: "x".repeat(REASON),
+            ticket: "x".repeat(TICKET),
+            parameters: (0..32).map(|i| (format!("k.{i}"), "v".repeat(VALUE))).collect(),
+            idempotency_key: "x".repeat(IDEMPOTENCY_KEY),
+            ..RequestRequest::default()
+        };
+        assert_eq!(check(&good), Ok(()));
+        let broken = |change: fn(&mut RequestRequest)| {
+            let mut request = good.clone();
+            change(&mut request);
+            check(&request).unwrap_err()
+        };
+        assert!(broken(|request| request.task = "migrate".into()).starts_with("task: "));
+        assert!(broken(|request| request.reason = " \n".into()).starts_with("reason: say why"));
+        assert!(broken(|request| request.reason.push('x')).contains("at most 1024 bytes"));
+        assert!(broken(|request| request.ticket.push('x')).starts_with("ticket: "));
+        assert!(broken(|request| request.idempotency_key.push('x')).starts_with("idempotency_key: "));
+        assert!(broken(|request| request.scopes = vec![String::new(); 65]).starts_with("scopes: "));
+        let parameter = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert!(broken(|request| request.parameters.extend([("k".into(), "v".into())])).contains("at most 32"));
+        let mut request = good.clone();
+        request.parameters = [parameter("A", "v")].into();
+        assert!(check(&request).unwrap_err().contains("a key has"));
+        request.parameters = [parameter("a", &"v".repeat(VALUE + 1))].into();
+        assert!(check(&request).unwrap_err().starts_with("parameters: at most"));
+        assert!(check_detail(&"x".repeat(DETAIL)).is_ok() && check_detail(&"x".repeat(DETAIL + 1)).is_err());
+    }
+}
