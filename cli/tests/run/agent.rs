@@ -49,6 +49,7 @@ struct State {
 struct Inner {
     calls: Vec<String>,
     requests: BTreeMap<String, String>,
+    asked: u32,
     /// Where a new request stands.
     first: Stage,
     refuse_open: Option<Status>,
@@ -75,6 +76,7 @@ impl Agent {
         let inner = Inner {
             calls: vec![],
             requests: BTreeMap::new(),
+            asked: 0,
             first,
             refuse_open: None,
             with_identity: true,
@@ -236,7 +238,8 @@ impl Shared {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![uri(id)];
+        // A name that programs know which know no SPIFFE IDs: the same files serve as those of servers.
+        params.subject_alt_names = vec![uri(id), SanType::DnsName(Ia5String::try_from("localhost").unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         X509svid {
@@ -271,9 +274,15 @@ impl Tasks for Shared {
         if body.task == "pay/unknown" {
             return Err(Status::not_found("no such task"));
         }
-        let next = format!("r{}", inner.requests.len() + 1);
-        let known = inner.requests.contains_key(&content);
-        let id = inner.requests.entry(content).or_insert(next).clone();
+        let waits = [Stage::AwaitingTicket, Stage::AwaitingApproval, Stage::Armed].contains(&self.task().stage());
+        // Without a key of its own a run whose like had its window is another one.
+        let known = inner.requests.contains_key(&content) && (waits || !body.idempotency_key.is_empty());
+        if !known {
+            inner.asked += 1;
+            let id = format!("r{}", inner.asked);
+            inner.requests.insert(content.clone(), id);
+        }
+        let id = inner.requests[&content].clone();
         let first = inner.first;
         drop(inner);
         if !known {

@@ -68,8 +68,6 @@ async fn a_refusal_has_its_own_code_and_says_why() {
         ran.err
     );
     assert!(!agent.dir().join("ran").exists());
-    let ran = start(&agent, &["--task", "pay/unknown"], "true").end().await;
-    assert_eq!(ran.code, 2, "an option that is given twice: {ran:?}");
 }
 
 #[tokio::test]
@@ -275,4 +273,44 @@ async fn who_was_told_to_ignore_hangups_does_so_with_its_command() {
     run.signal(Signal::SIGHUP);
     std::fs::write(agent.dir().join("go"), "").unwrap();
     assert_eq!(run.end().await.code, 0);
+}
+
+#[tokio::test]
+async fn a_command_line_that_cannot_be_meant_is_refused_and_nothing_is_asked() {
+    let agent = Agent::start(Stage::Armed).await;
+    for (options, said) in [
+        (&["--param", "order"][..], "write it as key=value"),
+        (&["--param", "Order=1"], "a key consists of"),
+        (&["--param", "a=1", "--param", "a=2"], "--param a is given twice"),
+        (&["--rotate-signal", "NOPE"], "write it as HUP or USR1"),
+        (&["--for", "0"], "1 s or longer"),
+        (&["--no-files", "--files-on-disk"], "cannot be used with"),
+        (&["--as", "batch"], "write it as spiffe://example.org/web"),
+        (&["--in-child", "{}"], "this option is for `mayfly run` itself"),
+    ] {
+        let ran = start(&agent, options, "touch $D/ran").end().await;
+        assert_eq!(ran.code, 2, "{options:?}: {ran:?}");
+        assert!(ran.err.contains(said), "{options:?}: {}", ran.err);
+    }
+    assert!(agent.calls().is_empty() && !agent.dir().join("ran").exists());
+    // A program that pretends to be its own parent is none.
+    let stage = r#"{"parent":1,"cgroup":null,"terminal":false,"verbose":false,"json":false}"#;
+    let ran = start(&agent, &["--in-child", stage], "touch $D/ran").end().await;
+    assert_eq!(ran.code, 125, "{ran:?}");
+    assert!(!agent.dir().join("ran").exists());
+}
+
+#[tokio::test]
+async fn a_second_run_of_the_same_command_line_is_another_request() {
+    let agent = Agent::start(Stage::Armed).await;
+    for id in ["open r1 true", "open r2 true"] {
+        assert_eq!(start(&agent, &[], "true").end().await.code, 0);
+        assert!(agent.calls().contains(&id.to_owned()), "{:?}", agent.calls());
+    }
+    // With a key it is the same, whatever became of it.
+    assert_eq!(start(&agent, &["--key", "k"], "true").end().await.code, 0);
+    let ran = start(&agent, &["--key", "k"], "touch $D/ran").end().await;
+    assert_eq!(ran.code, 122, "{ran:?}");
+    assert!(ran.err.contains("request r3 is over: completed"), "{}", ran.err);
+    assert!(!agent.dir().join("ran").exists());
 }

@@ -18,6 +18,7 @@ mod agent;
 mod ends;
 mod identity;
 mod processes;
+mod programs;
 mod terminal;
 mod waiting;
 

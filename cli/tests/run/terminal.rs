@@ -73,6 +73,9 @@ impl Shell {
 
 impl Drop for Shell {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("on the terminal:\n{}", self.shown.lock().unwrap());
+        }
         // Ends with its terminal; by hand if a test has failed.
         let _ = self.typed.write_all(b"\x03\x04");
         let _ = self.child.kill();
