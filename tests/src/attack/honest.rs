@@ -98,6 +98,14 @@ impl Honest {
         honest
     }
 
+    /// The processes of its own that it has: those that connect for it.
+    pub async fn processes(&self) -> Vec<u32> {
+        match self {
+            Self::Workload { caller, .. } => vec![caller.lock().await.pid()],
+            Self::Agent { .. } => vec![],
+        }
+    }
+
     /// Asks at a steady pace for `time`, whether answers come or not, and waits for all answers.
     ///
     /// # Panics
@@ -158,7 +166,10 @@ impl Honest {
     pub async fn connect_and_call(&self) {
         match self {
             Self::Workload { caller, socket, id, .. } => {
-                let connection = caller.lock().await.workload(socket);
+                let (mut caller, socket) = (Arc::clone(caller).lock_owned().await, socket.clone());
+                // The process is waited for: not by a thread that other clients need.
+                let connected = tokio::task::spawn_blocking(move || caller.connect(&socket)).await;
+                let connection = Workload::over(connected.expect("the process connects"));
                 fetch(&connection, id).await;
             }
             Self::Agent {

@@ -5,8 +5,8 @@
 
 use super::Wire;
 use crate::frames::{
-    ACK, CONTINUATION, Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PADDED, PING,
-    PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, setting,
+    ACK, CONTINUATION, Connection, DATA, EMPTY_MESSAGE, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE,
+    PADDED, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, setting,
 };
 
 /// Frames of one write.
@@ -135,6 +135,54 @@ pub fn unread_pongs(to: &mut Connection<Box<dyn Wire>>, _: &Calls, running: &dyn
         .concat()
         .repeat(250);
     repeat(to, running, PREFACE, &piece, 500)
+}
+
+/// Whole calls of one message, as fast as they are answered, fifty at a time on one connection.
+pub fn plain_calls(to: &mut Connection<Box<dyn Wire>>, calls: &Calls, running: &dyn Fn() -> bool) -> u64 {
+    again_and_again(to, &calls.plain, running)
+}
+
+/// The same with the call that streams.
+pub fn streaming_calls(to: &mut Connection<Box<dyn Wire>>, calls: &Calls, running: &dyn Fn() -> bool) -> u64 {
+    again_and_again(to, &calls.streaming, running)
+}
+
+fn again_and_again(to: &mut Connection<Box<dyn Wire>>, block: &[u8], running: &dyn Fn() -> bool) -> u64 {
+    let (mut answered, mut first) = (0, 1);
+    to.send(PREFACE);
+    while running() {
+        let calls = streams(first).flat_map(|stream| {
+            [
+                frame(HEADERS, END_HEADERS, stream, block),
+                frame(DATA, END_STREAM, stream, &EMPTY_MESSAGE),
+            ]
+            .concat()
+        });
+        let calls: Vec<u8> = calls.collect();
+        if !to.send(&calls) {
+            break;
+        }
+        let mut open = BATCH;
+        while open > 0 {
+            match to.receive() {
+                Ok(Some(frame)) if frame.kind == RST_STREAM => open -= 1,
+                Ok(Some(frame)) if matches!(frame.kind, HEADERS | DATA) => {
+                    if frame.flags & END_STREAM != 0 {
+                        (open, answered) = (open - 1, answered + 1);
+                    }
+                    if frame.kind == DATA && !frame.payload.is_empty() {
+                        let read = u32::try_from(frame.payload.len()).expect("a frame is short");
+                        to.send(&self::frame(WINDOW_UPDATE, 0, 0, &read.to_be_bytes()));
+                    }
+                }
+                Ok(Some(frame)) if frame.kind == GOAWAY => return answered,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return answered,
+            }
+        }
+        first += 2 * BATCH;
+    }
+    answered
 }
 
 /// A stream whose answer has no room, so that what is sent on it is not read.

@@ -79,18 +79,20 @@ struct Attackers {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The daemon and this process come before what else the machine does, until dropped.
-struct First(u32);
+/// The daemon, this process and those of honest clients come before what else the machine does, until dropped.
+struct First(Vec<u32>);
 
 impl First {
-    fn of(daemon: u32) -> Self {
-        Self::set(daemon, FIRST);
-        Self(daemon)
+    async fn of(daemon: u32, honest: &Honest) -> Self {
+        let mut processes = honest.processes().await;
+        processes.extend([daemon, std::process::id()]);
+        Self::set(&processes, FIRST);
+        Self(processes)
     }
 
-    fn set(daemon: u32, priority: i32) {
-        for process in [daemon, std::process::id()] {
-            set_priority(process, priority);
+    fn set(processes: &[u32], priority: i32) {
+        for process in processes {
+            set_priority(*process, priority);
         }
         // Between sessions the kernel shares by this number alone, where it does so at all (sched(7), autogroup).
         let _ = std::fs::write("/proc/self/autogroup", priority.to_string());
@@ -99,7 +101,7 @@ impl First {
 
 impl Drop for First {
     fn drop(&mut self) {
-        Self::set(self.0, 0);
+        Self::set(&self.0, 0);
     }
 }
 
@@ -183,7 +185,9 @@ impl Trial {
     where
         A: FnMut(&dyn Fn() -> bool) -> u64 + Send + 'static,
     {
-        let _first = First::of(self.pid);
+        // Attackers open connections in this process: honest clients must not wait for its own table of files to grow.
+        mayfly_runtime::raise_open_files_limit();
+        let _first = First::of(self.pid, &self.honest).await;
         let (mut before, mut during) = (Waits::default(), Waits::default());
         // What is made on first use is not the attack's.
         self.honest

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mayfly_tests::attack::honest::Honest;
+use mayfly_tests::attack::http2::{self, Assault};
 use mayfly_tests::attack::{Face, Stranger, Trial, tls, withstands};
 use mayfly_tests::{Lane, attest, eventually};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -174,6 +175,29 @@ async fn attestations_of_one_address_are_paced_and_leave_room_for_those_of_other
         .await
         .unwrap();
     println!("28: another address joins in {:?}", begun.elapsed());
+    scene.check_alive();
+}
+
+// Attack 28
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_strangers_may_make_take_turns_however_fast_they_come() {
+    let _lane = Lane::alone();
+    let mut scene = Scene::set().await;
+    for (name, assault) in [
+        (
+            "28 attestations or reflection, nothing in them",
+            http2::streaming_calls as Assault,
+        ),
+        ("28 bundles, or SVIDs for nobody", http2::plain_calls),
+    ] {
+        for (face, pid, honest) in scene.faces().await {
+            withstands(async || {
+                let trial = Trial::new(format!("{name}, {}", face.name()), pid, honest);
+                trial.attackers(8).by_frames(&face, assault).await
+            })
+            .await;
+        }
+    }
     scene.check_alive();
 }
 

@@ -369,7 +369,11 @@ mod tests {
         assert_eq!(waits[9], Some(Duration::ZERO));
         let after = [10, 20, 30].map(|millis| Some(Duration::from_millis(millis)));
         assert_eq!(waits[10..13], after);
-        assert_eq!(waits[13..], [None, None], "too long, and each of them costs it nothing more");
+        assert_eq!(
+            waits[13..],
+            [None, None],
+            "too long, and each of them costs it nothing more"
+        );
         assert_eq!(pace.wait_of(&other), Some(Duration::ZERO));
         tokio::time::advance(Duration::from_millis(10)).await;
         assert_eq!(pace.wait_of(&one), Some(Duration::from_millis(30)));

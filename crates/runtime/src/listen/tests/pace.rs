@@ -54,7 +54,10 @@ async fn requests_of_strangers_are_begun_at_a_pace_and_too_many_not_at_all() {
     for (number, wait) in begun.iter().enumerate() {
         let due = Duration::from_millis(50) * u32::try_from(number.saturating_sub(1)).unwrap();
         let wait = wait.unwrap();
-        assert!(wait >= due && wait < due + Duration::from_millis(10), "{number}: {wait:?}");
+        assert!(
+            wait >= due && wait < due + Duration::from_millis(10),
+            "{number}: {wait:?}"
+        );
     }
 }
 
