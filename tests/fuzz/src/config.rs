@@ -47,8 +47,12 @@ pub fn run(input: &[u8]) {
         }
         Err(problems) => {
             assert!(problems.len() > 0, "refused without a reason");
-            assert!(!problems.to_string().is_empty());
-            assert_eq!(read().err().map(|again| again.to_string()), Some(problems.to_string()));
+            let shown = problems.to_string();
+            assert!(!shown.is_empty());
+            // Reading and showing once more takes as long again, and most inputs come here: an eighth of them will do.
+            if text.len() % 8 == 0 {
+                assert_eq!(read().err().map(|again| again.to_string()), Some(shown));
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! the running digest is that of the picture.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arbitrary::Unstructured;
 use mayfly_agent::sync::{Changes, Holdings, WatchEvent};
@@ -19,6 +19,10 @@ use crate::material::{self, trust_domain};
 
 const IDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "", "not an id"];
 const NAMES: [&str; 4] = ["td", "b.example", "c.example", "Not a name"];
+
+static OWN: LazyLock<Bundle> = LazyLock::new(material::bundle);
+static BUNDLE: LazyLock<types::Bundle> = LazyLock::new(|| types::Bundle::from(&*OWN));
+static ENTRY: LazyLock<types::Entry> = LazyLock::new(genuine);
 
 /// Messages one after another, each behind its length; or messages that the input makes up of a few names.
 ///
@@ -55,7 +59,7 @@ struct Stream {
 
 impl Stream {
     fn new() -> Self {
-        let own = material::bundle();
+        let own = OWN.clone();
         let views = Arc::new(ViewPublisher::new(own.clone()));
         Self {
             changes: Changes::default(),
@@ -261,7 +265,7 @@ fn entry(input: &mut Unstructured<'_>) -> types::Entry {
         id: IDS[usize::from(id % 8)].to_owned(),
         revision_number: i64::from(id >> 3),
         store_svid: how & 0x80 != 0,
-        ..genuine()
+        ..ENTRY.clone()
     };
     match how % 16 {
         0 => entry.selectors.clear(),
@@ -283,7 +287,7 @@ fn entry(input: &mut Unstructured<'_>) -> types::Entry {
 
 fn bundle(input: &mut Unstructured<'_>) -> types::Bundle {
     let how = byte(input);
-    let mut bundle = types::Bundle::from(&material::bundle());
+    let mut bundle = BUNDLE.clone();
     bundle.trust_domain = NAMES[usize::from(how % 4)].to_owned();
     bundle.sequence_number = u64::from(how >> 4);
     if how & 4 != 0 {
