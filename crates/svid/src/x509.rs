@@ -3,7 +3,7 @@
 use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 use webpki::{EndEntityCert, Error as PathError};
-use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Extension};
 
 use crate::{IdError, Serial, SpiffeId, Timestamp};
 
@@ -34,6 +34,12 @@ pub enum X509SvidError {
     /// Not DER of one certificate, or something follows it (RFC 5280 §4.1).
     #[error("certificate {index} of the chain is not a well-formed X.509 certificate")]
     Malformed {
+        /// Position in the chain, 0 is the leaf.
+        index: usize,
+    },
+    /// Nobody may use it who does not know what the extension says (RFC 5280 §4.2).
+    #[error("certificate {index} of the chain has a critical extension that is not known here")]
+    UnknownCriticalExtension {
         /// Position in the chain, 0 is the leaf.
         index: usize,
     },
@@ -222,14 +228,16 @@ struct LeafFields {
 pub(crate) fn parse_certificate(index: usize, der: &[u8]) -> Result<X509Certificate<'_>, X509SvidError> {
     let malformed = X509SvidError::Malformed { index };
     match EndEntityCert::try_from(&CertificateDer::from(der)) {
-        // For the verifier to refuse, by that name.
-        Ok(_) | Err(PathError::UnsupportedCriticalExtension) => {}
+        Ok(_) => {}
+        Err(PathError::UnsupportedCriticalExtension) => return Err(X509SvidError::UnknownCriticalExtension { index }),
         Err(_) => return Err(malformed),
     }
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
         return Err(malformed);
     };
-    let broken = |extension: &ParsedExtension<'_>| matches!(extension, ParsedExtension::ParseError { .. });
+    let broken = |extension: &X509Extension<'_>| {
+        matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. }) || !tags::are_proper(extension)
+    };
     let mut kinds: Vec<&[u8]> = certificate
         .extensions()
         .iter()
@@ -238,10 +246,7 @@ pub(crate) fn parse_certificate(index: usize, der: &[u8]) -> Result<X509Certific
     kinds.sort_unstable();
     if !rest.is_empty()
         || kinds.windows(2).any(|pair| pair[0] == pair[1])
-        || certificate
-            .extensions()
-            .iter()
-            .any(|extension| broken(extension.parsed_extension()))
+        || certificate.extensions().iter().any(broken)
     {
         return Err(malformed);
     }
@@ -325,5 +330,6 @@ pub(crate) fn is_ca(certificate: &X509Certificate<'_>) -> bool {
     matches!(certificate.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca)
 }
 
+mod tags;
 #[cfg(test)]
 mod tests;

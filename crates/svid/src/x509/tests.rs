@@ -214,6 +214,42 @@ fn extensions_stand_where_der_has_them_and_nowhere_else() {
     }
 }
 
+// Found by fuzzing: the parser does not look at classes, and others would not find what it finds.
+#[test]
+fn what_is_read_has_its_proper_tags() {
+    let leaf = issue(&ca("root"), &leaf_params("spiffe://td.example/a"));
+    let uri = leaf.windows(9).position(|octets| octets == b"spiffe://").unwrap() - 2;
+    let usage = leaf
+        .windows(5)
+        .position(|octets| octets == b"\x06\x03\x55\x1d\x0f")
+        .unwrap();
+    let usage = usage + leaf[usage..].iter().position(|octet| *octet == 0x04).unwrap() + 2;
+    assert_eq!((leaf[uri], leaf[usage]), (0x86, 0x03));
+    for (at, tag) in [
+        (uri, 0x06),
+        (uri, 0x46),
+        (uri, 0xc6),
+        (uri, 0xa6),
+        (usage, 0x43),
+        (usage, 0x83),
+        (usage, 0xc3),
+    ] {
+        let mut bytes = leaf.to_vec();
+        bytes[at] = tag;
+        let read = X509Svid::from_chain(vec![bytes.into()]);
+        assert_eq!(read, Err(X509SvidError::Malformed { index: 0 }), "{tag:#x}");
+    }
+}
+
+#[test]
+fn a_critical_extension_that_is_not_known_makes_a_certificate_useless() {
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![5, 0]);
+    extension.set_criticality(true);
+    let mut params = leaf_params("spiffe://td.example/a");
+    params.custom_extensions.push(extension);
+    assert_eq!(read(&params), Err(X509SvidError::UnknownCriticalExtension { index: 0 }));
+}
+
 #[test]
 fn truncated_and_flipped_bytes_never_panic() {
     let leaf = issue(&ca("root"), &leaf_params("spiffe://td.example/a"));
