@@ -93,13 +93,14 @@ async fn why(args: &IdArgs, context: &mut Context) -> Result<Exit, CliError> {
 async fn why_not(args: &IdArgs, context: &mut Context) -> Result<Exit, CliError> {
     let server = Server::connect(&context.globals).await?;
     // The server explains requests; people also have the IDs of windows.
-    let request_id = requests::get(&server, &args.id).await?.request_id;
-    let request = server.request(ExplainRequest { request_id });
+    let task = TaskView::of(requests::get(&server, &args.id).await?);
+    let request = server.request(ExplainRequest {
+        request_id: task.request_id.clone(),
+    });
     let answer = server.policy().explain(request).await;
     let answer = answer
         .map_err(|status| server.failed(format!("explain request {}", args.id), status))?
         .into_inner();
-    let task = TaskView::of(answer.task.unwrap_or_default());
     let decision = answer.now.map(DecisionView::of);
     if context.out.is_json() {
         context.out.json(

@@ -10,7 +10,7 @@ use crate::cmd::task::view::{TaskView, WindowView};
 use crate::connect::Server;
 use crate::errors::{CliError, Exit};
 
-/// How many requests are looked through for reviews that are due.
+/// More requests than this are not looked at.
 const LOOK_BACK: usize = 2000;
 
 /// Adds what is to be said of tasks.
@@ -22,7 +22,7 @@ pub(super) async fn examine(server: &Server, now: Timestamp, findings: &mut Find
         Err(error) if error.exit() == Exit::Denied => return,
         Err(error) => return findings.failure("TASKS", &error),
     };
-    let due = match requests::newest(server, "", "", LOOK_BACK, |task| task.review_due).await {
+    let due = match requests::newest(server, "review", "", LOOK_BACK, |_| true).await {
         Ok((tasks, _)) => tasks,
         Err(error) => return findings.failure("TASKS", &error),
     };

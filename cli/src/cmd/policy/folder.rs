@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use mayfly_runtime::files::{PUBLIC, write_atomic};
 use serde::Serialize;
+use similar::TextDiff;
 
 use crate::errors::CliError;
 use crate::files;
 
 /// File name to text.
-pub(super) type Files = BTreeMap<String, String>;
+pub(crate) type Files = BTreeMap<String, String>;
 
 /// Extension of policies.
 pub(super) const POLICY: &str = "cedar";
@@ -128,6 +129,22 @@ pub(super) fn write(dir: &Path, texts: &Files) -> Result<Vec<PathBuf>, CliError>
         written.push(path);
     }
     Ok(written)
+}
+
+/// All files in one text, as the server writes them into a proposal.
+pub(crate) fn as_proposed(texts: &Files) -> String {
+    texts
+        .iter()
+        .map(|(name, text)| format!("// {name}\n{text}\n"))
+        .collect()
+}
+
+/// What differs between two texts, line by line, with some lines around each difference.
+pub(crate) fn unified(old: &str, new: &str) -> String {
+    TextDiff::from_lines(old, new)
+        .unified_diff()
+        .context_radius(3)
+        .to_string()
 }
 
 /// Which files differ, and by how many lines.

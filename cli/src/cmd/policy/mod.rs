@@ -18,6 +18,8 @@ use crate::output::visible_line;
 mod folder;
 mod table;
 
+pub(crate) use folder::{as_proposed, unified};
+
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,8 @@ enum Verb {
     /// Replace the policy, whole
     #[command(after_help = SET_EXAMPLES)]
     Set(SetArgs),
+    /// Show what files would change, line by line
+    Diff(PathArgs),
     /// Have the server check files, without putting them in force
     Check(PathArgs),
     /// Run the tables of tests beside a policy, here
@@ -62,6 +66,7 @@ meantime, nothing is set.
 
 Examples:
   mayfly policy check policy/
+  mayfly policy diff policy/              what would change
   mayfly what-if policy/                  which past decisions would differ
   mayfly policy set policy/ --reason 'CHG-90: two approvals for exports'";
 
@@ -110,6 +115,7 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
         match parsed(matches)? {
             Verb::Show(args) => show(&args, context).await,
             Verb::Set(args) => set(args, context).await,
+            Verb::Diff(args) => diff(&args, context).await,
             Verb::Check(args) => check(&args, context).await,
             Verb::Test(args) => table::run(&args.paths, context),
         }
@@ -130,7 +136,11 @@ fn run_what_if<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running
     })
 }
 
-async fn present(server: &Server) -> Result<PolicyFiles, CliError> {
+/// The policy that is in force.
+///
+/// # Errors
+/// The server's status.
+pub(crate) async fn present(server: &Server) -> Result<PolicyFiles, CliError> {
     let answer = server.policy().get(server.request(GetPolicyRequest {})).await;
     answer
         .map(tonic::Response::into_inner)
@@ -212,6 +222,24 @@ async fn set(args: SetArgs, context: &mut Context) -> Result<Exit, CliError> {
     }
     if !answer.in_force {
         context.out.note(second_person(&answer.proposal_id));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn diff(args: &PathArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let texts = folder::read(&args.paths, folder::POLICY)?;
+    let server = Server::connect(&context.globals).await?;
+    let before = present(&server).await?;
+    let changes = folder::changes(&before.files, &texts);
+    let text = unified(&as_proposed(&before.files), &as_proposed(&texts));
+    if context.out.is_json() {
+        context
+            .out
+            .json(&json!({"digest": before.digest, "changes": changes, "diff": text}))?;
+    } else if changes.is_empty() {
+        context.out.line("They say the same.")?;
+    } else {
+        context.out.line(text.trim_end())?;
     }
     Ok(Exit::Ok)
 }

@@ -54,6 +54,26 @@ async fn setting_says_what_changed_and_never_overwrites_what_somebody_else_set()
     let file = fake.file("one.cedar", EXPORT);
     let proposed = fake.mayfly(&["policy", "set", &file]).await;
     insta::assert_snapshot!("set_as_a_proposal", proposed.text());
+    // The second person sees what would change, and a script has to name it.
+    let shown = fake.mayfly(&["task", "proposal", "show", "p1"]).await;
+    insta::assert_snapshot!("proposal", shown.text());
+    let json = fake.mayfly(&["task", "proposals", "--output", "json"]).await.json();
+    let hash = json["proposals"][0]["hash"].as_str().unwrap().to_owned();
+    let approved = fake
+        .mayfly(&["task", "proposal", "approve", "p1", "--yes", "--hash", &hash[..12]])
+        .await;
+    assert_eq!(approved.out, "approved  p1  policy\n", "{approved:?}");
+}
+
+#[tokio::test]
+async fn a_difference_is_shown_line_by_line() {
+    let (fake, dir) = with_policy().await;
+    insta::assert_snapshot!("diff", fake.mayfly(&["policy", "diff", &dir]).await.text());
+    let same = fake.file("export.cedar", EXPORT);
+    assert_eq!(
+        fake.mayfly(&["policy", "diff", &same]).await.out,
+        "They say the same.\n"
+    );
 }
 
 #[tokio::test]

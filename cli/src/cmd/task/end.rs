@@ -9,7 +9,8 @@ use serde_json::json;
 use tonic::{Response, Status};
 
 use super::approve::answered;
-use super::not_found_hint;
+use super::view::TaskView;
+use super::{not_found_hint, requests};
 use crate::Context;
 use crate::connect::{SaidReason, Server};
 use crate::errors::{CliError, Exit};
@@ -87,8 +88,9 @@ pub(super) struct RevokeArgs {
 /// The server's status.
 pub(super) async fn run(args: EndArgs, end: End, context: &mut Context) -> Result<Exit, CliError> {
     let server = Server::connect(&context.globals).await?.said(&args.reason);
+    let task = TaskView::of(requests::get(&server, &args.id).await?);
     let request = EndTaskRequest {
-        id: args.id.clone(),
+        id: end.id(&task, &args.id)?,
         reason: args.reason.text().to_owned(),
     };
     let answer = end.call(&server, request).await;
@@ -205,6 +207,46 @@ impl RevokeArgs {
 // === impl End ===
 
 impl End {
+    /// What the server wants named: the request for what concerns it as a whole, else its window.
+    ///
+    /// # Errors
+    /// It has no window, or several, and the request was named.
+    fn id(self, task: &TaskView, given: &str) -> Result<String, CliError> {
+        let stages: &[&str] = match self {
+            Self::Cancel | Self::Review => return Ok(task.request_id.clone()),
+            Self::Suspend => &["open"],
+            Self::Resume => &["suspended"],
+            Self::AcceptRisk => &["revocation_incomplete"],
+        };
+        if task.windows.iter().any(|window| window.id == given) {
+            return Ok(given.to_owned());
+        }
+        let fitting = task
+            .windows
+            .iter()
+            .filter(|window| stages.contains(&window.stage.as_str()));
+        let fitting: Vec<&str> = fitting.map(|window| window.id.as_str()).collect();
+        match fitting[..] {
+            [only] => Ok(only.to_owned()),
+            [] => Err(CliError::failed(
+                format!(
+                    "request {} has no window that is {}",
+                    task.request_id,
+                    stages.join(" or ")
+                ),
+                format!("`mayfly task request {}` shows its windows", task.request_id),
+            )),
+            _ => Err(CliError::input(
+                format!(
+                    "request {} has several windows that are {}",
+                    task.request_id,
+                    stages.join(" or ")
+                ),
+                format!("name one of them: {}", fitting.join(", ")),
+            )),
+        }
+    }
+
     async fn call(self, server: &Server, request: EndTaskRequest) -> Result<Response<Task>, Status> {
         let request = server.request(request);
         let mut tasks = server.tasks();

@@ -1,5 +1,6 @@
 //! `mayfly task proposals|proposal`: changes that wait for a second person.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use clap::Subcommand;
 use mayfly_proto::mayfly::task::{DecideProposalRequest, ListProposalsRequest, Proposal};
 use mayfly_svid::Timestamp;
@@ -9,6 +10,7 @@ use serde_json::json;
 use super::view::{At, short};
 use super::{definitions, diff};
 use crate::Context;
+use crate::cmd::policy;
 use crate::connect::{ReasonArg, SaidReason, Server};
 use crate::errors::{CliError, Exit};
 
@@ -198,24 +200,36 @@ async fn brief(server: &Server, view: &ProposalView, context: &mut Context) -> R
     ];
     context.out.block(&fields)?;
     context.out.line("")?;
-    let present = match view.kind.as_str() {
-        "definition" => definitions::find(server, &view.name).await?,
-        _ => None,
-    };
-    let lines = match present {
-        Some(present) if present.hash == view.hash => {
-            context.out.line("This version is in force:")?;
-            vec![present.text]
+    let lines = match view.kind.as_str() {
+        "definition" => match definitions::find(server, &view.name).await? {
+            Some(present) if present.hash == view.hash => {
+                context.out.line("This version is in force:")?;
+                vec![present.text]
+            }
+            Some(present) => {
+                let version = format!("Version {}, {}", present.version, short(&present.hash));
+                context.out.line(format!("{version} would change:"))?;
+                diff::lines(&diff::between(&present.text, &view.content)?)
+            }
+            None => {
+                context.out.line("A new task:")?;
+                vec![view.content.clone()]
+            }
+        },
+        "retirement" => {
+            let ends = format!(
+                "{} would take no more requests, and its open windows would end.",
+                view.name
+            );
+            return context.out.line(ends);
         }
-        Some(present) => {
-            context.out.line(format!(
-                "Version {}, {} would change:",
-                present.version,
-                short(&present.hash)
-            ))?;
-            diff::lines(&diff::between(&present.text, &view.content)?)
+        "policy" => {
+            let present = policy::present(server).await?;
+            let title = format!("What would change in policy {}:", short(&present.digest));
+            context.out.line(title)?;
+            vec![policy::unified(&policy::as_proposed(&present.files), &view.content)]
         }
-        None => vec![view.content.clone()],
+        _ => vec![view.content.clone()],
     };
     for line in lines.iter().flat_map(|text| text.trim_end().lines()) {
         context.out.line(format!("  {line}"))?;
@@ -237,11 +251,21 @@ fn decided(done: &str, proposal: Proposal, context: &mut Context) -> Result<Exit
 
 impl ProposalView {
     fn of(proposal: Proposal) -> Self {
+        // The server hashes definitions; what else there is gets a hash here, to be named by those who looked at it.
+        let hash = match proposal.hash.as_str() {
+            "" => {
+                let all = [&proposal.kind, &proposal.name, &proposal.content]
+                    .map(String::as_str)
+                    .join("\0");
+                hex::encode(digest(&SHA256, all.as_bytes()))
+            }
+            hash => hash.to_owned(),
+        };
         Self {
             id: proposal.id,
             kind: proposal.kind,
             name: proposal.name,
-            hash: proposal.hash,
+            hash,
             author: proposal.author,
             proposed_at: At::of(proposal.proposed_at),
             state: proposal.state,

@@ -207,8 +207,8 @@ impl State {
             Self::Armed => "armed",
             Self::Open => "open",
             Self::Unsettled => "unsettled",
-            // The server has no word for these: they are looked for among all.
-            Self::ReviewDue | Self::All => "",
+            Self::ReviewDue => "review",
+            Self::All => "",
         }
     }
 }
@@ -220,8 +220,6 @@ impl ListArgs {
         let is_from = |workload: &str| {
             task.workload == workload || workload.starts_with('/') && super::view::path_of(&task.workload) == workload
         };
-        (self.state != State::ReviewDue || task.review_due)
-            && self.workload.as_deref().is_none_or(is_from)
-            && self.person.as_ref().is_none_or(|person| task.person == *person)
+        self.workload.as_deref().is_none_or(is_from) && self.person.as_ref().is_none_or(|person| task.person == *person)
     }
 }

@@ -299,12 +299,15 @@ async fn a_script_approves_only_the_digest_that_somebody_looked_at() {
 #[tokio::test]
 async fn a_refusal_and_the_smaller_ends_carry_their_reason() {
     let fake = waiting().await;
+    let windows = |stage: &str| fake.state().tasks[2].windows[0].stage = stage.into();
+    windows("revocation_incomplete");
     for (args, said) in [
         (&["task", "deny", "r2"][..], "denied  r2  pay/export  denied\n"),
         (&["task", "cancel", "r2"], "cancelled  r2  pay/export  cancelled\n"),
         (&["task", "suspend", "w-r1"], "suspended  r1  pay/export  consumed\n"),
+        // The window of a request is found, as long as it is the only one.
         (&["task", "resume", "r1"], "resumed  r1  pay/export  consumed\n"),
-        (&["task", "review", "r0"], "reviewed  r0  pay/export  consumed\n"),
+        (&["task", "review", "w-r0"], "reviewed  r0  pay/export  consumed\n"),
         (&["task", "accept-risk", "r0"], "accepted  r0  pay/export  consumed\n"),
     ] {
         let without = fake.mayfly(args).await;
@@ -319,6 +322,21 @@ async fn a_refusal_and_the_smaller_ends_carry_their_reason() {
     assert_eq!(fake.state().last_text, "CHG-81, as planned");
     let unknown = fake.mayfly(&with(&["task", "suspend", "r9"], &WHY)).await;
     assert_eq!(unknown.code, 5);
+    let none = fake.mayfly(&with(&["task", "resume", "r1"], &WHY)).await;
+    assert!(
+        none.code == 1 && none.err.contains("r1 has no window that is suspended"),
+        "{none:?}"
+    );
+    {
+        let windows = &mut fake.state().tasks[1].windows;
+        windows.push(windows[0].clone());
+        windows[1].id = "w-2".into();
+    }
+    let several = fake.mayfly(&with(&["task", "suspend", "r1"], &WHY)).await;
+    assert!(
+        several.code == 2 && several.err.contains("name one of them: w-r1, w-2"),
+        "{several:?}"
+    );
 }
 
 #[tokio::test]
@@ -356,6 +374,8 @@ async fn authority_is_revoked_in_each_scope_and_everything_is_asked_for() {
     assert!(fake.state().revoked[0].hard_cut);
     let json = fake.mayfly(&with(&everything, &["--yes", "--output", "json"])).await;
     assert_eq!(json.json()["window_ids"].as_array().unwrap().len(), 0);
+    let nothing = fake.mayfly(&with(&["task", "revoke", "--window", "w-r1"], &WHY)).await;
+    assert_eq!(nothing.code, 5, "{nothing:?}");
 }
 
 #[tokio::test]

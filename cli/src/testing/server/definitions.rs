@@ -37,7 +37,7 @@ fn present<'s>(state: &'s State, name: &str) -> Option<&'s Definition> {
         .find(|definition| definition.name == name)
 }
 
-fn propose(state: &mut State, kind: &str, name: &str, hash: &str, content: String) -> String {
+pub(super) fn propose(state: &mut State, kind: &str, name: &str, hash: &str, content: String) -> String {
     let id = format!("p{}", state.proposals.len() + 1);
     state.proposals.push(Proposal {
         id: id.clone(),

@@ -33,16 +33,25 @@ impl Policy for Shared {
         let in_force = !state.two_person;
         if in_force {
             state.policy = PolicyFiles {
-                files,
+                files: files.clone(),
                 digest: digest.clone(),
                 author: "bob".into(),
                 set_at: NOW,
             };
         }
+        let proposal_id = if in_force {
+            String::new()
+        } else {
+            let content = files
+                .iter()
+                .map(|(name, text)| format!("// {name}\n{text}\n"))
+                .collect();
+            super::definitions::propose(&mut state, "policy", "", "", content)
+        };
         Ok(Response::new(SetPolicyResponse {
             digest,
             in_force,
-            proposal_id: if in_force { String::new() } else { "p7".into() },
+            proposal_id,
         }))
     }
 
@@ -69,7 +78,7 @@ impl Policy for Shared {
             .find(|task| task.request_id == request.get_ref().request_id);
         let task = task.ok_or_else(|| Status::not_found("request not found"))?;
         Ok(Response::new(ExplainResponse {
-            task: Some(task.clone()),
+            task: None,
             now: task.decisions.last().cloned(),
             flips: state.flips.clone(),
         }))

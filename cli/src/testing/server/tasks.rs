@@ -25,6 +25,7 @@ fn passes(task: &Task, filter: &str) -> bool {
         "armed" => task.stage == "armed",
         "open" => window(&["open", "suspended"]),
         "unsettled" => window(&["closing", "closed", "revocation_incomplete"]),
+        "review" => task.review_due,
         other => panic!("the server knows no filter {other}"),
     }
 }
@@ -33,6 +34,7 @@ impl Shared {
     fn end(
         &self,
         name: &'static str,
+        of_window: bool,
         request: &Request<EndTaskRequest>,
         change: impl FnOnce(&mut Task),
     ) -> Result<Response<Task>, Status> {
@@ -40,6 +42,9 @@ impl Shared {
         let EndTaskRequest { id, reason } = request.get_ref();
         state.last_text.clone_from(reason);
         let task = find(&mut state, id)?;
+        if of_window == (task.request_id == *id) {
+            return Err(Status::invalid_argument("id: is not one of these"));
+        }
         change(task);
         Ok(Response::new(task.clone()))
     }
@@ -101,23 +106,27 @@ impl Tasks for Shared {
     }
 
     async fn cancel(&self, request: Request<EndTaskRequest>) -> Result<Response<Task>, Status> {
-        self.end("cancel", &request, |task| task.stage = "cancelled".into())
+        self.end("cancel", false, &request, |task| task.stage = "cancelled".into())
     }
 
     async fn suspend(&self, request: Request<EndTaskRequest>) -> Result<Response<Task>, Status> {
-        self.end("suspend", &request, |task| task.windows[0].stage = "suspended".into())
+        self.end("suspend", true, &request, |task| {
+            task.windows[0].stage = "suspended".into()
+        })
     }
 
     async fn resume(&self, request: Request<EndTaskRequest>) -> Result<Response<Task>, Status> {
-        self.end("resume", &request, |task| task.windows[0].stage = "open".into())
+        self.end("resume", true, &request, |task| task.windows[0].stage = "open".into())
     }
 
     async fn review(&self, request: Request<EndTaskRequest>) -> Result<Response<Task>, Status> {
-        self.end("review", &request, |task| task.review_due = false)
+        self.end("review", false, &request, |task| task.review_due = false)
     }
 
     async fn accept_risk(&self, request: Request<EndTaskRequest>) -> Result<Response<Task>, Status> {
-        self.end("accept_risk", &request, |task| task.windows[0].stage = "settled".into())
+        self.end("accept_risk", true, &request, |task| {
+            task.windows[0].stage = "settled".into()
+        })
     }
 
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
@@ -126,6 +135,7 @@ impl Tasks for Shared {
         state.revoked.push(request.clone());
         state.epoch += 1;
         let epoch = state.epoch;
+        let hard_cut = request.hard_cut;
         let scope = request.scope.ok_or_else(|| Status::invalid_argument("no scope"))?;
         let mut window_ids = vec![];
         for task in &mut state.tasks {
@@ -143,6 +153,9 @@ impl Tasks for Shared {
                     window_ids.push(window.id.clone());
                 }
             }
+        }
+        if window_ids.is_empty() && !hard_cut {
+            return Err(Status::not_found("there is nothing to revoke"));
         }
         Ok(Response::new(RevokeResponse { window_ids, epoch }))
     }
