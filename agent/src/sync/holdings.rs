@@ -23,6 +23,8 @@ pub struct Holdings {
     trust_domain: TrustDomain,
     views: Arc<ViewPublisher>,
     news: Arc<News>,
+    /// The history whose epochs we count by.
+    epochs_of: Option<String>,
     position: Option<Position>,
     /// What the server says we should hold and we cannot use, with its part of the digest where it is an entry at all.
     rejected: BTreeMap<String, (Version, u64)>,
@@ -102,6 +104,7 @@ impl Holdings {
             trust_domain,
             views,
             news,
+            epochs_of: None,
             position: None,
             rejected: BTreeMap::new(),
             digest: 0,
@@ -177,11 +180,9 @@ impl Holdings {
             ..ViewUpdate::default()
         };
         // First, so that nobody serves by the new picture what it refuses.
-        let other_history = self
-            .position
-            .as_ref()
-            .is_none_or(|held| held.history != position.history);
+        let other_history = self.epochs_of.as_ref() != Some(&position.history);
         let fresh_start = update.snapshot && (other_history || update.epoch < self.news.epoch());
+        self.epochs_of = Some(position.history.clone());
         self.news.revoke(fresh_start, update.revoked, update.epoch);
         for id in update.removed_entry_ids {
             self.rejected.remove(&id);

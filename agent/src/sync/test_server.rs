@@ -4,6 +4,7 @@
 
 mod ca;
 mod services;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,6 +52,7 @@ pub(super) struct State {
     pub(super) serials: Vec<String>,
     /// Streams older than this are cut.
     pub(super) cut: u64,
+    pub(super) tasks: tasks::TaskBook,
 }
 
 /// Handle of a server that can be changed while it runs.
@@ -95,6 +97,7 @@ impl TestServer {
             max_batch: 500,
             serials: vec![],
             cut: 0,
+            tasks: tasks::TaskBook::default(),
         };
         let (state, changed) = (Arc::new(Mutex::new(state)), watch::Sender::new(()));
         let mut server = Self {

@@ -1,5 +1,7 @@
 //! The keeper against a server in this process.
 
+mod tasks;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

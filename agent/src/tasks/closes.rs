@@ -21,6 +21,8 @@ pub(super) struct Closes {
     in_flight: usize,
     backoff: Backoff,
     retry_at: Option<Instant>,
+    /// There are others than when this was last asked.
+    changed: bool,
 }
 
 struct Close {
@@ -38,7 +40,12 @@ impl Closes {
             in_flight: 0,
             backoff: backoff.start(),
             retry_at: None,
+            changed: false,
         }
+    }
+
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,6 +70,7 @@ impl Closes {
                 "too many ends that the server has not heard of: it learns of this one when the agent connects anew"
             );
         }
+        self.changed = true;
         self.queue.push_back(Close {
             request,
             under_way: false,
@@ -92,6 +100,7 @@ impl Closes {
             .iter()
             .position(|close| close.request.window_id == window_id)?;
         let close = self.queue.remove(at)?;
+        self.changed = true;
         self.in_flight -= usize::from(close.under_way);
         close.waiter.map(|(reply, _, _)| reply)
     }

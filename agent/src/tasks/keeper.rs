@@ -59,6 +59,8 @@ pub struct Keeper {
     calls_of: HashMap<u32, usize>,
     /// Answers that wait until the board shows what they speak of.
     outbox: Vec<(Reply, Result<TaskState, TaskError>)>,
+    /// Windows came or went since the board was last written.
+    dirty: bool,
     /// The server could be reached when it was last looked.
     was_fresh: bool,
 }
@@ -138,6 +140,7 @@ impl Keeper {
             calls: FuturesUnordered::new(),
             calls_of: HashMap::new(),
             outbox: vec![],
+            dirty: false,
             was_fresh: false,
         }
     }
@@ -182,6 +185,7 @@ impl Keeper {
                 }
             }
         }
+        self.windows.clear();
         self.board.send_replace(Arc::default());
         Ok(())
     }
@@ -247,6 +251,13 @@ impl Keeper {
 
     /// Shows who gets what, and what a hello would name.
     fn publish(&mut self) {
+        let mut changed = std::mem::take(&mut self.dirty) | self.closes.take_changed();
+        for window in self.windows.values_mut() {
+            changed |= std::mem::take(&mut window.changed);
+        }
+        if !changed {
+            return;
+        }
         let mut by_process: HashMap<ProcessKey, Vec<Shown>> = HashMap::new();
         let before = Arc::clone(&self.board.borrow());
         for window in self.windows.values() {
@@ -375,25 +386,21 @@ impl Keeper {
 
     fn denied_changed(&mut self) {
         let denied = Arc::clone(&self.denied.borrow_and_update());
+        for window in self.windows.values_mut() {
+            if window
+                .svid()
+                .is_some_and(|svid| denied.denies(svid.svid().serial().as_be_bytes()))
+            {
+                self.metrics.revoked.inc();
+                info!(window_id = &*window.id, "task SVID revoked, asking for another");
+                // If the window is over as well, the server says so, or refuses.
+                window.withdraw();
+            }
+        }
+        // Without serial numbers it is the window that is meant, whatever SVIDs it has.
         while let Some(piece) = denied.next(&mut self.read, 10_000) {
-            for item in piece.items {
-                let Some(window) = self.windows.get_mut(item.window_id.as_str()) else {
-                    continue;
-                };
-                let serial = window.svid().map(|svid| svid.svid().serial().as_be_bytes().to_vec());
-                let hit = serial.is_some_and(|serial| denied.denies(&serial));
-                if hit {
-                    self.metrics.revoked.inc();
-                    info!(
-                        window_id = item.window_id,
-                        epoch = item.epoch,
-                        "task SVID revoked, asking for another"
-                    );
-                    // If the window is over as well, the server says so, or refuses.
-                    window.withdraw();
-                } else if item.serials.is_empty() {
-                    self.end_by_server(&item.window_id, &["revoked".to_owned()]);
-                }
+            for item in piece.items.iter().filter(|item| item.serials.is_empty()) {
+                self.end_by_server(&item.window_id, &["revoked".to_owned()]);
             }
         }
     }

@@ -46,6 +46,8 @@ pub(super) struct Window {
     backoff: Backoff,
     retry_at: Option<Instant>,
     refusals: u32,
+    /// What it shows may be another than when that was last published.
+    pub(super) changed: bool,
     /// A renewal is under way.
     pub(super) renewing: bool,
     /// Who waits for it.
@@ -121,6 +123,7 @@ impl Window {
             backoff: backoff.start(),
             retry_at: None,
             refusals: 0,
+            changed: true,
             renewing: false,
             waiters: vec![],
         }
@@ -132,6 +135,7 @@ impl Window {
 
     /// Takes over what an answer says besides the certificate.
     pub(super) fn set_terms(&mut self, answer: &IssuedTaskResponse) {
+        self.changed |= self.promote_default != answer.promote_default;
         self.promote_default = answer.promote_default;
         self.strict = answer.strict;
         let interval = Duration::from_secs(answer.heartbeat_seconds.into());
@@ -154,6 +158,7 @@ impl Window {
         let half = life.mul_f64(0.5 * rand::rng().random_range(0.9..=1.1));
         self.renew_at = svid.given_at + half.max(SHORTEST_RENEWAL);
         self.svid = Some(svid);
+        self.changed = true;
         self.forced = false;
         self.retry_at = None;
         self.refusals = 0;
@@ -162,8 +167,12 @@ impl Window {
 
     /// The SVID is not to be served any more, and another is needed.
     pub(super) fn withdraw(&mut self) {
-        self.svid = None;
+        self.wipe();
         self.retry_at = None;
+    }
+
+    fn wipe(&mut self) {
+        self.changed |= self.svid.take().is_some();
     }
 
     /// Another SVID is needed; this one does until it is there. `gently`: after a pause, as the last one did not help.
@@ -181,7 +190,7 @@ impl Window {
     /// The server did not give another SVID. It may have suspended the window, and that is still on its way: so the SVID
     /// goes, and the window only if this is said again. Says whether it is gone.
     pub(super) fn renewal_refused(&mut self) -> bool {
-        self.svid = None;
+        self.wipe();
         self.refusals += 1;
         self.retry_at = Some(Instant::now() + self.backoff.next_delay());
         self.refusals >= MAX_REFUSALS
@@ -197,7 +206,7 @@ impl Window {
     pub(super) fn told(&mut self, state: &TaskState) {
         let suspended = state.stage == Stage::Suspended as i32;
         if suspended {
-            self.svid = None;
+            self.wipe();
             self.refusals = 0;
         } else if self.suspended {
             self.retry_at = None;
@@ -247,7 +256,7 @@ impl Window {
         let mut timers = vec![Some(self.close), self.beats.as_ref().map(|beats| beats.due)];
         let lease_lost = self.strict && !fresh && self.svid.is_some();
         if lease_lost || self.svid.as_ref().is_some_and(|svid| !svid.is_valid(now)) {
-            self.svid = None;
+            self.wipe();
         }
         if self.strict && fresh {
             timers.push(fresh_until);

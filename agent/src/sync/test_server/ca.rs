@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use mayfly_proto::spire::types;
 use mayfly_runtime::{Clock, SystemClock};
-use mayfly_svid::{Bundle, TrustDomain, X509Authority, X509Svid};
+use mayfly_svid::{Bundle, TASK_EXTENSION_ARCS, TaskExtension, TrustDomain, X509Authority, X509Svid};
 use mayfly_verify::SvidResolver;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, CustomExtension,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
@@ -62,6 +62,23 @@ impl TestCa {
         self.sign(&csr.public_key, id, lifetime, spent)
     }
 
+    /// A task SVID, DER.
+    pub(in crate::sync) fn sign_task(
+        &self,
+        csr_der: &[u8],
+        id: &str,
+        lifetime: Duration,
+        extension: &TaskExtension,
+    ) -> Vec<u8> {
+        let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der)).unwrap();
+        let mut params = leaf_params(id, lifetime, 0.0);
+        params.custom_extensions = vec![CustomExtension::from_oid_content(
+            TASK_EXTENSION_ARCS,
+            extension.to_der(),
+        )];
+        params.signed_by(&csr.public_key, &self.issuer).unwrap().der().to_vec()
+    }
+
     pub(in crate::sync) fn agent_chain(&self, key: &OwnKey, id: &str, life: Duration) -> Vec<CertificateDer<'static>> {
         self.sign_csr(&key.csr_der().unwrap(), id, life, 0.0)
     }
@@ -79,15 +96,20 @@ impl TestCa {
     }
 
     fn sign(&self, key: &impl PublicKeyData, id: &str, lifetime: Duration, spent: f64) -> Vec<CertificateDer<'static>> {
-        let mut params = params(lifetime, spent);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some((rand::random::<u64>() >> 1 | 1).to_be_bytes().to_vec().into());
+        let params = leaf_params(id, lifetime, spent);
         vec![params.signed_by(key, &self.issuer).unwrap().der().clone()]
     }
+}
+
+fn leaf_params(id: &str, lifetime: Duration, spent: f64) -> CertificateParams {
+    let mut params = params(lifetime, spent);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some((rand::random::<u64>() >> 1 | 1).to_be_bytes().to_vec().into());
+    params
 }
 
 fn params(lifetime: Duration, spent: f64) -> CertificateParams {

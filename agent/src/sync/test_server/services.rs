@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::Stream;
+use mayfly_proto::mayfly::agent::tasks_server::TasksServer;
 use mayfly_proto::mayfly::agent::watch_server::{Watch, WatchServer};
 use mayfly_proto::mayfly::agent::{Beacon, Update, WatchRequest, WatchResponse, watch_request, watch_response};
 use mayfly_proto::spire::server::agent::agent_server::{Agent, AgentServer};
@@ -15,6 +16,7 @@ use mayfly_proto::spire::server::{agent, bundle, entry, svid};
 use mayfly_proto::spire::types;
 use mayfly_proto::status::{Reason, permission_denied, unavailable_retry};
 use mayfly_runtime::listen::ConnInfo;
+use mayfly_runtime::{Clock, SystemClock};
 use mayfly_svid::X509Svid;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +34,7 @@ pub(super) fn routes(server: TestServer) -> Routes {
         .add_service(AgentServer::from_arc(Arc::clone(&shared)))
         .add_service(BundleServer::from_arc(Arc::clone(&shared)))
         .add_service(EntryServer::from_arc(Arc::clone(&shared)))
+        .add_service(TasksServer::from_arc(Arc::clone(&shared)))
         .add_service(SvidServer::from_arc(shared))
 }
 
@@ -52,12 +55,12 @@ macro_rules! absent {
 }
 
 impl TestServer {
-    fn note(&self, line: String) {
+    pub(super) fn note(&self, line: String) {
         self.state().log.push(line);
     }
 
     /// The serial of the agent that calls.
-    fn caller<T>(&self, request: &Request<T>) -> Result<String, Status> {
+    pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<String, Status> {
         let info = request.extensions().get::<ConnInfo>().expect("set by the listener");
         let chain = info
             .peer_certificates
@@ -359,7 +362,9 @@ impl Watch for TestServer {
             return Err(Status::invalid_argument("no hello"));
         };
         let generation = self.state().serials.iter().position(|s| *s == serial).unwrap();
-        self.note(format!("Hello {} {} svid {generation}", hello.history, hello.revision));
+        let holds: String = hello.window_ids.iter().map(|window| format!(" {window}")).collect();
+        let line = format!("Hello {} {} svid {generation}{holds}", hello.history, hello.revision);
+        self.note(line);
         let (server, mut changed) = (self.clone(), self.changed.subscribe());
         let cut = self.state().cut;
         let (known, mut held) = (hello.history == self.state().history, hello.revision);
@@ -399,11 +404,15 @@ impl Watch for TestServer {
                             return;
                         }
                     }
-                    let Ok(Some(ack)) = requests.message().await else {
-                        return;
-                    };
-                    let Some(watch_request::Body::Ack(ack)) = ack.body else {
-                        panic!("expected an ack")
+                    let ack = loop {
+                        let Ok(Some(said)) = requests.message().await else {
+                            return;
+                        };
+                        match said.body {
+                            Some(watch_request::Body::Ack(ack)) => break ack,
+                            Some(watch_request::Body::Enforced(enforced)) => server.enforced(enforced),
+                            other => panic!("expected an ack, not {other:?}"),
+                        }
                     };
                     let rejected = ack
                         .rejected
@@ -419,7 +428,14 @@ impl Watch for TestServer {
                         return;
                     }
                 }
-                let _ = tokio::time::timeout(interval, changed.changed()).await;
+                tokio::select! {
+                    _ = tokio::time::timeout(interval, changed.changed()) => {}
+                    said = requests.message() => match said.ok().flatten().and_then(|said| said.body) {
+                        Some(watch_request::Body::Enforced(enforced)) => server.enforced(enforced),
+                        None => return,
+                        other => panic!("not expected: {other:?}"),
+                    },
+                }
             }
         });
         Ok(Response::new(answers))
@@ -440,9 +456,11 @@ fn update(state: &State, held: u64, snapshot: bool, server: &TestServer) -> Opti
         snapshot,
         ..Default::default()
     };
+    state.tasks.fill(&mut update, held);
     if snapshot {
         update.entries = present(state);
         update.bundles = vec![server.ca.wire_bundle()];
+        update.crls.clone_from(&state.tasks.crls);
     } else {
         for (id, (_, entry)) in state.entries.iter().filter(|(_, (at, _))| *at > held) {
             match entry {
@@ -489,12 +507,19 @@ fn beacon(state: &State) -> Beacon {
         .collect();
     let digest = entries_digest(&held);
     Beacon {
-        time_unix_ms: 0,
+        time_unix_ms: i64::try_from(
+            SystemClock
+                .now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_millis(),
+        )
+        .unwrap(),
         revision: state.revision,
         interval_ms: u32::try_from(state.beacon.as_millis()).unwrap(),
         entries: entries.len() as u64,
         digest: Some(digest),
-        epoch: 0,
+        epoch: state.tasks.epoch,
     }
 }
 

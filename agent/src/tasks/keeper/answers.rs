@@ -152,6 +152,7 @@ impl Keeper {
             tracked.window = Some(Arc::clone(&window.id));
             tracked.lost_open = None;
         }
+        self.dirty = true;
         self.windows.insert(Arc::clone(&window.id), window);
     }
 

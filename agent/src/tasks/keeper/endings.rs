@@ -58,6 +58,7 @@ impl Keeper {
     /// Wipes a window; returns the state that its request has then.
     fn drop_window(&mut self, id: &str, cause: End, detail: &str) -> Option<TaskState> {
         let window = self.windows.remove(id)?;
+        self.dirty = true;
         self.metrics.count_end(cause);
         info!(
             window_id = id,
