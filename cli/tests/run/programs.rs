@@ -1,7 +1,6 @@
 //! Programs that know nothing of us: the examples of `docs/run.md`, taken from there and run.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -52,9 +51,11 @@ async fn server_files(agent: &Agent) -> PathBuf {
     agent.dir().join("server")
 }
 
-/// An HTTPS server that insists on a certificate of the trust domain.
-fn https(files: &Path) -> (Server, String) {
-    let mut child = Command::new("openssl")
+/// An HTTPS server that insists on a certificate of the trust domain, and its port.
+async fn https(agent: &Agent, files: &Path) -> (Server, String) {
+    let log = agent.dir().join("s_server");
+    let out = fs::File::create(&log).unwrap();
+    let child = Command::new("openssl")
         .args([
             "s_server",
             "-accept",
@@ -63,8 +64,6 @@ fn https(files: &Path) -> (Server, String) {
             "1",
             "-verify_return_error",
             "-www",
-            "-naccept",
-            "8",
         ])
         .arg("-cert")
         .arg(files.join("cert.pem"))
@@ -73,23 +72,27 @@ fn https(files: &Path) -> (Server, String) {
         .arg("-CAfile")
         .arg(files.join("bundle.pem"))
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(out.try_clone().unwrap())
+        .stdout(out)
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = lines
-        .map_while(Result::ok)
-        .find_map(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned()));
-    let port = address.unwrap().rsplit(':').next().unwrap().to_owned();
-    (Server(child), port)
+    let server = Server(child);
+    let port = || {
+        let text = fs::read_to_string(&log).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("ACCEPT "));
+        line.filter(|_| text.ends_with('\n'))
+            .map(|line| line.rsplit(':').next().unwrap().to_owned())
+    };
+    until("the server listens", || port().is_some()).await;
+    let port = port().unwrap();
+    (server, port)
 }
 
 #[tokio::test]
 async fn curl_openssl_and_java_work_as_the_page_says() {
     let agent = Agent::start(Stage::Armed).await;
     let files = server_files(&agent).await;
-    let (_server, port) = https(&files);
+    let (_server, port) = https(&agent, &files).await;
     let (url, address) = (format!("https://localhost:{port}/"), format!("127.0.0.1:{port}"));
     let without = Command::new("curl").args(["-sk", &url]).output().unwrap();
     assert!(!without.status.success(), "this server wants no certificate");
