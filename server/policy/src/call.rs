@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use cedar_policy::Context;
+use cedar_policy::{Context, Entities};
 use mayfly_model::task::PathPattern;
 use mayfly_svid::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl PolicySet {
         let access = uid(Kind::Access, facts.access.name());
         let resource = uid(Kind::Rpc, &facts.rpc);
         let entities = vec![human(&facts.caller)?, entity(resource.clone(), vec![], [access])?];
-        let entities = crate::set::entities(entities)?;
+        let entities = Entities::from_entities(entities, None).map_err(|e| e.to_string())?;
         let holds = |grant: &&RoleGrant| match (&grant.paths, &id) {
             (None, _) => true,
             (Some(_), None) => false,

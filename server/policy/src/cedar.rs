@@ -85,12 +85,13 @@ impl Action {
     }
 }
 
-/// The actions with the group they are in. Without them among the entities `action in Mayfly::Action::"use"` is false, and
-/// most guards are silent.
-pub(crate) fn actions() -> impl Iterator<Item = Entity> {
+/// The actions of the group `use`, for the entities of a decision. Without them `action in Mayfly::Action::"use"` is false,
+/// and most guards are silent. Other actions are in no group.
+pub(crate) fn uses() -> impl Iterator<Item = Entity> {
     static ENTITIES: LazyLock<Vec<Entity>> = LazyLock::new(|| {
         let actions = SCHEMA_PARSED.action_entities().expect("our own schema");
-        actions.into_iter().collect()
+        let is_use = |uid: &EntityUid| Action::ALL.iter().any(|action| action.is_use() && action.uid() == *uid);
+        actions.into_iter().filter(|action| is_use(&action.uid())).collect()
     });
     ENTITIES.iter().cloned()
 }

@@ -9,9 +9,8 @@ use mayfly_model::task::{APPROVALS_MAX, ActorClass, ApprovalRule, TaskClass};
 
 use crate::annotation::Obligations;
 use crate::cedar::{
-    Action, Attributes, Kind, duration, entity, flag, instant, number, record, reference, seconds, set, text, uid,
+    Action, Attributes, Kind, duration, entity, flag, instant, number, record, reference, seconds, set, text, uid, uses,
 };
-
 use crate::decision::{Decision, Missing, Reason, Verdict};
 use crate::derive::{self, Assumed, Counted};
 use crate::facts::{Facts, Person, Phase};
@@ -285,9 +284,10 @@ impl<'f> Case<'f> {
         for person in asks.into_iter().chain(approves) {
             entities.push(human(person)?);
         }
+        entities.extend(uses());
         Ok(Self {
             facts,
-            entities: crate::set::entities(entities)?,
+            entities: Entities::from_entities(entities, None).map_err(|e| e.to_string())?,
             principal,
             resource,
         })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::{Context, Entity, EntityUid};
+use cedar_policy::{Context, Entities, Entity, EntityUid};
 use mayfly_model::task::PersonId;
 use mayfly_svid::{SpiffeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -199,7 +199,7 @@ impl PolicySet {
         entities: Vec<Entity>,
         context: crate::cedar::Attributes,
     ) -> Result<Answered<'_>, String> {
-        let entities = crate::set::entities(entities)?;
+        let entities = Entities::from_entities(entities, None).map_err(|e| e.to_string())?;
         let pairs = context.into_iter().map(|(key, value)| (key.to_owned(), value));
         let context = Context::from_pairs(pairs).map_err(|e| e.to_string())?;
         let question = Question {

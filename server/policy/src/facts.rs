@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 
+/// When it is in samples.
+pub(crate) const SAMPLE_NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
+
 /// What is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -238,8 +241,11 @@ impl Facts {
     /// node, in the right environment, for the whole window, with the ticket and the approvals that the definition wants.
     /// Tables of tests begin with it.
     pub fn sample(phase: Phase, definition: impl Into<Arc<Definition>>) -> Self {
+        Self::sample_at(SAMPLE_NOW, phase, definition)
+    }
+
+    pub(crate) fn sample_at(now: Timestamp, phase: Phase, definition: impl Into<Arc<Definition>>) -> Self {
         let definition = Pinned::new(definition);
-        let now = Timestamp::from_unix(1_800_000_000);
         let domain: TrustDomain = "example.org".parse().expect("a constant");
         let id = |path: &str| domain.with_path(path).expect("paths in definitions are valid");
         let own = definition.allowed.workloads.first();

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use cedar_policy::{Authorizer, Context, Decision as Answer, Entities, Entity, EntityUid, PolicyId, Request};
+use cedar_policy::{Authorizer, Context, Decision as Answer, Entities, EntityUid, PolicyId, Request};
 
 use crate::Digest;
 use crate::annotation::Annotations;
-use crate::cedar::{Action, SCHEMA_PARSED, actions};
+use crate::cedar::{Action, SCHEMA_PARSED};
 
 /// All policies that are in force: the built-in ones and those of users. Immutable; a change is a new set.
 #[derive(Debug)]
@@ -43,11 +43,6 @@ pub(crate) struct Question<'a> {
     /// Team and name of the definition that the resource is or belongs to.
     pub(crate) definition: Option<(&'a str, &'a str)>,
     pub(crate) entities: &'a Entities,
-}
-
-/// What a question is about, with the actions.
-pub(crate) fn entities(about: Vec<Entity>) -> Result<Entities, String> {
-    Entities::from_entities(about.into_iter().chain(actions()), None).map_err(|e| e.to_string())
 }
 
 /// Cedar's answer, of policies that all evaluated without error.
@@ -93,14 +88,11 @@ impl PolicySet {
             definition,
             entities,
         } = question;
-        let request = Request::new(
-            principal.clone(),
-            action.uid(),
-            resource.clone(),
-            context,
-            Some(&SCHEMA_PARSED),
-        )
-        .map_err(|e| e.to_string())?;
+        // The context is built in one place of this crate; tests compare it with the schema at each question. If it did
+        // not fit in spite of them, policies would err, and that denies.
+        let schema = cfg!(debug_assertions).then(|| &*SCHEMA_PARSED);
+        let request = Request::new(principal.clone(), action.uid(), resource.clone(), context, schema)
+            .map_err(|e| e.to_string())?;
         let slices = &self.slices[*action as usize];
         let (team, name) = definition.unzip();
         let sets = [

@@ -16,12 +16,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mayfly_model::task::Definition;
+use mayfly_svid::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::facts::{Facts, Phase};
+use crate::facts::{Facts, Phase, SAMPLE_NOW};
 use crate::{Decision, Missing, PolicySet, Verdict};
 
 /// A table that cannot be run.
@@ -137,14 +138,14 @@ fn read(file: &str, text: &str, files: &BTreeMap<String, String>) -> Result<Vec<
         }
     });
     let facts = |case: &Case| {
-        let sample = Facts::sample(case.phase, definition.clone());
-        let now = sample.now.unix();
+        let json = |table: &toml::Table| serde_json::to_value(table).map_err(|e| e.to_string());
+        let mut changes = json(&table.facts)?;
+        overlay(&mut changes, json(&case.facts)?);
+        let now = SAMPLE_NOW.unix();
+        let now = changes.get("now").map_or(Ok(now), |at| instant(at, now))?;
+        let sample = Facts::sample_at(Timestamp::from_unix(now), case.phase, definition.clone());
         let mut value = serde_json::to_value(sample).map_err(|e| e.to_string())?;
-        for table in [&table.facts, &case.facts] {
-            let changes = serde_json::to_value(table).map_err(|e| e.to_string())?;
-            let now = changes.get("now").map_or(Ok(now), |at| instant(at, now))?;
-            merge(&mut value, changes, "", now)?;
-        }
+        merge(&mut value, changes, "", now)?;
         serde_json::from_value(value).map_err(|e| e.to_string())
     };
     let ready = |case: Case| match facts(&case) {
@@ -159,6 +160,18 @@ const INSTANTS: [&str; 5] = ["now", "attested_at", "at", "opened_at", "renewed_a
 
 /// Facts that may be absent.
 const OPTIONAL: [&str; 7] = ["person", "team", "owner", "ticket", "approver", "window", "key"];
+
+/// Lays the facts of a case over those of all.
+fn overlay(all: &mut Value, case: Value) {
+    match (all, case) {
+        (Value::Object(all), Value::Object(case)) => {
+            for (key, value) in case {
+                overlay(all.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (all, case) => *all = case,
+    }
+}
 
 /// Lays `changes` over `facts`: tables key by key, all else in place of what is there. Keys that facts do not have stay, for
 /// the reader to refuse.

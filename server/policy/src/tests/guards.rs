@@ -294,6 +294,34 @@ fn no_guard_is_without_a_test_and_the_list_is_that_of_the_file() {
 }
 
 #[test]
+fn the_documentation_has_every_guard_every_annotation_and_every_attribute() {
+    let page = include_str!("../../../../docs/policy.md");
+    for guard in GUARDS {
+        assert!(
+            page.contains(&format!("| `{}` | {} |", guard.id, guard.forbids)),
+            "{}",
+            guard.id
+        );
+    }
+    for annotation in crate::annotation::KNOWN {
+        assert!(page.contains(&format!("| `@{annotation}(")), "{annotation}");
+    }
+    let schema = crate::cedar::SCHEMA
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let names = schema.flat_map(|line| line.split([' ', '{', ',']).filter_map(|word| word.strip_suffix(':')));
+    let mut checked = 0;
+    for name in names.filter(|name| !["principal", "resource", "context"].contains(name)) {
+        assert!(
+            page.contains(&format!("`{name}`")) || page.contains(&format!(" {name}`")),
+            "{name}"
+        );
+        checked += 1;
+    }
+    assert!(checked > 60, "{checked}");
+}
+
+#[test]
 fn guards_only_forbid_and_carry_the_words_of_the_code() {
     let parsed: cedar_policy::PolicySet = include_str!("../../builtin/guard.cedar").parse().unwrap();
     for guard in parsed.policies() {
