@@ -44,6 +44,7 @@ pub mod proxy;
 pub mod python;
 pub mod server;
 pub mod stats;
+pub mod tasks;
 
 pub use admin::{Admin, EntrySpec, selector};
 pub use agent::{Agent, AgentOptions, Join};

@@ -13,6 +13,8 @@ mod faults;
 mod identity;
 mod latency;
 mod outage;
+mod revocation_lists;
 mod server_api;
+mod tasks;
 mod withdrawal;
 mod workload_api;

@@ -281,6 +281,7 @@ async fn watch(channel: Channel, state: &State, held: &mut Held) -> Result<std::
         agent_version: "bench".into(),
         history: held.history.clone(),
         revision: held.revision,
+        window_ids: vec![],
     };
     let request = |body| WatchRequest { body: Some(body) };
     requests.send(request(Outbound::Hello(hello))).await?;

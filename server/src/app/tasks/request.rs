@@ -1,0 +1,292 @@
+//! A task is asked for, waits, and becomes a grant or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mayfly_model::task::{
+    ApprovalRule, DefinitionVersion, Grant, Needs, Outcome, Stage, Task, TaskClass, TaskId, TaskName, TaskRefusal,
+    TaskRequest, TaskStep, Terms,
+};
+use mayfly_model::{Actor, Change, Conflict};
+use mayfly_policy::{Obligations, Phase};
+use mayfly_svid::{SpiffeId, Timestamp};
+use tracing::info;
+
+use super::facts::{Attested, Decided, Question};
+use super::{TaskError, Tasks};
+use crate::commit::CommitError;
+
+/// What a process says that it wants.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The task.
+    pub task: TaskName,
+    /// Why.
+    pub reason: String,
+    /// A reference in the tracker.
+    pub ticket: Option<String>,
+    /// How long; as long as the definition says if none.
+    pub window: Option<Duration>,
+    /// Fewer scopes than the definition has; all if empty.
+    pub scopes: BTreeSet<String>,
+    /// What it is about.
+    pub parameters: BTreeMap<String, String>,
+    /// The same key is the same request; derived from the content if none.
+    pub idempotency_key: Option<String>,
+}
+
+impl Tasks {
+    /// Asks for a task on behalf of a process. The request that comes back may be there already, and may be refused.
+    ///
+    /// # Errors
+    /// It cannot be asked for; nothing is kept but the record of a refusal.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo what was handed to the committer.
+    pub async fn request(&self, actor: &Actor, process: &Attested, asked: Asked) -> Result<Arc<Task>, TaskError> {
+        let now = self.now();
+        let state = self.committer.snapshot();
+        let no_such_task = || TaskError::NoSuchTask(asked.task.clone());
+        let definition = state.definition(&asked.task).cloned().ok_or_else(no_such_task)?;
+        let workload = &process.entry.spec.spiffe_id;
+        let is_allowed = definition
+            .definition
+            .allowed
+            .workloads
+            .iter()
+            .any(|path| path.matches(workload, state.trust_domain()));
+        if !is_allowed {
+            // Whoever may not run it does not learn that it is there.
+            return Err(no_such_task());
+        }
+        let is_keyed = asked.idempotency_key.is_some();
+        let mut request = self.snapshot_of(process, &definition, asked, now);
+        let problems = request.check();
+        if !problems.is_empty() {
+            return Err(TaskError::Invalid(problems));
+        }
+        match self.present(&request)? {
+            Some(present) if is_keyed || present.stage.is_waiting() || present.stage == Stage::Armed => {
+                return Ok(present);
+            }
+            // Its uses are windows already: this is another run of the same job.
+            Some(_) => request.idempotency_key = TaskId::random().to_string(),
+            None => {}
+        }
+        let ticket = self.ticket(&request).await;
+        let decided = self.decide(
+            &state,
+            Question {
+                phase: Phase::Request,
+                request: &request,
+                definition: &definition,
+                selectors: &process.selectors,
+                attested_at: process.attested_at,
+                task: None,
+                window: None,
+                duration: request.window,
+                ticket,
+                approver: None,
+                approval: None,
+            },
+        );
+        let id = TaskId::random();
+        let outcome = decided.outcome();
+        let terms = terms(&definition, &decided.decision.obligations, now);
+        let task = Task::submitted(id.clone(), request, decided.record(), outcome, terms, now)
+            .map_err(|refusal| TaskError::Commit(CommitError::Conflict(Conflict::Task(refusal))))?;
+        let change = Change::Together(vec![Change::TaskSubmit(Box::new(task)), decided.note(&id)]);
+        match self.change(actor, &id, change).await {
+            // Somebody asked for the same at the same time.
+            Err(TaskError::Commit(CommitError::Conflict(Conflict::TaskExists(present)))) => Ok(present),
+            Ok(task) => {
+                tell(&task, outcome);
+                Ok(task)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at a request that waits for its ticket again.
+    ///
+    /// # Errors
+    /// It does not wait for that any more.
+    pub(super) async fn ask_again(&self, actor: &Actor, task: &Task) -> Result<(), TaskError> {
+        let ticket = self.ticket(&task.request).await;
+        let state = self.committer.snapshot();
+        let Some(definition) = state.definition(&task.request.task).cloned() else {
+            return Ok(()); // Superseded by the commit that took it away.
+        };
+        let decided = self.decide(&state, self.waiting(Phase::Arm, task, &definition, ticket));
+        let outcome = decided.outcome();
+        if outcome == Outcome::WantTicket {
+            return Ok(());
+        }
+        let step = TaskStep::Decide {
+            decision: decided.record(),
+            outcome,
+        };
+        let task = self.change(actor, &task.id, with_note(&task.id, step, &decided)).await?;
+        tell(&task, outcome);
+        Ok(())
+    }
+
+    /// Takes back a request that waits, or a grant that is not opened, for the process that asked.
+    ///
+    /// # Errors
+    /// It is not the process's, or has gone on.
+    pub async fn cancel(&self, actor: &Actor, id: &TaskId, reason: String) -> Result<Arc<Task>, TaskError> {
+        let change = Change::TaskStep {
+            id: id.clone(),
+            step: Box::new(TaskStep::Cancel { reason }),
+        };
+        self.change(actor, id, change).await
+    }
+
+    /// The request with this ID, of this workload.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn state_for(&self, id: &TaskId, workload: &SpiffeId) -> Result<Arc<Task>, TaskError> {
+        self.own(id, workload)
+    }
+
+    /// A question about a request that waits: by what was known of the process when it asked.
+    pub(super) fn waiting<'a>(
+        &self,
+        phase: Phase,
+        task: &'a Task,
+        definition: &'a Arc<DefinitionVersion>,
+        ticket: Option<mayfly_policy::Ticket>,
+    ) -> Question<'a> {
+        Question {
+            phase,
+            request: &task.request,
+            definition,
+            selectors: &task.request.selectors,
+            attested_at: task.request.requested_at,
+            task: Some(task),
+            window: None,
+            duration: task.request.window,
+            ticket,
+            approver: None,
+            approval: None,
+        }
+    }
+
+    fn snapshot_of(
+        &self,
+        process: &Attested,
+        definition: &DefinitionVersion,
+        asked: Asked,
+        now: Timestamp,
+    ) -> TaskRequest {
+        let Asked {
+            task,
+            reason,
+            ticket,
+            window,
+            scopes,
+            parameters,
+            idempotency_key,
+        } = asked;
+        let spec = &definition.definition;
+        let (class, person) = self.principal(process.instance.uid, definition);
+        let workload = process.entry.spec.spiffe_id.clone();
+        let mut request = TaskRequest {
+            task,
+            definition: definition.hash,
+            entry_id: process.entry.id.clone(),
+            agent_id: process.agent.id.clone(),
+            actor: class,
+            person,
+            owner: self.people.workload_facts(&workload).owner,
+            workload,
+            selectors: process.selectors.clone(),
+            reason,
+            ticket,
+            // Never more than the definition says, whatever is asked.
+            window: window.map_or(spec.limits.max_window, |window| window.min(spec.limits.max_window)),
+            scopes: if scopes.is_empty() { spec.scopes.clone() } else { scopes },
+            parameters,
+            idempotency_key: String::new(),
+            requested_at: now,
+        };
+        // By default the content is the key, so that a job that was ended while its request waited finds it again.
+        request.idempotency_key = idempotency_key.unwrap_or_else(|| request.digest().to_string());
+        request
+    }
+
+    /// The live request with the same key.
+    fn present(&self, request: &TaskRequest) -> Result<Option<Arc<Task>>, TaskError> {
+        let state = self.committer.snapshot();
+        let same = state.live_tasks().find(|other| {
+            other.request.workload == request.workload
+                && other.request.task == request.task
+                && other.request.idempotency_key == request.idempotency_key
+        });
+        match same {
+            Some(other) if other.digest != request.digest() => Err(TaskError::OtherRequest(other.id.clone())),
+            other => Ok(other.cloned()),
+        }
+    }
+}
+
+/// The step with the record of its decision, in one commit.
+pub(super) fn with_note(id: &TaskId, step: TaskStep, decided: &Decided) -> Change {
+    Change::Together(vec![
+        Change::TaskStep {
+            id: id.clone(),
+            step: Box::new(step),
+        },
+        decided.note(id),
+    ])
+}
+
+/// What a request gets: of its definition, and of what policy adds to it.
+fn terms(definition: &DefinitionVersion, obligations: &Obligations, now: Timestamp) -> Terms {
+    let spec = &definition.definition;
+    let window_max = obligations
+        .window_cap
+        .map_or(spec.limits.max_window, |cap| cap.min(spec.limits.max_window));
+    let approvals: Vec<ApprovalRule> = obligations.approvals.iter().filter(|rule| rule.count > 0).cloned().collect();
+    Terms {
+        needs: Needs {
+            approvals,
+            ticket: spec.ticket.required,
+        },
+        grant: Grant {
+            open_by: now.plus(spec.limits.open_within),
+            uses_left: spec.limits.max_uses,
+            window_max,
+            concurrency: spec.limits.concurrency,
+            settle_before_next: spec.ending.settle_before_next,
+            heartbeat: spec.heartbeat.as_ref().map(|rule| rule.interval * rule.missed),
+            review: spec.class == TaskClass::Breakglass,
+        },
+        open_within: spec.limits.open_within,
+        wait_until: now.plus(spec.limits.request_ttl),
+    }
+}
+
+fn tell(task: &Task, outcome: Outcome) {
+    let reasons = task.decisions.last().map(|decision| decision.reasons.join(" ")).unwrap_or_default();
+    let groups: Vec<String> = task
+        .needs
+        .approvals
+        .iter()
+        .flat_map(|rule| &rule.groups)
+        .map(ToString::to_string)
+        .collect();
+    info!(request_id = %task.id, task = %task.request.task, workload = %task.request.workload, stage = task.stage.word(),
+          ?outcome, reasons, approver_groups = groups.join(" "), "task requested");
+}
+
+/// Whether a refusal of the model says that there was nothing to do.
+pub(super) fn refusal_of(error: &TaskError) -> Option<&TaskRefusal> {
+    match error {
+        TaskError::Commit(CommitError::Conflict(Conflict::Task(refusal))) => Some(refusal),
+        _ => None,
+    }
+}

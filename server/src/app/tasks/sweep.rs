@@ -1,0 +1,249 @@
+//! What happens by time, and what a change of policy ends: one pass over everything that is live, several times a second.
+//!
+//! The state says what is due; the pass only looks. It catches up after a stop, and a step that failed is tried by the next
+//! pass. Deadlines are wall-clock instants that were fixed when a window opened: a clock that is set back moves none of
+//! them, and holders and consumers count monotonic time besides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mayfly_model::task::{CloseCause, Stage, Staleness, Task, TaskStep, Window};
+use mayfly_model::{Actor, Change, Step};
+use mayfly_policy::Phase;
+use mayfly_runtime::{CancellationToken, Chain};
+use mayfly_svid::Timestamp;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{error, warn};
+
+use super::request::refusal_of;
+use super::{TaskError, Tasks};
+use crate::commit::Snapshot;
+
+/// Between two passes.
+const TICK: Duration = Duration::from_millis(250);
+/// Between two looks at the tickets that requests wait for, and that windows rest on.
+const TICKETS: Duration = Duration::from_secs(5);
+/// Between two removals of what is over.
+const PRUNE: Duration = Duration::from_secs(60);
+
+/// What a pass remembers for the next.
+#[derive(Default)]
+struct Memory {
+    /// The policies that all open windows were asked about.
+    policy: Option<String>,
+    tickets_at: Option<Instant>,
+    pruned_at: Option<Instant>,
+}
+
+impl Tasks {
+    /// Does what is due, until `stop`.
+    ///
+    /// # Errors
+    /// None; the type is the supervisor's.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut acknowledged = self.checkpoints.changed();
+        let mut changed = self.committer.revision();
+        let mut memory = Memory::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => {}
+                // A window is settled the moment that the last consumer says so.
+                _ = acknowledged.changed() => {}
+            }
+            changed.borrow_and_update();
+            if let Err(failure) = self.pass(&mut memory).await {
+                error!(error = %Chain(&failure), "a pass over the tasks did not get through, the next one tries again");
+            }
+        }
+    }
+
+    async fn pass(&self, memory: &mut Memory) -> Result<(), TaskError> {
+        let (state, now, actor) = (self.committer.snapshot(), self.now(), Actor::server());
+        let policy = self.policy.current().digest().to_string();
+        let is_new_policy = memory.policy.as_ref() != Some(&policy);
+        let tickets_due = memory.tickets_at.is_none_or(|at| at.elapsed() >= TICKETS);
+        let mut steps = vec![];
+        for task in state.live_tasks() {
+            steps.extend(self.due(&state, task, now).into_iter().map(|step| (task.clone(), step)));
+            if tickets_due && task.stage == Stage::AwaitingTicket && now <= task.wait_until {
+                self.ask_again(&actor, task).await.or_else(ignore_refusal)?;
+            }
+        }
+        let is_quiet = steps.is_empty();
+        for chunk in steps.chunks(256) {
+            self.commit_due(&actor, chunk).await?;
+        }
+        for task in state.live_tasks().filter(|task| task.live_windows().next().is_some()) {
+            let rests_on_ticket = tickets_due && task.needs.ticket;
+            if is_new_policy || rests_on_ticket {
+                self.ask_of_open(&actor, &state, task).await?;
+            }
+        }
+        if is_new_policy {
+            memory.policy = Some(policy);
+        }
+        if tickets_due {
+            memory.tickets_at = Some(Instant::now());
+        }
+        if is_quiet && memory.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE) {
+            memory.pruned_at = Some(Instant::now());
+            let before = now.minus(self.settings.retention);
+            let is_due = |task: &Arc<Task>| task.is_over() && task.request.requested_at < before;
+            if state.tasks_before(None).any(is_due) {
+                self.committer
+                    .commit(self.step(&actor, Change::TaskPrune { before }))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit_due(&self, actor: &Actor, due: &[(Arc<Task>, TaskStep)]) -> Result<(), TaskError> {
+        let steps: Vec<Step> = due
+            .iter()
+            .map(|(task, step)| {
+                self.step(
+                    actor,
+                    Change::TaskStep {
+                        id: task.id.clone(),
+                        step: Box::new(step.clone()),
+                    },
+                )
+            })
+            .collect();
+        for ((task, step), result) in due.iter().zip(self.committer.commit_all(steps).await) {
+            // Whoever was quicker did as well.
+            result.map(drop).map_err(TaskError::from).or_else(ignore_refusal)?;
+            match step {
+                TaskStep::Close { window, cause, detail } => {
+                    warn!(request_id = %task.id, window_id = %window, cause = cause.word(), detail, "window ended");
+                }
+                TaskStep::GiveUp { window, detail } => {
+                    error!(request_id = %task.id, window_id = %window, missing = detail,
+                           hint = "consumers that are registered with these names do not enforce what was revoked: see \
+                                   whether they run and reach their agent; `mayfly task now` shows it",
+                           "revocation incomplete");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What time asks of a task.
+    fn due(&self, state: &Snapshot, task: &Task, now: Timestamp) -> Vec<TaskStep> {
+        let mut steps = vec![];
+        let is_late = match task.stage {
+            Stage::AwaitingApproval | Stage::AwaitingTicket => now > task.wait_until,
+            Stage::Armed => now > task.grant.open_by,
+            _ => false,
+        };
+        if is_late {
+            steps.push(TaskStep::Expire);
+        }
+        for window in &task.windows {
+            steps.extend(self.due_of_window(state, task, window, now));
+        }
+        steps
+    }
+
+    fn due_of_window(&self, state: &Snapshot, task: &Task, window: &Window, now: Timestamp) -> Option<TaskStep> {
+        let id = window.id;
+        let close = |cause, detail: &str| {
+            Some(TaskStep::Close {
+                window: id,
+                cause,
+                detail: detail.into(),
+            })
+        };
+        match window.stage {
+            Stage::Open | Stage::Suspended if now >= window.closes_at => close(CloseCause::TimedOut, "its time is over"),
+            Stage::Open | Stage::Suspended => {
+                if window.heartbeat_due.is_some_and(|due| now >= due) {
+                    return close(CloseCause::HeartbeatLost, "its process gave no sign of life");
+                }
+                match state.agent(&window.instance.agent_id) {
+                    None => return close(CloseCause::AttestationLost, "its node was evicted"),
+                    Some(agent) if agent.banned => return close(CloseCause::AttestationLost, "its node was banned"),
+                    Some(_) => {}
+                }
+                let definition = state.definition(&task.request.task);
+                let Some(definition) = definition else {
+                    return close(CloseCause::PolicyWithdrawn, "its definition was retired");
+                };
+                let is_strict = definition.definition.ending.staleness == Staleness::Strict;
+                let away = self.hub.away_since(&window.instance.agent_id).map(|since| since.elapsed());
+                if is_strict && away.is_some_and(|away| away > self.settings.lease) {
+                    return close(CloseCause::LeaseLost, "its node was not heard for the lease");
+                }
+                None
+            }
+            // Its holder is gone, or does not say; what it had is over by itself.
+            Stage::Closing if window.last_instant(now).is_none() => Some(TaskStep::Confirm { window: id }),
+            Stage::Closing => None,
+            Stage::Closed | Stage::RevocationIncomplete => self.settlement(state, task, window, now),
+            _ => None,
+        }
+    }
+
+    /// Whether old authority is shown dead: expired, or refused by every checkpoint that was declared.
+    fn settlement(&self, state: &Snapshot, task: &Task, window: &Window, now: Timestamp) -> Option<TaskStep> {
+        let closed_at = window.closed_at?;
+        let residual = |until: Timestamp| u32::try_from(until.since(closed_at).as_secs()).unwrap_or(u32::MAX);
+        let last = window.issuances.iter().map(|issuance| issuance.not_after).max();
+        let settle = |residual| {
+            Some(TaskStep::Settle {
+                window: window.id,
+                residual,
+            })
+        };
+        if window.last_instant(now).is_none() {
+            return settle(last.map_or(0, residual));
+        }
+        let definition = state.definition(&task.request.task)?;
+        let names = &definition.definition.ending.checkpoints;
+        if names.is_empty() {
+            return None; // Nobody was declared who could refuse it: it is over when it expires.
+        }
+        let missing = self.checkpoints.missing(names, window.epoch?);
+        if missing.is_empty() {
+            return settle(residual(now));
+        }
+        let is_overdue = now > closed_at.plus(self.settings.settle_within);
+        (is_overdue && window.stage == Stage::Closed).then(|| TaskStep::GiveUp {
+            window: window.id,
+            detail: format!("not acknowledged by {}", missing.join(", ")),
+        })
+    }
+
+    /// Asks the policy in force about windows that are open under an older one, and ends what it does not allow.
+    async fn ask_of_open(&self, actor: &Actor, state: &Snapshot, task: &Arc<Task>) -> Result<(), TaskError> {
+        let ticket = self.ticket(&task.request).await;
+        let definition = state.definition(&task.request.task).filter(|found| found.hash == task.request.definition);
+        // A newer version is for newer requests; a retired one ends its windows by itself.
+        let Some(definition) = definition else { return Ok(()) };
+        for window in task.live_windows() {
+            let decided = self.decide(
+                state,
+                self.about(Phase::Sweep, task, window, definition, ticket.clone(), None),
+            );
+            if let Err(denied) = decided.require() {
+                self.committer.commit(self.step(actor, decided.note(&task.id))).await?;
+                let detail = denied.to_string();
+                self.end(actor, task, window.id, CloseCause::PolicyWithdrawn, detail, false)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ignore_refusal(error: TaskError) -> Result<(), TaskError> {
+    match refusal_of(&error) {
+        Some(_) => Ok(()),
+        None => Err(error),
+    }
+}
