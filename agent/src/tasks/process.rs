@@ -105,7 +105,7 @@ impl Processes {
         new
     }
 
-    /// The process has this request from now on; returns it with its new state.
+    /// The process has this request from now on.
     pub(super) fn track(&mut self, key: ProcessKey, entry: Arc<Entry>, state: TaskState, most: usize) {
         let Some(process) = self.all.get_mut(&key) else { return };
         let id = state.request_id.clone();
@@ -118,7 +118,7 @@ impl Processes {
             // What is over makes room; there is some, as it was looked for before.
             let spent = process.requests.iter().find(|(_, tracked)| tracked.is_spent());
             if let Some(spent) = spent.map(|(id, _)| id.clone()) {
-                self.drop_request(key, &spent);
+                self.forget_request(key, &spent);
             }
         }
         let Some(process) = self.all.get_mut(&key) else { return };
@@ -133,8 +133,15 @@ impl Processes {
         self.by_request.entry(id).or_default().insert(key);
     }
 
-    /// Forgets a request; who watches it sees its last state and then the end.
+    /// Forgets a request; who watches it sees its last state and then the end. With its last one a process is forgotten.
     pub(super) fn drop_request(&mut self, key: ProcessKey, request_id: &str) {
+        self.forget_request(key, request_id);
+        if self.all.get(&key).is_some_and(|process| process.requests.is_empty()) {
+            self.remove(key);
+        }
+    }
+
+    fn forget_request(&mut self, key: ProcessKey, request_id: &str) {
         if let Some(process) = self.all.get_mut(&key) {
             process.requests.remove(request_id);
         }

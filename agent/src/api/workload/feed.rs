@@ -18,7 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use mayfly_model::{Entry, EntryId};
 use mayfly_runtime::listen::ConnInfo;
 use mayfly_runtime::{CancellationToken, Clock};
-use mayfly_svid::Timestamp;
+use mayfly_svid::{Serial, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
@@ -55,8 +55,8 @@ pub(super) struct Feed {
     closing: CancellationToken,
     views: watch::Receiver<Arc<View>>,
     board: watch::Receiver<Arc<Board>>,
-    /// It was told of task SVIDs.
-    has_tasks: bool,
+    /// The task SVIDs that it was told of.
+    told_tasks: Vec<Serial>,
     standing: watch::Receiver<Standing>,
     claims: BTreeMap<EntryId, Subscription>,
     told: Option<(Fingerprint, Instant)>,
@@ -82,7 +82,7 @@ impl Feed {
         Self {
             views: sources.views.clone(),
             board: sources.board.clone(),
-            has_tasks: false,
+            told_tasks: vec![],
             standing: caller.standing(),
             closing: connection.closing(),
             sources,
@@ -158,7 +158,7 @@ impl Feed {
     /// nothing to do with it.
     fn is_concerned(&mut self) -> bool {
         let board = self.board.borrow_and_update();
-        self.has_tasks || board.has_shared() || !board.of(self.caller.key()).is_empty()
+        !self.told_tasks.is_empty() || board.has_shared() || !board.of(self.caller.key()).is_empty()
     }
 
     /// Task SVIDs that the caller has part in at this moment.
@@ -225,8 +225,10 @@ impl Feed {
             self.bare_since = None;
             match self.told {
                 Some((told, _)) if told == fingerprint => return Ok(idle),
-                // Not too fast: what comes in bursts is told as one (WAPI-14).
-                Some((_, at)) if now < at + self.sources.settings.update_gap => {
+                // Not too fast: what comes in bursts is told as one (WAPI-14). What a task gives or loses does not wait.
+                Some((_, at))
+                    if now < at + self.sources.settings.update_gap && self.told_tasks == serials_of(&tasks) =>
+                {
                     return Ok(Look::Wait(at + self.sources.settings.update_gap));
                 }
                 // All of them, if that takes but a moment (WAX-02).
@@ -248,7 +250,7 @@ impl Feed {
             {
                 continue;
             }
-            self.has_tasks = !tasks.is_empty();
+            self.told_tasks = serials_of(&tasks);
             if self.told.is_none() {
                 self.sources
                     .metrics
@@ -362,6 +364,10 @@ impl Feed {
         }
         end.status()
     }
+}
+
+fn serials_of(tasks: &[Shown]) -> Vec<Serial> {
+    tasks.iter().map(|shown| shown.svid.svid().serial().clone()).collect()
 }
 
 impl Drop for Feed {
