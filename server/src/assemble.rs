@@ -22,8 +22,11 @@ use crate::api::{self, Api, Deps, Face};
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::issue::Issuance;
+use crate::app::policy::PolicyHolder;
 use crate::app::revocation_lists::RevocationLists;
 use crate::app::server_svid::ServerSvid;
+use crate::app::tasks::{TaskParts, TaskSettings, Tasks};
+use crate::app::tickets;
 use crate::app::upkeep::Upkeep;
 use crate::commit::{Applied, Committer, Snapshot};
 use crate::config::{AttestorSettings, KeySettings, Loaded, Settings};
@@ -123,8 +126,28 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
         feeds.clone(),
         stop.clone(),
     );
+    let people = Arc::new(settings.people.clone());
+    let policy = Arc::new(PolicyHolder::new(committer.clone()));
     let mut roles = settings.roles.clone();
     roles.admin_uids.extend([0, rustix::process::geteuid().as_raw()]);
+    let tickets = tickets::checker(&settings.tickets, clock.clone()).context("the ticket tracker")?;
+    let tasks = Tasks::new(TaskParts {
+        committer: committer.clone(),
+        clock: clock.clone(),
+        policy: policy.clone(),
+        people: people.clone(),
+        tickets,
+        issuance: issuance.clone(),
+        checkpoints: feeds.checkpoints.clone(),
+        hub: hub.clone(),
+        settings: TaskSettings {
+            lease: settings.tasks.lease,
+            settle_within: settings.tasks.settle_within,
+            retention: settings.tasks.retention,
+        },
+    });
+    let sweeper = tasks.clone();
+    supervisor.spawn_once("tasks", |stop| sweeper.run(stop));
     let api = Api::new(Deps {
         committer: committer.clone(),
         issuance,
@@ -134,6 +157,12 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
         log,
         own_svid: Arc::new(move || own_svid.load_full().map(|svid| svid.as_ref().clone())),
         roles,
+        people,
+        policy,
+        two_person: settings.tasks.two_person,
+        tasks,
+        authorities: authorities.clone(),
+        feeds,
         attest_limits: settings.attest_limits,
         join_token_max_ttl: JOIN_TOKEN_MAX_TTL,
         watch: Arc::new(watch),

@@ -3,6 +3,9 @@
 //! Every problem is reported in one run, with file, line and hint. Secrets are never values in this file: keys live in the
 //! key manager, tokens are made through the API.
 
+mod people;
+mod tasks;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,11 @@ use crate::api::watch::WatchSettings;
 use crate::app::authorities::AuthoritySettings;
 use crate::app::caller::RoleMap;
 use crate::app::issue::IssueSettings;
+use crate::app::people::People;
+use crate::app::standing::Operators;
+use crate::app::tickets::TicketSettings;
+
+pub use tasks::TaskConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -69,6 +77,12 @@ pub struct Settings {
     pub health_address: Option<SocketAddr>,
     /// Who may what.
     pub roles: RoleMap,
+    /// Who is who.
+    pub people: People,
+    /// How tasks behave besides what their definitions say.
+    pub tasks: TaskConfig,
+    /// Who knows of tickets.
+    pub tickets: TicketSettings,
     /// Where keys are.
     pub keys: KeySettings,
     /// What authorities are like.
@@ -139,7 +153,10 @@ impl Settings {
         let socket_mode = listen.mode("socket_mode").or(0o666);
         let health_address = reader.section("health").socket_addr("bind_address").optional();
 
-        let roles = roles(&reader.section("roles"));
+        let (people, operators) = people::read(reader, trust_domain.as_ref());
+        let roles = roles(&reader.section("roles"), operators);
+        let task_config = tasks::tasks(&reader.section("tasks"));
+        let tickets = tasks::tickets(&reader.section("tickets"));
         let (keys, authority) = authority(&reader.section("authority"));
         let issue = issue(&reader.section("svid"), authority.ttl);
         let attestors = attestors(&reader.section("attestor"), reader);
@@ -156,6 +173,9 @@ impl Settings {
                 socket_mode,
                 health_address,
                 roles,
+                people,
+                tasks: task_config,
+                tickets,
                 keys,
                 authority,
                 issue,
@@ -175,11 +195,9 @@ impl Settings {
     }
 }
 
-fn roles(section: &Section<'_>) -> RoleMap {
-    let numbers = |key: &str| -> BTreeSet<u32> {
-        let each = section.string_list(key).parse_each(|text| text.parse::<u32>());
-        each.or(vec![]).into_iter().collect()
-    };
+fn roles(section: &Section<'_>, operators: Vec<Operators>) -> RoleMap {
+    let numbers =
+        |key: &str| -> BTreeSet<u32> { section.integer_list::<u32>(key).or(vec![]).into_iter().collect() };
     let ids = |key: &str| -> BTreeSet<SpiffeId> {
         section
             .string_list(key)
@@ -195,6 +213,7 @@ fn roles(section: &Section<'_>) -> RoleMap {
         viewer_gids: numbers("viewer_gids"),
         admin_ids: ids("admin_ids"),
         viewer_ids: ids("viewer_ids"),
+        operators,
     }
 }
 
@@ -343,58 +362,4 @@ fn log(section: &Section<'_>) -> LogSettings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str = "trust_domain = \"example.org\"\ndata_dir = \"data\"\n";
-
-    fn parse(text: &str) -> Result<Settings, Problems> {
-        Settings::parse(Path::new("/etc/mayfly/server.toml"), text).map(|loaded| loaded.settings)
-    }
-
-    #[test]
-    fn two_keys_are_enough() {
-        let settings = parse(MINIMAL).unwrap();
-        assert_eq!(settings.data_dir, Path::new("/etc/mayfly/data"));
-        assert_eq!(settings.bind_address.port(), 8081);
-        assert!(settings.attestors.join_token && settings.roles == RoleMap::default());
-    }
-
-    #[test]
-    fn the_sample_in_deploy_states_the_defaults() {
-        let sample = include_str!("../../deploy/server.toml");
-        let stated = parse(sample).unwrap();
-        let bare = "trust_domain = \"example.org\"\ndata_dir = \"/var/lib/mayfly/server\"\n";
-        let mut default = parse(bare).unwrap();
-        // The one key that is off by default and shown on.
-        default.health_address = stated.health_address;
-        assert_eq!(format!("{stated:?}"), format!("{default:?}"));
-    }
-
-    // Promise 7
-    #[test]
-    fn every_problem_is_reported_at_once_with_line_and_hint() {
-        let text = "trust_domain = \"Not A Domain\"\n\
-                    data_dri = \"x\"\n\
-                    [listen]\nbind_address = \"nonsense\"\n\
-                    [authority]\nttl = \"1h\"\nkey_type = \"dsa\"\n\
-                    [svid]\nx509_svid_ttl = \"50m\"\n\
-                    [attestor.join_token]\nenabled = false\n\
-                    [log]\nlevel = \"lound\"\n";
-        let problems = parse(text).unwrap_err();
-        let all = problems.to_string();
-        for expected in [
-            "server.toml:1: trust_domain",
-            "data_dir",
-            "server.toml:4: listen.bind_address",
-            "server.toml:7: authority.key_type",
-            "server.toml:9: svid.x509_svid_ttl",
-            "attestor.join_token.enabled",
-            "log.level",
-            "data_dri",
-        ] {
-            assert!(all.contains(expected), "no `{expected}` in:\n{all}");
-        }
-        assert!(problems.len() >= 8, "{all}");
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use tonic::{Request, Status};
 
 use super::status::to_status;
 use crate::app::caller::{Caller, identify, presented_serial};
+use crate::app::standing::Standing;
 use crate::commit::Snapshot;
 
 /// Who calls, why, when, and the state that the call was admitted by. An extension of each request that passed the
@@ -25,6 +26,8 @@ pub struct Call {
     pub snapshot: Arc<Snapshot>,
     /// What it came over.
     pub connection: ConnInfo,
+    /// What the caller may, if it is an operator or a person.
+    pub standing: Option<Arc<Standing>>,
 }
 
 impl Call {
@@ -38,6 +41,16 @@ impl Call {
             .get::<Self>()
             .cloned()
             .ok_or_else(|| Status::internal("internal error"))
+    }
+
+    /// What the caller may.
+    ///
+    /// # Errors
+    /// It is no operator and no person, which the table of methods does not allow where this is asked.
+    pub(super) fn standing(&self) -> Result<&Standing, Status> {
+        self.standing
+            .as_deref()
+            .ok_or_else(|| Status::permission_denied("only operators may call this"))
     }
 
     /// The agent that calls.

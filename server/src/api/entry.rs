@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mayfly_model::{Entry, EntryId, EntrySpec};
+use mayfly_model::{Entry, EntryId, EntrySpec, ErrorKind};
 use mayfly_proto::convert::{self, ConvertError};
 use mayfly_proto::spire::server::entry::entry_server::Entry as EntryApi;
 use mayfly_proto::spire::server::entry::{self as wire, *};
@@ -13,11 +13,32 @@ use tonic::{Request, Response, Status, Streaming};
 use super::batch::{ANSWER_MAX, NoRoom, Room, Unread, batch, check_batch, check_echo, fit};
 use super::driven::{Driven, driven};
 use super::page::{self, Wanted};
-use super::status::{invalid, to_status};
+use super::status::{Failure, invalid, to_status};
 use super::{Api, Call, sync};
 use crate::app::register::{self, EntryFilter, NewEntry, RegisterError};
+use crate::app::registrar::{self, WriteError};
 
 pub(super) struct EntryService(pub(super) Arc<Api>);
+
+/// Why an item was not acted on.
+#[derive(Debug, thiserror::Error)]
+enum ItemError {
+    /// It could not be read.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// The caller may not.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl Failure for ItemError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Convert(error) => error.kind(),
+            Self::Write(error) => error.kind(),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl EntryApi for EntryService {
@@ -95,9 +116,12 @@ impl EntryApi for EntryService {
         let call = Call::of(&request)?;
         let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let mut room = Room::of(entries.len());
-        let read = |entry: &types::Entry| -> Result<_, Unread<ConvertError>> {
-            let new = new_entry(entry).map_err(Unread::Refused)?;
+        let (mut room, standing) = (Room::of(entries.len()), call.standing()?);
+        let read = |entry: &types::Entry| -> Result<_, Unread<ItemError>> {
+            let new = new_entry(entry).map_err(ItemError::from).map_err(Unread::Refused)?;
+            registrar::may_create(standing, &new.spec)
+                .map_err(ItemError::from)
+                .map_err(Unread::Refused)?;
             // What is made is what is stated, with an ID and times, which a result has room for.
             reserve(&mut room, entry, output_mask.as_ref())?;
             Ok(new)
@@ -129,9 +153,13 @@ impl EntryApi for EntryService {
             output_mask,
         } = request.into_inner();
         check_batch("entries", entries.len())?;
-        let mut room = Room::of(entries.len());
-        let read = |entry: &types::Entry| -> Result<_, Unread<ConvertError>> {
-            let read = || Ok((entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?));
+        let (mut room, standing) = (Room::of(entries.len()), call.standing()?);
+        let read = |entry: &types::Entry| -> Result<_, Unread<ItemError>> {
+            let read = || -> Result<_, ItemError> {
+                let (id, patch) = (entry_id(&entry.id)?, convert::entry_patch(entry, input_mask.as_ref())?);
+                registrar::may_update(standing, &call.snapshot, &id, &patch)?;
+                Ok((id, patch))
+            };
             let (id, patch) = read().map_err(Unread::Refused)?;
             // Some fields of the one and the others of the other: no larger than both.
             if let Some(present) = call.snapshot.entry(&id) {
@@ -167,8 +195,14 @@ impl EntryApi for EntryService {
         let ids = request.into_inner().ids;
         check_batch("ids", ids.len())?;
         check_echo("ids", &ids)?;
+        let standing = call.standing()?;
+        let read = |id: &String| -> Result<_, ItemError> {
+            let id = entry_id(id)?;
+            registrar::may_delete(standing, &call.snapshot, &id)?;
+            Ok(id)
+        };
         let delete = |wanted| register::delete(&self.0.committer, &call.actor, call.now, wanted);
-        let results = batch(ids.iter().map(|id| entry_id(id)), delete).await;
+        let results = batch(ids.iter().map(read), delete).await;
         let results = results.into_iter().zip(ids);
         let results = results.map(|((status, _), id)| batch_delete_entry_response::Result {
             status: Some(status),

@@ -25,7 +25,7 @@ use tracing::{Instrument, Span, debug, info_span, warn};
 use super::metrics::{ApiMetrics, MethodLabels};
 use super::status::{invalid, to_status};
 use super::{Api, Call, Face, SERVICES};
-use crate::app::caller::{Access, Caller, Identified, authorize, identify};
+use crate::app::caller::{Access, Caller, Identified, identify};
 
 /// Metadata with what a caller says about why; percent-encoded where it is not printable ASCII.
 const REASON: &str = "mayfly-reason";
@@ -85,7 +85,7 @@ where
         let end = End::begin(self.api.metrics.clone(), labels, span.clone());
         let anyone = matches!(row, Some((_, Access::Anyone)));
         let admitted = span.in_scope(|| match row {
-            Some((_, access)) => admit(&self.api, &request, access),
+            Some((labels, access)) => admit(&self.api, &request, &labels, access),
             None => Err(Status::unimplemented("there is no such method here")),
         });
         match admitted {
@@ -119,7 +119,7 @@ fn find(path: &str, face: Face) -> Option<(MethodLabels, Access)> {
     ))
 }
 
-fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call, Status> {
+fn admit<B>(api: &Arc<Api>, request: &Request<B>, labels: &MethodLabels, access: Access) -> Result<Call, Status> {
     let Some(info) = request.extensions().get::<ConnInfo>() else {
         tracing::error!("a request came without what is known of its connection");
         return Err(Status::internal("internal error"));
@@ -137,7 +137,9 @@ fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call
         (Err(_), Access::Anyone) => Caller::Anonymous,
         (Err(refused), _) => return Err(to_status(&refused)),
     };
-    authorize(&caller, access, &api.roles, &snapshot, now).map_err(|refused| to_status(&refused))?;
+    let rpc = (labels.service, labels.method);
+    let authorized = api.authorizer.authorize(&caller, access, rpc, &snapshot, now);
+    let standing = authorized.map_err(|refused| to_status(&refused))?;
     let actor = caller.actor(&info.peer, reason(request.headers())?);
     Ok(Call {
         caller,
@@ -145,6 +147,7 @@ fn admit<B>(api: &Arc<Api>, request: &Request<B>, access: Access) -> Result<Call
         now,
         snapshot,
         connection: info.clone(),
+        standing,
     })
 }
 

@@ -18,10 +18,12 @@
 pub mod watch;
 
 mod agent;
+mod agent_tasks;
 mod batch;
 mod bundle;
 mod call;
 mod debug;
+mod definitions;
 mod driven;
 mod entry;
 mod gate;
@@ -30,16 +32,24 @@ mod limits;
 mod logger;
 mod metrics;
 mod page;
+mod policy;
+mod proposals;
 mod status;
 mod svid;
 mod sync;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::attest_agent::Attestors;
 use mayfly_proto::grpc::health::health_server::HealthServer;
+use mayfly_proto::mayfly::agent::tasks_server::TasksServer as AgentTasksServer;
 use mayfly_proto::mayfly::agent::watch_server::WatchServer;
+use mayfly_proto::mayfly::task::definitions_server::DefinitionsServer;
+use mayfly_proto::mayfly::task::policy_server::PolicyServer;
+use mayfly_proto::mayfly::task::proposals_server::ProposalsServer;
+use mayfly_proto::mayfly::task::tasks_server::TasksServer;
 use mayfly_proto::spire::server;
 use mayfly_runtime::telemetry::LogHandle;
 use mayfly_runtime::{Clock, Readiness};
@@ -53,11 +63,17 @@ pub use gate::Gate;
 pub use limits::AttestLimits;
 pub use metrics::ApiMetrics;
 
+use crate::app::authorities::Authorities;
 use crate::app::caller::{Access, Role, RoleMap};
+use crate::app::changes::Changes;
 use crate::app::issue::Issuance;
+use crate::app::people::People;
+use crate::app::policy::PolicyHolder;
+use crate::app::standing::Authorizer;
+use crate::app::tasks::Tasks;
 use crate::commit::Committer;
 use limits::AttestGuard;
-use watch::WatchService;
+use watch::{TaskFeeds, WatchService};
 
 /// The largest message that is read.
 const MESSAGE_MAX: usize = 4 << 20;
@@ -118,9 +134,9 @@ pub const SERVICES: &[Service] = &[
             ("CountEntries", READ),
             ("ListEntries", READ),
             ("GetEntry", READ),
-            ("BatchCreateEntry", CHANGE),
-            ("BatchUpdateEntry", CHANGE),
-            ("BatchDeleteEntry", CHANGE),
+            ("BatchCreateEntry", Access::Register),
+            ("BatchUpdateEntry", Access::Register),
+            ("BatchDeleteEntry", Access::Register),
             ("GetAuthorizedEntries", Access::Agent),
             ("SyncAuthorizedEntries", Access::Agent),
         ],
@@ -148,6 +164,59 @@ pub const SERVICES: &[Service] = &[
     Service {
         name: "mayfly.agent.v1.Watch",
         methods: &[("Watch", Access::Agent)],
+    },
+    Service {
+        name: "mayfly.agent.v1.Tasks",
+        methods: &[
+            ("Request", Access::Agent),
+            ("Open", Access::Agent),
+            ("Renew", Access::Agent),
+            ("Heartbeat", Access::Agent),
+            ("Close", Access::Agent),
+        ],
+    },
+    Service {
+        name: "mayfly.task.v1.Tasks",
+        methods: &[
+            ("List", Access::Person),
+            ("Get", Access::Person),
+            ("Approve", Access::Person),
+            ("Deny", Access::Person),
+            ("Cancel", Access::Person),
+            ("Suspend", Access::Person),
+            ("Resume", Access::Person),
+            ("Review", Access::Person),
+            ("AcceptRisk", Access::Person),
+            ("Revoke", Access::Person),
+            ("GetRevocationLists", Access::Person),
+        ],
+    },
+    Service {
+        name: "mayfly.task.v1.Definitions",
+        methods: &[
+            ("Define", Access::Define),
+            ("List", Access::Person),
+            ("Get", Access::Person),
+            ("Retire", Access::Define),
+        ],
+    },
+    Service {
+        name: "mayfly.task.v1.Policy",
+        methods: &[
+            ("Get", Access::Person),
+            ("Set", Access::Define),
+            ("Check", Access::Person),
+            ("WhatIf", READ),
+            ("Explain", Access::Person),
+        ],
+    },
+    Service {
+        name: "mayfly.task.v1.Proposals",
+        methods: &[
+            ("List", Access::Person),
+            ("Approve", Access::Confirm),
+            ("Reject", Access::Confirm),
+        ],
     },
     Service {
         name: "grpc.health.v1.Health",
@@ -207,6 +276,18 @@ pub struct Deps {
     pub own_svid: OwnSvid,
     /// Who is an operator.
     pub roles: RoleMap,
+    /// Who is who.
+    pub people: Arc<People>,
+    /// The operators' policy.
+    pub policy: Arc<PolicyHolder>,
+    /// Whether definitions and policies want a second person.
+    pub two_person: bool,
+    /// Requests, grants and windows.
+    pub tasks: Arc<Tasks>,
+    /// For the hard cut.
+    pub authorities: Arc<Authorities>,
+    /// Revocation lists, and what consumers enforce.
+    pub feeds: TaskFeeds,
     /// Bounds of `AttestAgent`.
     pub attest_limits: AttestLimits,
     /// The longest life of a join token.
@@ -224,7 +305,12 @@ pub struct Api {
     readiness: Readiness,
     log: LogHandle,
     own_svid: OwnSvid,
-    roles: RoleMap,
+    authorizer: Authorizer,
+    policy: Arc<PolicyHolder>,
+    changes: Changes,
+    tasks: Arc<Tasks>,
+    authorities: Arc<Authorities>,
+    feeds: TaskFeeds,
     attest_guard: AttestGuard,
     join_token_max_ttl: Duration,
     watch: Arc<WatchService>,
@@ -245,10 +331,17 @@ impl Api {
             log,
             own_svid,
             roles,
+            people,
+            policy,
+            two_person,
+            tasks,
+            authorities,
+            feeds,
             attest_limits,
             join_token_max_ttl,
             watch,
         } = deps;
+        let changes = Changes::new(committer.clone(), people.clone(), policy.clone(), two_person);
         Arc::new(Self {
             committer,
             issuance,
@@ -257,7 +350,12 @@ impl Api {
             readiness,
             log,
             own_svid,
-            roles,
+            authorizer: Authorizer::new(roles, people, policy.clone()),
+            policy,
+            changes,
+            tasks,
+            authorities,
+            feeds,
             attest_guard: AttestGuard::new(attest_limits),
             join_token_max_ttl,
             watch,
@@ -312,6 +410,20 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
         Arc::new(svid::SvidService(api.clone()))
     );
     add!(WatchServer<_>, api.watch.clone());
+    add!(
+        DefinitionsServer<_>,
+        Arc::new(definitions::DefinitionsService(api.clone()))
+    );
+    add!(
+        AgentTasksServer<_>,
+        Arc::new(agent_tasks::AgentTasksService(api.clone()))
+    );
+    add!(TasksServer<_>, Arc::new(tasks::TasksService(api.clone())));
+    add!(PolicyServer<_>, Arc::new(policy::PolicyService(api.clone())));
+    add!(
+        ProposalsServer<_>,
+        Arc::new(proposals::ProposalsService(api.clone()))
+    );
     add!(HealthServer<_>, Arc::new(health::HealthService(api.clone(), face)));
     if face == Face::Local {
         add!(

@@ -18,9 +18,13 @@ use crate::app::agents::{AgentError, TokenError};
 use crate::app::attest_agent::AttestError;
 use crate::app::bundles::BundleError;
 use crate::app::caller::{AgentRefusal, CallerError};
+use crate::app::changes::ChangeError;
+use crate::app::definitions::FindError;
 use crate::app::issue::IssueError;
 use crate::app::mint::MintError;
+use crate::app::policy::PolicyRefusal;
 use crate::app::register::RegisterError;
+use crate::app::tasks::TaskError;
 use crate::commit::CommitError;
 
 const INTERNAL: &str = "internal error";
@@ -163,6 +167,37 @@ impl Failure for CallerError {
 }
 
 impl Failure for CommitError {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+}
+
+impl Failure for TaskError {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+
+    fn public_message(&self) -> String {
+        match self {
+            Self::Issue(source) => source.public_message(),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl Failure for ChangeError {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+}
+
+impl Failure for FindError {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+}
+
+impl Failure for PolicyRefusal {
     fn kind(&self) -> ErrorKind {
         self.kind()
     }

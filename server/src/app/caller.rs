@@ -14,6 +14,7 @@ use mayfly_runtime::listen::{ConnInfo, Peer};
 use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid, X509SvidError};
 use rustls_pki_types::CertificateDer;
 
+use super::standing::Operators;
 use crate::commit::Snapshot;
 
 /// Who is at the other end of a call.
@@ -60,6 +61,14 @@ pub enum Access {
     Local(Role),
     /// Servers below this one: holders of an entry that says `downstream`.
     Downstream,
+    /// Who may write entries, perhaps of some paths only: each item is asked about by itself.
+    Register,
+    /// Who may define tasks and set policies, perhaps of some teams only.
+    Define,
+    /// Who may agree to definitions and policies of others, perhaps of some teams only.
+    Confirm,
+    /// People, and operators of any role. What they may do there depends on the task.
+    Person,
 }
 
 /// Which users of this machine and which SPIFFE IDs are operators.
@@ -77,6 +86,8 @@ pub struct RoleMap {
     pub admin_ids: BTreeSet<SpiffeId>,
     /// Remote callers that may read.
     pub viewer_ids: BTreeSet<SpiffeId>,
+    /// Who has which roles besides: those of some paths, and those of groups of people.
+    pub operators: Vec<Operators>,
 }
 
 /// Who a connection belongs to, by [`identify`].
@@ -163,6 +174,38 @@ pub enum CallerError {
     /// A viewer wants to change something.
     #[error("{who} may only read; this call needs the admin role")]
     AdminOnly {
+        /// Who called.
+        who: String,
+    },
+    /// An operator without the role that it takes.
+    #[error(
+        "{who} may not do this{about}: it needs the role {role} or the admin role; an administrator can add it in an \
+         `[[operators]]` section of the server's configuration"
+    )]
+    RoleMissing {
+        /// Who called.
+        who: String,
+        /// The role.
+        role: &'static str,
+        /// On what, if it is about something.
+        about: String,
+    },
+    /// A policy of the operators says no.
+    #[error("{who} may not do this{about}: {reason}")]
+    Forbidden {
+        /// Who called.
+        who: String,
+        /// On what, if it is about something.
+        about: String,
+        /// Why not, by the policy.
+        reason: String,
+    },
+    /// Nobody whom the configuration knows as a person.
+    #[error(
+        "{who} is not known as a person, and this is for people; an administrator can add a `[[people]]` section with \
+         this uid or SPIFFE ID to the server's configuration"
+    )]
+    NotAPerson {
         /// Who called.
         who: String,
     },
@@ -265,37 +308,11 @@ fn identify_agent(svid: &Presented, snapshot: &Snapshot, now: Timestamp) -> Resu
     })
 }
 
-/// Whether `caller` may call a method with `access`.
+/// Whether `caller` is a server below this one.
 ///
 /// # Errors
-/// It may not; the error says what is missing.
-pub fn authorize(
-    caller: &Caller,
-    access: Access,
-    roles: &RoleMap,
-    snapshot: &Snapshot,
-    now: Timestamp,
-) -> Result<(), CallerError> {
-    let need = match (access, caller) {
-        (Access::Anyone, _) | (Access::Agent | Access::AgentOr(_), Caller::Agent(_)) => return Ok(()),
-        (Access::Agent, Caller::Anonymous) => return Err(CallerError::NoCertificate),
-        (Access::Agent, _) => return Err(CallerError::NotAnAgent { who: caller.who() }),
-        (Access::Downstream, _) => return authorize_downstream(caller, snapshot, now),
-        (Access::Operator(role) | Access::AgentOr(role) | Access::Local(role), _) => role,
-    };
-    match roles.role_of(caller, snapshot, now) {
-        Some(role) if role >= need => Ok(()),
-        Some(_) => Err(CallerError::AdminOnly { who: caller.who() }),
-        None => Err(match caller {
-            Caller::Local { uid, .. } => CallerError::UidWithoutRole { uid: *uid },
-            Caller::Agent(agent) => CallerError::AgentWithoutRole { id: agent.id.clone() },
-            Caller::Workload(id) => CallerError::IdWithoutRole { id: id.clone() },
-            Caller::Anonymous => CallerError::NoCertificate,
-        }),
-    }
-}
-
-fn authorize_downstream(caller: &Caller, snapshot: &Snapshot, now: Timestamp) -> Result<(), CallerError> {
+/// It is not.
+pub(super) fn authorize_downstream(caller: &Caller, snapshot: &Snapshot, now: Timestamp) -> Result<(), CallerError> {
     match caller {
         Caller::Anonymous => Err(CallerError::NoCertificate),
         Caller::Workload(id)

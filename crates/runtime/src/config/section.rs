@@ -115,6 +115,24 @@ impl<'r> Section<'r> {
         })
     }
 
+    /// A list of whole numbers that fit `T`, with or without quotes; may be empty.
+    pub fn integer_list<T: TryFrom<i64> + 'static>(&self, key: &str) -> Field<'r, Vec<T>> {
+        self.value(key, "a list of whole numbers", |value| {
+            let Value::Array(items) = value else { return None };
+            let number = |item: &Node| match &item.value {
+                Value::Integer(number) => Some(number.as_ref().ok().copied()),
+                Value::String(text) => text.parse().ok().map(Some),
+                _ => None,
+            };
+            let numbers: Vec<Option<i64>> = items.iter().map(number).collect::<Option<_>>()?;
+            let fitting = numbers
+                .into_iter()
+                .map(|number| T::try_from(number?).ok())
+                .collect::<Option<_>>();
+            Some(fitting.ok_or_else(|| ("has a number that is out of range".to_owned(), String::new())))
+        })
+    }
+
     /// One of a few words, each with its meaning.
     pub fn choice<T: Clone + 'static>(&self, key: &str, choices: &[(&str, T)]) -> Field<'r, T> {
         self.text(key, |text| {
@@ -282,6 +300,7 @@ impl<'r> Section<'r> {
             ("true or false", Value::String(_)) => "write it without quotes",
             ("a whole number", Value::String(_)) => "write it without quotes",
             ("a list of strings", Value::String(_)) => "write [\"…\"]",
+            ("a list of whole numbers", Value::Integer(_) | Value::String(_)) => "write [1000]",
             _ => "",
         };
         self.problem(key, &format!("is {}, not {wanted}", value.kind()), hint);

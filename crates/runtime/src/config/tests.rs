@@ -230,3 +230,24 @@ fn numbers_that_do_not_fit_are_problems_and_never_wrap() {
         assert!(text.contains("is out of range"), "{number}: {text}");
     }
 }
+
+#[test]
+fn a_list_of_numbers_may_stand_in_quotes_and_each_has_to_fit() {
+    let read = |text: &str| -> Result<Vec<u32>, Problems> {
+        let reader = Reader::parse(Path::new("x.toml"), text)?;
+        let numbers = reader.root().integer_list::<u32>("uids").or(vec![]);
+        reader.finish(|| Some(numbers))
+    };
+    assert_eq!(read("uids = [1000, \"1001\"]").unwrap(), [1000, 1001]);
+    assert_eq!(read("").unwrap(), Vec::<u32>::new());
+    for (text, says) in [
+        ("uids = 1000", "write [1000]"),
+        ("uids = [-1]", "out of range"),
+        ("uids = [4294967296]", "out of range"),
+        ("uids = [\"root\"]", "a list of whole numbers"),
+        ("uids = [true]", "a list of whole numbers"),
+    ] {
+        let problems = read(text).unwrap_err().to_string();
+        assert!(problems.contains(says), "{text}: {problems}");
+    }
+}
