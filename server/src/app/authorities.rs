@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mayfly_ca::{AuthorityError, BACKDATE, CreateAuthorityError, Issuer, create_authority, random_serial};
 use mayfly_keys::{KeyError, KeyManager, KeyType, Signer};
 use mayfly_model::{Actor, Authority, AuthorityState, Change, Conflict, Delta, KeyClass, Step};
@@ -122,8 +123,10 @@ impl Authorities {
     pub async fn pass(&self) -> Result<(), RotateError> {
         let now = self.now();
         let (mut changes, mut sound, mut failure) = (vec![], vec![], None);
-        for class in KeyClass::ALL {
-            match self.due(class, now).await {
+        // Together, as making a key may take its time.
+        let due = join_all(KeyClass::ALL.map(|class| self.due(class, now))).await;
+        for (class, due) in KeyClass::ALL.into_iter().zip(due) {
+            match due {
                 Ok(due) => {
                     sound.push(class);
                     changes.extend(due);

@@ -25,8 +25,8 @@ use super::authorities::issuer_of;
 use super::checkpoints::PublishedLists;
 use crate::commit::{CommitError, Committer, Snapshot};
 
-/// How long a list counts. No SVID lives as long, so a list that could not be renewed in all that time lacks nothing that
-/// is still valid and was not revoked since; what has to be quick goes by the deny set.
+/// How long a list counts: a few times the longest life of a task SVID. Shorter would protect nobody, as what a stale list
+/// lacks has expired by then, and would push lists to every workload all the time.
 const LIFE: Duration = Duration::from_secs(3 * TTL_MAX.as_secs());
 /// A list is signed anew at half of its life.
 const RENEW: Duration = Duration::from_secs(LIFE.as_secs() / 2);
