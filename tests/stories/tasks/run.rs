@@ -17,10 +17,11 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 /// The lease, and what is needed to find that it is over.
 const AFTER_THE_LEASE: Duration = Duration::from_secs(20);
 
-/// Copies the identity out, asks the service, then waits to be told how to end.
+/// Copies the identity out, asks the service, then waits to be told how to end. It asks again as long as it is refused: after
+/// a fault the service needs a moment to have fresh word on what is revoked.
 const JOB: &str = "cp \"$MAYFLY_CERT_FILE\" stolen.pem && cp \"$MAYFLY_KEY_FILE\" stolen.key && \
-                   curl -sS --insecure --max-time 20 --cert \"$MAYFLY_CERT_FILE\" --key \"$MAYFLY_KEY_FILE\" \
-                   https://ADDRESS/ > inside && echo $$ > pid && \
+                   until curl -sS --insecure --max-time 20 --cert \"$MAYFLY_CERT_FILE\" --key \"$MAYFLY_KEY_FILE\" \
+                   https://ADDRESS/ > inside; do sleep 0.2; done; echo $$ > pid; \
                    while [ ! -e end ]; do sleep 0.05; done; exit $(cat end)";
 
 /// A job inside a window, and a thief who copied its key and has a connection.
