@@ -189,6 +189,9 @@ mod tests {
     fn the_words_of_another_program_stay_as_they_are() {
         let args = ["mayfly", "run", "-task", "a/b", "--", "java", "-jar", "x.jar"].map(OsString::from);
         let read: Vec<OsString> = own_words(args).collect();
-        assert_eq!(read[2..], ["--task", "a/b", "--", "java", "-jar", "x.jar"].map(OsString::from));
+        assert_eq!(
+            read[2..],
+            ["--task", "a/b", "--", "java", "-jar", "x.jar"].map(OsString::from)
+        );
     }
 }

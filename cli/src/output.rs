@@ -55,7 +55,8 @@ impl Output {
             format,
             width: terminal_width(),
             // A terminal that steers by nothing, or is to be left alone, gets lines only.
-            lively: anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never && io::stderr().is_terminal(),
+            lively: anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
+                && io::stderr().is_terminal(),
             out: Box::new(anstream::AutoStream::auto(io::stdout())),
             err: Box::new(anstream::AutoStream::auto(io::stderr())),
             offset,

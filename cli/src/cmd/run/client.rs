@@ -23,7 +23,7 @@ const DETAIL_MAX: usize = 256;
 /// What happens to a request, and to the identity of its window.
 pub(super) enum Event {
     /// It stands so now.
-    State(TaskState),
+    State(Box<TaskState>),
     /// The agent does not know it, or not for this process.
     Unknown(Status),
     /// The agent does not answer; it is asked again.
@@ -113,7 +113,7 @@ impl Tasks {
                             Ok(Some(state)) => {
                                 backoff.reset();
                                 let over = is_over(state.stage());
-                                if events.send(Event::State(state)).await.is_err() || over {
+                                if events.send(Event::State(Box::new(state))).await.is_err() || over {
                                     return;
                                 }
                             }
@@ -149,7 +149,7 @@ impl Tasks {
             // What it means when they do not arrive is the agent's to say, on the stream.
             if let Ok(answer) = self.client.clone().heartbeat(self.message(request)).await
                 && is_over(answer.get_ref().stage())
-                && events.send(Event::State(answer.into_inner())).await.is_err()
+                && events.send(Event::State(Box::new(answer.into_inner()))).await.is_err()
             {
                 return;
             }

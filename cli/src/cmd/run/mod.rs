@@ -179,7 +179,7 @@ async fn go(args: RunArgs, context: &mut Context) -> Result<Exit, CliError> {
         background: &background,
     };
     let state = match asking.open(&mut signals, &mut voice).await? {
-        Answer::Open(state) => state,
+        Answer::Open(state) => *state,
         Answer::Parked => return Ok(Exit::Of(codes::WAITING)),
     };
     let session = Session {

@@ -251,7 +251,7 @@ impl Session<'_> {
     fn note(&mut self, event: Event) -> Option<String> {
         match event {
             Event::State(state) => {
-                self.state = state;
+                self.state = *state;
                 is_over(self.state.stage()).then(|| why(&self.state))
             }
             Event::Unknown(status) => Some(gone(&status)),

@@ -20,7 +20,7 @@ use crate::values;
 /// What became of the question.
 pub(super) enum Answer {
     /// The window is open for this process.
-    Open(TaskState),
+    Open(Box<TaskState>),
     /// It waits, and we do not.
     Parked,
 }
@@ -67,7 +67,7 @@ impl Asking<'_> {
                     state = answer.map_err(failed)?;
                     opened = true;
                 }
-                Stage::Open if opened => return Ok(Answer::Open(state)),
+                Stage::Open if opened => return Ok(Answer::Open(Box::new(state))),
                 Stage::Open | Stage::Suspended => {
                     return Err(not_opened(
                         &format!("request {} is in use by another process", state.request_id),
@@ -126,14 +126,14 @@ impl Asking<'_> {
                 event = events.recv() => match event {
                     Some(Event::State(next)) => {
                         if !matches!(next.stage(), Stage::AwaitingTicket | Stage::AwaitingApproval) {
-                            return Ok(Some(next));
+                            return Ok(Some(*next));
                         }
                         if std::mem::take(&mut away) {
                             voice.say("agent_back", "the agent is back", fields(&next));
                         }
-                        if next != state {
+                        if *next != state {
                             self.tell(Some(&state), &next, voice);
-                            state = next;
+                            state = *next;
                         }
                     }
                     Some(Event::Away(status)) if !away => {
