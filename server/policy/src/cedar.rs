@@ -121,12 +121,9 @@ pub(crate) fn instant(at: Timestamp) -> RestrictedExpression {
     RestrictedExpression::new_datetime(at.to_string())
 }
 
+/// In whole seconds, which all durations here have.
 pub(crate) fn duration(duration: Duration) -> RestrictedExpression {
-    RestrictedExpression::new_duration(format!("{}ms", duration.as_millis()))
-}
-
-pub(crate) fn seconds(seconds: i64) -> RestrictedExpression {
-    RestrictedExpression::new_duration(format!("{seconds}s"))
+    RestrictedExpression::new_duration(format!("{}s", duration.as_secs()))
 }
 
 pub(crate) fn set<T>(

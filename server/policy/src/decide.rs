@@ -9,7 +9,7 @@ use mayfly_model::task::{APPROVALS_MAX, ActorClass, ApprovalRule, TaskClass};
 
 use crate::annotation::Obligations;
 use crate::cedar::{
-    Action, Attributes, Kind, duration, entity, flag, instant, number, record, reference, seconds, set, text, uid, uses,
+    Action, Attributes, Kind, duration, entity, flag, instant, number, record, reference, set, text, uid, uses,
 };
 use crate::decision::{Decision, Missing, Reason, Verdict};
 use crate::derive::{self, Assumed, Counted};
@@ -311,7 +311,7 @@ impl<'f> Case<'f> {
             ("process", reference(Kind::Workload, facts.process.id.as_str())),
             ("actor", text(actor(facts.process.actor))),
             ("allowed", flag(derive::is_allowed(facts))),
-            ("evidence_age", seconds(derive::evidence_age(facts, assumed))),
+            ("evidence_age", duration(derive::evidence_shown(facts, assumed))),
             ("scopes", set(&facts.scopes, text)),
             ("duration", duration(facts.duration)),
             ("reason_length", number(facts.reason_length)),
@@ -384,6 +384,10 @@ fn definition(facts: &Facts) -> Result<Entity, String> {
 }
 
 pub(crate) fn definition_entity(definition: &crate::Pinned) -> Result<Entity, String> {
+    definition.entity(make_definition)
+}
+
+fn make_definition(definition: &crate::Pinned) -> Result<Entity, String> {
     let limits = &definition.limits;
     let mut attributes: Attributes = vec![
         ("environment", text(&definition.environment)),

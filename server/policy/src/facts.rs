@@ -1,10 +1,12 @@
 //! What a decision may read, and nothing else: no clock, no store. A record of it replays to the same verdict.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use cedar_policy::Entity;
 use mayfly_model::Selectors;
 use mayfly_model::task::{ActorClass, Definition, DefinitionHash, GroupId, PersonId};
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
@@ -35,12 +37,16 @@ pub enum Phase {
     Extend,
 }
 
-/// A definition with its hash, which is computed here so that the two belong together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A definition with its hash, which is computed here so that the two belong together. Clones share it and what policies
+/// see of it: to decide often, keep one.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(into = "Definition", from = "Definition")]
-pub struct Pinned {
+pub struct Pinned(Arc<Inner>);
+
+struct Inner {
     definition: Arc<Definition>,
     hash: DefinitionHash,
+    entity: OnceLock<Result<Entity, String>>,
 }
 
 /// Everything that a decision about a task may read.
@@ -199,13 +205,21 @@ impl Pinned {
     /// The definition with its hash.
     pub fn new(definition: impl Into<Arc<Definition>>) -> Self {
         let definition = definition.into();
-        let hash = definition.hash();
-        Self { definition, hash }
+        Self(Arc::new(Inner {
+            hash: definition.hash(),
+            definition,
+            entity: OnceLock::new(),
+        }))
     }
 
     /// The hash of its content.
     pub fn hash(&self) -> DefinitionHash {
-        self.hash
+        self.0.hash
+    }
+
+    /// It as an entity, made once.
+    pub(crate) fn entity(&self, make: impl FnOnce(&Self) -> Result<Entity, String>) -> Result<Entity, String> {
+        self.0.entity.get_or_init(|| make(self)).clone()
     }
 }
 
@@ -213,7 +227,21 @@ impl Deref for Pinned {
     type Target = Definition;
 
     fn deref(&self) -> &Definition {
-        &self.definition
+        &self.0.definition
+    }
+}
+
+impl PartialEq for Pinned {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Pinned {}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pinned").field(&**self).finish()
     }
 }
 
@@ -225,7 +253,7 @@ impl From<Definition> for Pinned {
 
 impl From<Pinned> for Definition {
     fn from(pinned: Pinned) -> Self {
-        Arc::unwrap_or_clone(pinned.definition)
+        Definition::clone(&pinned)
     }
 }
 
