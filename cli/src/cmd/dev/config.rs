@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use mayfly_model::task::PersonId;
 use mayfly_svid::TrustDomain;
 use toml::{Table, Value};
 
@@ -10,8 +11,23 @@ use super::layout::Layout;
 
 const HEADER: &str = "# Written by `mayfly dev` at each start: changes are lost.\n";
 
+/// Who uses `mayfly dev`, as the server knows them: the one person there is.
+pub(super) struct Me {
+    pub(super) id: PersonId,
+    pub(super) uid: u32,
+}
+
+impl Me {
+    /// The user of this process, by name if that is one that a person may have.
+    pub(super) fn of(name: Option<&str>, uid: u32) -> Self {
+        let by_name = name.and_then(|name| name.to_lowercase().parse().ok());
+        let id = by_name.unwrap_or_else(|| format!("user{uid}").parse().expect("letters and digits"));
+        Self { id, uid }
+    }
+}
+
 /// The server's file. Only this user may use its socket; it stands for root's and the server's own on a real machine.
-pub(super) fn server(layout: &Layout, trust_domain: &TrustDomain, port: u16) -> String {
+pub(super) fn server(layout: &Layout, trust_domain: &TrustDomain, port: u16, me: &Me) -> String {
     let listen = [
         ("bind_address", text(&format!("127.0.0.1:{port}"))),
         ("socket_path", path(&layout.server_socket())),
@@ -21,6 +37,15 @@ pub(super) fn server(layout: &Layout, trust_domain: &TrustDomain, port: u16) -> 
         ("trust_domain", text(trust_domain.as_str())),
         ("data_dir", path(&layout.server_data())),
         ("listen", section(listen)),
+        ("people", Value::Array(vec![person(me)])),
+    ])
+}
+
+/// So that one can own definitions of tasks.
+fn person(me: &Me) -> Value {
+    section([
+        ("id", text(me.id.as_str())),
+        ("uids", Value::Array(vec![Value::Integer(i64::from(me.uid))])),
     ])
 }
 

@@ -133,7 +133,8 @@ async fn start(
     child::stop_left_behind("server", &layout.server_data(), &mut context.out).await?;
     let port = layout::free_port()?;
     let timeout = context.globals.timeout;
-    let server_toml = config::server(layout, trust_domain, port);
+    let me = config::Me::of(user_name().as_deref(), nix::unistd::Uid::effective().as_raw());
+    let server_toml = config::server(layout, trust_domain, port, &me);
     files::write_atomic(&layout.server_toml(), server_toml.as_bytes(), files::PRIVATE)?;
     children.push(Child::start("server", &binaries.server, &layout.server_toml(), layout)?);
     let server = server_ready(layout, children, timeout).await?;

@@ -17,6 +17,10 @@ fn again(given: &std::path::Path) -> Layout {
     panic!("{} stays locked", given.display())
 }
 
+fn me() -> config::Me {
+    config::Me::of(Some("Alice"), 1000)
+}
+
 #[test]
 fn a_second_dev_in_one_folder_is_told_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
@@ -58,7 +62,7 @@ fn a_later_start_keeps_the_trust_domain_of_the_first() {
     let (usual, acme) = ("dev.mayfly.local".parse().unwrap(), "acme.example".parse().unwrap());
     assert_eq!(layout.trust_domain(None).unwrap(), usual);
     assert_eq!(layout.trust_domain(Some(&acme)).unwrap(), acme);
-    std::fs::write(layout.server_toml(), config::server(&layout, &acme, 4711)).unwrap();
+    std::fs::write(layout.server_toml(), config::server(&layout, &acme, 4711, &me())).unwrap();
     assert_eq!(
         layout.trust_domain(Some(&usual)).unwrap(),
         usual,
@@ -82,7 +86,7 @@ fn the_files_for_the_daemons_are_as_they_read_them() {
     let trust_domain = "dev.mayfly.local".parse().unwrap();
     let here = std::fs::canonicalize(dir.path()).unwrap();
     let shown = |text: String| text.replace(here.to_str().unwrap(), "<dir>");
-    insta::assert_snapshot!("server_toml", shown(config::server(&layout, &trust_domain, 4711)));
+    insta::assert_snapshot!("server_toml", shown(config::server(&layout, &trust_domain, 4711, &me())));
     insta::assert_snapshot!("agent_toml", shown(config::agent(&layout, &trust_domain, 4711)));
 }
 
