@@ -432,11 +432,13 @@ impl WindowView {
                 visible_line(&self.waiting_for.join(", "))
             ));
         }
-        lines.push(format!(
-            "  {} SVIDs, {} of them in force",
-            self.svids,
-            self.live_svids.len()
-        ));
+        let plural = if self.svids == 1 { "" } else { "s" };
+        // What a window that is not open had is refused, expired or not.
+        let in_force = match self.stage.as_str() {
+            "open" => self.live_svids.len(),
+            _ => 0,
+        };
+        lines.push(format!("  {} SVID{plural}, {in_force} in force", self.svids));
         lines.join("\n")
     }
 }
