@@ -18,6 +18,8 @@ use super::{ProcessKey, Reply, TaskSvid};
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(500);
 /// What ends this shortly before the window is not renewed: there would be nothing left to sign.
 const END_MARGIN: Duration = Duration::from_secs(2);
+/// The server gives no SVID that would be over in less than 20 s.
+const LAST_STRETCH: Duration = Duration::from_secs(30);
 /// Refusals of the server after which the window counts as gone.
 const MAX_REFUSALS: u32 = 3;
 
@@ -187,13 +189,14 @@ impl Window {
         self.retry_at = Some(Instant::now() + self.backoff.next_delay());
     }
 
-    /// The server did not give another SVID. It may have suspended the window, and that is still on its way: so the SVID
-    /// goes, and the window only if this is said again. Says whether it is gone.
+    /// The server did not give another SVID. The window may be suspended or over, which is still on its way, or too close
+    /// to its end for another: what is held stays, as nothing was said against it. Says whether that was said too often for a
+    /// window that has time left.
     pub(super) fn renewal_refused(&mut self) -> bool {
-        self.wipe();
+        let now = Instant::now();
         self.refusals += 1;
-        self.retry_at = Some(Instant::now() + self.backoff.next_delay());
-        self.refusals >= MAX_REFUSALS
+        self.retry_at = Some(now + self.backoff.next_delay());
+        self.refusals >= MAX_REFUSALS && self.close > now + LAST_STRETCH
     }
 
     /// The server can be reached again.

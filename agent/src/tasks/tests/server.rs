@@ -370,3 +370,21 @@ async fn processes_requests_and_calls_have_bounds() {
     let refused = answers.iter().filter(|answer| answer.is_err()).count();
     assert_eq!(refused, 6, "64 calls of a user at a time");
 }
+
+// The server signs nothing that would be over in less than the floor.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_refused_in_the_last_seconds_takes_nothing_away() {
+    let stage = Stage::start();
+    let _heard = stage.beacons();
+    let job = FakeHolder::new(7);
+    let request_id = stage.opened(&job, false).await.request_id;
+    let start = Instant::now();
+    sleep(885 * SECOND).await;
+    stage.server.lock().refuse_renewal = Some(ErrorKind::FailedPrecondition);
+    let refused = stage.tasks.renew(job.clone(), request_id).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::FailedPrecondition);
+    sleep(14 * SECOND).await;
+    assert_eq!(stage.serials(&job).len(), 1);
+    asked(&stage, "close timed_out", 1).await;
+    assert_eq!(start.elapsed().as_secs(), 900);
+}
