@@ -4,11 +4,13 @@
 //! read from the newest snapshot chunk by chunk, one update at a time is unacknowledged, and what happens meanwhile waits
 //! as IDs in the mailbox. Every end has a status; none is silent.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
+use mayfly_model::task::{CloseCause, TaskStep};
 use mayfly_model::{Actor, Agent, Change, Entry, EntryId, Revision, Step};
 use mayfly_proto::convert::task::task_states;
 use mayfly_proto::mayfly::agent as wire;
@@ -17,7 +19,7 @@ use mayfly_proto::mayfly::agent::watch_response::Body as Outbound;
 use mayfly_proto::status::{self, Reason};
 use mayfly_runtime::listen::ConnInfo;
 use mayfly_runtime::{CancellationToken, Clock};
-use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
+use mayfly_svid::{Serial, SpiffeId, Timestamp, WindowId, X509Svid};
 use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -33,6 +35,8 @@ use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
 const CHUNK: usize = 512 * 1024;
 /// Beacons are sent at multiples of this, so that those of many agents cost one wake-up of a thread.
 const BEACON_GRID: Duration = Duration::from_millis(100);
+/// How long an agent waits for the answer to an opening.
+const OPENING: Duration = Duration::from_secs(30);
 /// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
 /// More names of consumers than this are not kept of one agent.
@@ -181,6 +185,7 @@ impl WatchService {
         // stream does not end for one that has lost its standing, and below for what commits meanwhile.
         let agent = standing(&self.committer.snapshot(), agent_id, svid.serial())?;
         self.report_version(&agent, &hello.agent_version);
+        self.close_lost_windows(agent_id, &hello.window_ids);
         // The order matters: see `Hub::open` and `Hub::observed`.
         let mailbox = self.hub.open(agent_id);
         mailbox.catch_up(place);
@@ -221,6 +226,40 @@ impl WatchService {
         let plan = live.session.first(&self.hub, &held, &agent, &state, now);
         live.sending = Some((revision, plan));
         Ok(live)
+    }
+
+    /// Ends windows that an agent should hold and does not: it was started anew, and their processes have nothing of them.
+    fn close_lost_windows(&self, agent_id: &SpiffeId, held: &[String]) {
+        let now: Timestamp = self.clock.now().into();
+        let held: HashSet<WindowId> = held.iter().filter_map(|id| id.parse().ok()).collect();
+        let state = self.committer.snapshot();
+        for task in state.live_tasks_of(agent_id) {
+            let lost = task.live_windows().filter(|window| {
+                window.instance.agent_id == *agent_id
+                    && !held.contains(&window.id)
+                    // The answer to the opening may still be on its way; what is lost then, the agent ends itself.
+                    && window.opened_at.plus(OPENING) < now
+            });
+            for window in lost {
+                let step = TaskStep::Close {
+                    window: window.id,
+                    cause: CloseCause::AttestationLost,
+                    detail: "its agent was started anew".into(),
+                };
+                self.committer.commit_later(Step {
+                    actor: Actor {
+                        who: agent_id.to_string(),
+                        origin: String::new(),
+                        reason: String::new(),
+                    },
+                    time: now,
+                    change: Change::TaskStep {
+                        id: task.id.clone(),
+                        step: Box::new(step),
+                    },
+                });
+            }
+        }
     }
 
     fn report_version(&self, agent: &Agent, version: &str) {

@@ -140,7 +140,10 @@ fn read(revoked: &Revoked) -> Option<Revocation> {
         .map(|serial| Serial::from_be_bytes(serial))
         .collect();
     Some(Revocation {
-        window: revoked.window_id.parse().ok()?,
+        window: match revoked.window_id.as_str() {
+            "" => None,
+            id => Some(id.parse().ok()?),
+        },
         serials: serials.ok()?,
         not_after: Timestamp::from_unix(revoked.not_after),
     })

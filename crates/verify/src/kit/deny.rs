@@ -23,7 +23,8 @@ pub(crate) struct Denied {
 /// One window that has no authority any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Revocation {
-    pub(crate) window: WindowId,
+    /// None if only the SVIDs are refused and the window goes on.
+    pub(crate) window: Option<WindowId>,
     pub(crate) serials: Vec<Serial>,
     pub(crate) not_after: Timestamp,
 }
@@ -32,7 +33,9 @@ impl Denied {
     pub(crate) fn add(&mut self, revocations: &[Revocation]) {
         for revocation in revocations {
             let keep = |until: &mut Timestamp| *until = (*until).max(revocation.not_after);
-            keep(self.windows.entry(revocation.window).or_default());
+            if let Some(window) = revocation.window {
+                keep(self.windows.entry(window).or_default());
+            }
             for serial in &revocation.serials {
                 keep(self.serials.entry(serial.clone()).or_default());
             }
@@ -95,7 +98,7 @@ mod tests {
         let mut denied = Denied::default();
         let end = Timestamp::from_unix(1000);
         let revocation = Revocation {
-            window: WindowId([1; 16]),
+            window: Some(WindowId([1; 16])),
             serials: vec![serial(7)],
             not_after: end,
         };

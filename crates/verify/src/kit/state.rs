@@ -209,7 +209,7 @@ impl State {
         }
         self.write_denied(|denied| denied.add(revocations));
         self.generation.fetch_add(1, Ordering::AcqRel);
-        let windows = revocations.iter().map(|revocation| &revocation.window);
+        let windows = revocations.iter().filter_map(|revocation| revocation.window.as_ref());
         let serials = revocations.iter().flat_map(|revocation| &revocation.serials);
         for live in self.live.of(windows, serials) {
             live.end(Ended::Revoked);

@@ -126,7 +126,7 @@ async fn what_changed_since_the_handshake_began_is_asked_for_again() {
         let _client = client.unwrap();
         if revoked {
             state.revoke(&[Revocation {
-                window: job.window.unwrap(),
+                window: job.window,
                 serials: vec![],
                 not_after: Timestamp::from_unix(now() + 300),
             }]);
