@@ -9,7 +9,7 @@ use mayfly_model::task::Definition;
 use mayfly_policy::{Access, CallFacts, Facts, Person, Phase, PolicySet, Verdict};
 
 /// Decisions that are timed, after a tenth as many that are not.
-const COUNT: usize = 20_000;
+const COUNT: usize = 5_000;
 
 fn main() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/policies");

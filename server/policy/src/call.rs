@@ -75,8 +75,8 @@ pub struct CallFacts {
     pub rpc: String,
     /// What it does.
     pub access: Access,
-    /// What it is about: paths of SPIFFE IDs; for tasks `/task/<team>/<task>`. Each must be allowed. None: the call is about
-    /// no path, or about all.
+    /// What it is about: paths of SPIFFE IDs; for tasks `/task/<team>/<task>`. Each must be allowed. None: the call is
+    /// about no path, or about all.
     pub paths: BTreeSet<String>,
 }
 

@@ -85,8 +85,8 @@ impl Action {
     }
 }
 
-/// The actions of the group `use`, for the entities of a decision. Without them `action in Mayfly::Action::"use"` is false,
-/// and most guards are silent. Other actions are in no group.
+/// The actions of the group `use`, for the entities of a decision. Without them `action in Mayfly::Action::"use"` is
+/// false, and most guards are silent. Other actions are in no group.
 pub(crate) fn uses() -> impl Iterator<Item = Entity> {
     static ENTITIES: LazyLock<Vec<Entity>> = LazyLock::new(|| {
         let actions = SCHEMA_PARSED.action_entities().expect("our own schema");

@@ -1,8 +1,9 @@
 //! Decisions about tasks.
 //!
-//! One question to Cedar answers openings, renewals and extensions. A request needs a look ahead: it is asked whether the
-//! opening would be permitted as things are, and if not, whether it would be with a ticket, with approvals, or with both.
-//! What passes by itself (evidence that was taken at the request, windows that are not settled yet) is left to the opening.
+//! One question to Cedar answers openings, renewals and extensions. A request needs a look ahead: it is asked whether
+//! the opening would be permitted as things are, and if not, whether it would be with a ticket, with approvals, or with
+//! both. What passes by itself (evidence that was taken at the request, windows that are not settled yet) is left to
+//! the opening.
 
 use cedar_policy::{Context, Entities, Entity, EntityUid};
 use mayfly_model::task::{APPROVALS_MAX, ActorClass, ApprovalRule, TaskClass};

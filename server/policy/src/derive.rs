@@ -1,5 +1,5 @@
-//! What follows from facts and Cedar cannot compute: who may run it, how old evidence is, which approvals count. And the
-//! bounds of facts: nothing absurd reaches a policy.
+//! What follows from facts and Cedar cannot compute: who may run it, how old evidence is, which approvals count. And
+//! the bounds of facts: nothing absurd reaches a policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -76,7 +76,8 @@ pub(crate) fn evidence_age(facts: &Facts, assumed: &Assumed) -> i64 {
     (asked_at.unix() - attested).max(0)
 }
 
-/// The age that policies see: evidence of the future is older than any, so that whoever asks for fresh evidence refuses it.
+/// The age that policies see: evidence of the future is older than any, so that whoever asks for fresh evidence refuses
+/// it.
 pub(crate) fn evidence_shown(facts: &Facts, assumed: &Assumed) -> Duration {
     const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 366 * 86_400);
     u64::try_from(evidence_age(facts, assumed)).map_or(HUNDRED_YEARS, Duration::from_secs)

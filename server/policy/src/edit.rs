@@ -27,7 +27,8 @@ pub enum Edited {
     },
 }
 
-/// A change of a definition or of policies. Whether the author may propose it at all is a call with [`crate::Access::Define`].
+/// A change of a definition or of policies. Whether the author may propose it at all is a call with
+/// [`crate::Access::Define`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EditFacts {

@@ -37,8 +37,8 @@ pub enum Phase {
     Extend,
 }
 
-/// A definition with its hash, which is computed here so that the two belong together. Clones share it and what policies
-/// see of it: to decide often, keep one.
+/// A definition with its hash, which is computed here so that the two belong together. Clones share it and what
+/// policies see of it: to decide often, keep one.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(into = "Definition", from = "Definition")]
 pub struct Pinned(Arc<Inner>);
@@ -265,9 +265,9 @@ impl Facts {
         Digest::of_json("mayfly policy facts 1", self)
     }
 
-    /// Facts of a `phase` under which nothing is wrong: a process that `definition` allows, attested this second on a good
-    /// node, in the right environment, for the whole window, with the ticket and the approvals that the definition wants.
-    /// Tables of tests begin with it.
+    /// Facts of a `phase` under which nothing is wrong: a process that `definition` allows, attested this second on a
+    /// good node, in the right environment, for the whole window, with the ticket and the approvals that the definition
+    /// wants. Tables of tests begin with it.
     pub fn sample(phase: Phase, definition: impl Into<Arc<Definition>>) -> Self {
         Self::sample_at(SAMPLE_NOW, phase, definition)
     }

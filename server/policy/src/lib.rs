@@ -5,12 +5,13 @@
 //!   builtin/*.cedar ┴▶ PolicySet::load ──▶ decide ──▶ Decision: verdict, reasons, obligations, digests
 //! ```
 //!
-//! Three things hold whatever users write. The guards (`builtin/guard.cedar`) are forbids and always loaded, and a forbid
-//! wins over every permit. An error anywhere is a denial: Cedar by itself skips a policy that errs, even a forbid. What is
-//! not understood at load, an attribute or an annotation, keeps the whole set from being loaded.
+//! Three things hold whatever users write. The guards (`builtin/guard.cedar`) are forbids and always loaded, and a
+//! forbid wins over every permit. An error anywhere is a denial: Cedar by itself skips a policy that errs, even a
+//! forbid. What is not understood at load, an attribute or an annotation, keeps the whole set from being loaded.
 //!
 //! Synchronous, without clock, store or I/O. Not here: the steps of a task (`mayfly_model::task`), gathering facts and
-//! acting on verdicts (`server`). `docs/policy.md` is for those who write policies. Start at [`PolicySet`], then [`Facts`].
+//! acting on verdicts (`server`). `docs/policy.md` is for those who write policies. Start at [`PolicySet`], then
+//! [`Facts`].
 
 mod annotation;
 mod builtin;

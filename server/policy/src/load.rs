@@ -46,8 +46,8 @@ impl PolicySet {
         Self::load(&BTreeMap::new()).expect("our own policies; tests load them")
     }
 
-    /// Reads the policies in `files` (name to text; names that do not end in `.cedar` are left out) on top of the built-in
-    /// ones.
+    /// Reads the policies in `files` (name to text; names that do not end in `.cedar` are left out) on top of the
+    /// built-in ones.
     ///
     /// # Errors
     /// All that is wrong, each with file, line and, where there is one, a hint. Nothing is loaded then.
@@ -223,7 +223,8 @@ impl Loading {
         }
     }
 
-    /// The built-in ones or all others. Strictly, warnings included: a policy that can never apply, or whose letters look like others, is a mistake.
+    /// The built-in ones or all others. Strictly, warnings included: a policy that can never apply, or whose letters
+    /// look like others, is a mistake.
     fn validate<'a>(&mut self, is_builtin: bool, text_of: impl Fn(&str) -> Option<&'a str>) {
         static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| Validator::new(SCHEMA_PARSED.clone()));
         let mut set = cedar_policy::PolicySet::new();

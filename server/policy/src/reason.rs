@@ -72,7 +72,7 @@ pub(crate) fn guard(id: &str, facts: &Facts) -> String {
             definition.owner
         ),
         "not-settled" => format!(
-            "{} earlier window(s) of this workload are not settled: what they gave may be in force still; wait for that",
+            "{} earlier window(s) of this workload are not settled: what they gave may be in force still; wait",
             facts.usage.unsettled
         ),
         "too-many-windows" => format!(

@@ -16,7 +16,8 @@ pub struct Difference {
 }
 
 impl PolicySet {
-    /// Decides `facts` by this set and by `other`, and shows where verdict, what is missing, or what comes with it differ.
+    /// Decides `facts` by this set and by `other`, and shows where verdict, what is missing, or what comes with it
+    /// differ.
     pub fn replay(&self, facts: &[Facts], other: &Self) -> Vec<Difference> {
         let both = |(index, facts): (usize, &Facts)| {
             let (before, after) = (self.decide(facts), other.decide(facts));

@@ -26,8 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) is_builtin: bool,
 }
 
-/// The policies that can be about one action, by what their resource scope names. Evaluation walks every policy of a set,
-/// so a policy about another task is not in it.
+/// The policies that can be about one action, by what their resource scope names. Evaluation walks every policy of a
+/// set, so a policy about another task is not in it.
 #[derive(Debug, Default)]
 pub(crate) struct Slices {
     pub(crate) global: cedar_policy::PolicySet,

@@ -173,8 +173,8 @@ fn overlay(all: &mut Value, case: Value) {
     }
 }
 
-/// Lays `changes` over `facts`: tables key by key, all else in place of what is there. Keys that facts do not have stay, for
-/// the reader to refuse.
+/// Lays `changes` over `facts`: tables key by key, all else in place of what is there. Keys that facts do not have
+/// stay, for the reader to refuse.
 fn merge(facts: &mut Value, changes: Value, key: &str, now: i64) -> Result<(), String> {
     match (facts, changes) {
         (Value::Object(facts), Value::Object(changes)) => {

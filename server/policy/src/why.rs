@@ -37,8 +37,9 @@ struct Change {
 }
 
 impl PolicySet {
-    /// The smallest sets of facts that flip the verdict: for a denial (or a wait) what would have to hold, for a permission
-    /// what would take it away. First single facts, then pairs; if more are needed, one set from which none can be left out.
+    /// The smallest sets of facts that flip the verdict: for a denial (or a wait) what would have to hold, for a
+    /// permission what would take it away. First single facts, then pairs; if more are needed, one set from which none
+    /// can be left out.
     pub fn why_not(&self, facts: &Facts) -> Vec<Flip> {
         let before = self.decide(facts).verdict;
         let changes = if before == Verdict::Allow {
