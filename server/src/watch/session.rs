@@ -118,7 +118,7 @@ impl Session {
             }
             plan
         };
-        (!plan.is_empty()).then_some(plan)
+        (!plan.is_empty() || plan.lists).then_some(plan)
     }
 
     /// The agent took over an update, apart from `rejected`.
@@ -267,7 +267,7 @@ fn wanted_bundles(entries: &[Arc<Entry>], state: &Snapshot) -> BTreeSet<TrustDom
 }
 
 impl Plan {
-    /// Whether there is nothing to send.
+    /// Whether there is nothing to send but perhaps revocation lists, which go with every first update.
     pub fn is_empty(&self) -> bool {
         !self.snapshot
             && self.entries.is_empty()
@@ -276,7 +276,6 @@ impl Plan {
             && self.removed_bundles.is_empty()
             && self.tasks.is_empty()
             && self.revoked.is_empty()
-            && !self.lists
     }
 
     /// The next piece, of about `size` bytes by the measure of `weigh`. Call it until a chunk says that no more follow;
