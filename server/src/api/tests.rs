@@ -3,9 +3,12 @@
 mod agents;
 mod bundles;
 mod callers;
+mod definitions;
 mod entries;
 mod listing;
 mod operate;
+mod policies;
+mod registrars;
 mod svids;
 mod syncing;
 mod tokens;
@@ -39,7 +42,12 @@ use super::watch::{TaskFeeds, WatchService, WatchSettings};
 use super::{Api, AttestLimits, Deps, Face, Gate, routes};
 use crate::app::attest_agent::Attestors;
 use crate::app::caller::RoleMap;
+use crate::app::people::People;
+use crate::app::policy::PolicyHolder;
+use crate::app::standing::Operators;
+use crate::app::tasks::{TaskParts, TaskSettings, Tasks};
 use crate::app::testing::{World, csr, id};
+use crate::app::tickets::NoTracker;
 use crate::watch::{History, Hub};
 
 const ADMIN: u32 = 0;
@@ -51,6 +59,25 @@ struct Server {
     world: World,
     api: Arc<Api>,
     readiness: Readiness,
+}
+
+/// How a server differs from one that was just installed.
+struct Setup {
+    attest_limits: AttestLimits,
+    people: People,
+    operators: Vec<Operators>,
+    two_person: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            attest_limits: AttestLimits::default(),
+            people: People::nobody("td".parse().unwrap()),
+            operators: vec![],
+            two_person: false,
+        }
+    }
 }
 
 /// Somebody at the other end of a connection: a channel for generated clients.
@@ -95,17 +122,31 @@ impl Connected {
 
 impl Server {
     async fn new() -> Self {
-        Self::with_limits(AttestLimits::default()).await
+        Self::with(Setup::default()).await
     }
 
     async fn with_limits(attest_limits: AttestLimits) -> Self {
+        Self::with(Setup {
+            attest_limits,
+            ..Setup::default()
+        })
+        .await
+    }
+
+    async fn with(setup: Setup) -> Self {
+        let Setup {
+            attest_limits,
+            people,
+            operators,
+            two_person,
+        } = setup;
         let world = World::new().await;
         let readiness = Readiness::new();
         let hub = Arc::new(Hub::new(History::new(vec![]), world.committer.snapshot().revision()));
         let stop = CancellationToken::new();
         let watch = WatchService::new(
             world.committer.clone(),
-            hub,
+            hub.clone(),
             world.clock.clone(),
             WatchSettings::default(),
             TaskFeeds::default(),
@@ -127,6 +168,20 @@ impl Server {
         };
         let join_token = mayfly_node_attest::Builtin::find("join_token").unwrap();
         let join_token = (join_token.server)(toml::Table::new(), &attest).unwrap();
+        let people = Arc::new(people);
+        let policy = Arc::new(PolicyHolder::new(world.committer.clone()));
+        let feeds = TaskFeeds::default();
+        let tasks = Tasks::new(TaskParts {
+            committer: world.committer.clone(),
+            clock: world.clock.clone(),
+            policy: policy.clone(),
+            people: people.clone(),
+            tickets: Arc::new(NoTracker),
+            issuance: world.issuance.clone(),
+            checkpoints: feeds.checkpoints.clone(),
+            hub: hub.clone(),
+            settings: TaskSettings::default(),
+        });
         let api = Api::new(Deps {
             committer: world.committer.clone(),
             issuance: world.issuance.clone(),
@@ -140,8 +195,15 @@ impl Server {
                 viewer_uids: [VIEWER].into(),
                 admin_ids: [id("/ops")].into(),
                 viewer_ids: [id("/auditor"), "spiffe://other/auditor".parse().unwrap()].into(),
+                operators,
                 ..RoleMap::default()
             },
+            people,
+            policy,
+            two_person,
+            tasks,
+            authorities: world.authorities.clone(),
+            feeds,
             attest_limits,
             join_token_max_ttl: Duration::from_secs(86_400),
             watch: Arc::new(watch),

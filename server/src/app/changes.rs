@@ -126,6 +126,11 @@ impl Changes {
     pub async fn submit(&self, by: By<'_>, change: ProposedChange) -> Result<Became, ChangeError> {
         may(by.standing, &change)?;
         self.check(by, &change).await?;
+        if let ProposedChange::Policy { files } = &change
+            && !by.standing.could(SET_POLICY, Kind::Define, &policy::check(files)?)
+        {
+            return Err(ChangeError::LockedOut);
+        }
         if is_in_force(&change, by.snapshot) {
             return Ok(Became::Unchanged);
         }
@@ -206,10 +211,7 @@ impl Changes {
                 present.ok_or_else(|| CommitError::from(Conflict::DefinitionNotFound(name.clone())))?;
             }
             ProposedChange::Policy { files } => {
-                let set = policy::check(files)?;
-                if !by.standing.could(SET_POLICY, Kind::Define, &set) {
-                    return Err(ChangeError::LockedOut);
-                }
+                policy::check(files)?;
             }
         }
         Ok(())

@@ -124,7 +124,7 @@ async fn taken(definition: &Definition, snapshot: &Snapshot) -> Option<SpiffeId>
     None
 }
 
-/// The present version of a definition, or the one whose hash begins with `hash`.
+/// The newest version of a definition, retired or not, or the newest whose hash begins with `hash`.
 ///
 /// # Errors
 /// There is none, or the store cannot be read.
@@ -132,23 +132,21 @@ async fn taken(definition: &Definition, snapshot: &Snapshot) -> Option<SpiffeId>
 /// # Cancel safety
 /// Safe: it only reads.
 pub async fn find(committer: &Committer, name: &TaskName, hash: &str) -> Result<DefinitionVersion, FindError> {
-    let present = committer.snapshot().definition(name).cloned();
-    let present = present.ok_or_else(|| FindError::NoSuchDefinition(name.clone()))?;
-    if hash.is_empty() {
-        return Ok(DefinitionVersion::clone(&present));
-    }
     let is_hash = (HASH_DIGITS_MIN..=64).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_hexdigit());
-    if !is_hash {
+    if !hash.is_empty() && !is_hash {
         return Err(FindError::Hash);
     }
     let wanted = hash.to_ascii_lowercase();
     let is_wanted = |version: &DefinitionVersion| version.hash.to_string().starts_with(&wanted);
-    if is_wanted(&present) {
-        return Ok(DefinitionVersion::clone(&present));
+    let in_force = committer.snapshot().definition(name).cloned();
+    if let Some(version) = in_force.filter(|version| is_wanted(version)) {
+        return Ok(DefinitionVersion::clone(&version));
     }
     let of = name.clone();
     let versions = committer.read(move |store| store.definition_versions(&of)).await?;
-    // Of two versions with one content the newer one is meant.
+    if versions.is_empty() {
+        return Err(FindError::NoSuchDefinition(name.clone()));
+    }
     let found = versions.into_iter().rev().find(is_wanted);
     found.ok_or_else(|| FindError::NoSuchVersion {
         name: name.clone(),

@@ -118,7 +118,7 @@ impl Authorizer {
         let is_asked_later = matches!(access, Access::Register | Access::Define | Access::Confirm)
             && matches!(refused, Some(CallerError::RoleMissing { .. }))
             && (has_part || standing.person.is_some());
-        let is_person = access == Access::Person && standing.person.is_some();
+        let is_person = access == Access::Person && (has_part || standing.person.is_some());
         match refused {
             None => {
                 standing.is_everywhere = standing.in_force.is_builtin();
