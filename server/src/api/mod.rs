@@ -182,12 +182,12 @@ pub const SERVICES: &[Service] = &[
             ("Get", Access::Person),
             ("Approve", Access::Person),
             ("Deny", Access::Person),
-            ("Cancel", Access::Person),
-            ("Suspend", Access::Person),
+            ("Cancel", Access::End),
+            ("Suspend", Access::End),
             ("Resume", Access::Person),
             ("Review", Access::Person),
             ("AcceptRisk", Access::Person),
-            ("Revoke", Access::Person),
+            ("Revoke", Access::End),
             ("GetRevocationLists", Access::Person),
         ],
     },
@@ -420,10 +420,7 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
     );
     add!(TasksServer<_>, Arc::new(tasks::TasksService(api.clone())));
     add!(PolicyServer<_>, Arc::new(policy::PolicyService(api.clone())));
-    add!(
-        ProposalsServer<_>,
-        Arc::new(proposals::ProposalsService(api.clone()))
-    );
+    add!(ProposalsServer<_>, Arc::new(proposals::ProposalsService(api.clone())));
     add!(HealthServer<_>, Arc::new(health::HealthService(api.clone(), face)));
     if face == Face::Local {
         add!(
@@ -435,9 +432,13 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
             Arc::new(logger::LoggerService(api.clone()))
         );
         let reflection = || {
-            tonic_reflection::server::Builder::configure()
+            let builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(mayfly_proto::FILE_DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(mayfly_proto::grpc::health::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(mayfly_proto::grpc::health::FILE_DESCRIPTOR_SET);
+            // Of what the descriptors have, only what is served here.
+            SERVICES
+                .iter()
+                .fold(builder, |builder, service| builder.with_service_name(service.name))
         };
         routes.add_service(reflection().build_v1().expect("embedded descriptors decode"));
         routes.add_service(reflection().build_v1alpha().expect("embedded descriptors decode"));

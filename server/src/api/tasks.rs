@@ -37,7 +37,11 @@ impl TasksApi for TasksService {
         };
         let before: Option<TaskId> = match page_token.as_str() {
             "" => None,
-            token => Some(token.parse().map_err(|_| invalid("page_token: is not one of this list"))?),
+            token => Some(
+                token
+                    .parse()
+                    .map_err(|_| invalid("page_token: is not one of this list"))?,
+            ),
         };
         let mut tasks = vec![];
         let mut weight = 0;
@@ -50,7 +54,10 @@ impl TasksApi for TasksService {
             let item = self.task(found);
             weight += prost::Message::encoded_len(&item);
             if tasks.len() == size || (weight > super::MESSAGE_MAX / 2 && !tasks.is_empty()) {
-                next_page_token = tasks.last().map(|last: &Task| last.request_id.clone()).unwrap_or_default();
+                next_page_token = tasks
+                    .last()
+                    .map(|last: &Task| last.request_id.clone())
+                    .unwrap_or_default();
                 break;
             }
             tasks.push(item);
@@ -61,7 +68,10 @@ impl TasksApi for TasksService {
     async fn get(&self, request: Request<GetTaskRequest>) -> Result<Response<Task>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().id;
-        let by_window = id.parse::<WindowId>().ok().and_then(|id| call.snapshot.task_of_window(&id));
+        let by_window = id
+            .parse::<WindowId>()
+            .ok()
+            .and_then(|id| call.snapshot.task_of_window(&id));
         let found = match by_window {
             Some(found) => Some(found),
             None => call.snapshot.task(&read_id(&id)?),
@@ -101,7 +111,11 @@ impl TasksApi for TasksService {
         let EndTaskRequest { id, reason } = request.into_inner();
         let (id, reason) = (read_id(&id)?, read_reason(reason)?);
         let (person, is_admin) = (self.person_or_none(&call), self.is_admin(&call));
-        let done = self.0.tasks.withdraw(&call.actor, person.as_ref(), is_admin, &id, reason).await;
+        let done = self
+            .0
+            .tasks
+            .withdraw(&call.actor, person.as_ref(), is_admin, &id, reason)
+            .await;
         self.answer(done)
     }
 
@@ -110,7 +124,11 @@ impl TasksApi for TasksService {
         let EndTaskRequest { id, reason } = request.into_inner();
         let (window, reason) = (super::agent_tasks::read_window(&id)?, read_reason(reason)?);
         let (person, is_admin) = (self.person_or_none(&call), self.is_admin(&call));
-        let done = self.0.tasks.suspend(&call.actor, person.as_ref(), is_admin, window, reason).await;
+        let done = self
+            .0
+            .tasks
+            .suspend(&call.actor, person.as_ref(), is_admin, window, reason)
+            .await;
         self.answer(done)
     }
 
@@ -133,7 +151,9 @@ impl TasksApi for TasksService {
         let call = Call::of(&request)?;
         let person = self.person(&call)?;
         if !self.is_admin(&call) {
-            return Err(Status::permission_denied("accepting a risk needs a person with the admin role"));
+            return Err(Status::permission_denied(
+                "accepting a risk needs a person with the admin role",
+            ));
         }
         let EndTaskRequest { id, reason } = request.into_inner();
         let (window, reason) = (super::agent_tasks::read_window(&id)?, read_reason(reason)?);
@@ -151,7 +171,9 @@ impl TasksApi for TasksService {
         let reason = read_reason(reason)?;
         let (person, is_admin) = (self.person_or_none(&call), self.is_admin(&call));
         if hard_cut && !is_admin {
-            return Err(Status::permission_denied("a hard cut needs the admin role: it concerns every task"));
+            return Err(Status::permission_denied(
+                "a hard cut needs the admin role: it concerns every task",
+            ));
         }
         let revoked = self
             .0
@@ -183,17 +205,21 @@ impl TasksApi for TasksService {
         &self,
         request: Request<GetRevocationListsRequest>,
     ) -> Result<Response<GetRevocationListsResponse>, Status> {
-        let call = Call::of(&request)?;
+        Call::of(&request)?;
+        let lists = self.0.feeds.lists.load();
         Ok(Response::new(GetRevocationListsResponse {
-            crls: self.0.feeds.lists.load().as_ref().clone(),
-            epoch: call.snapshot.epoch(),
+            crls: lists.ders.clone(),
+            epoch: lists.epoch,
         }))
     }
 }
 
 impl TasksService {
     fn person(&self, call: &Call) -> Result<Person, Status> {
-        let person = call.standing()?.require_person().map_err(|refused| to_status(&refused))?;
+        let person = call
+            .standing()?
+            .require_person()
+            .map_err(|refused| to_status(&refused))?;
         Ok(person.clone())
     }
 
@@ -326,7 +352,9 @@ fn read_reason(reason: String) -> Result<String, Status> {
     if fits {
         Ok(reason)
     } else {
-        Err(invalid("reason: say why, in 1 to 1024 bytes without control characters"))
+        Err(invalid(
+            "reason: say why, in 1 to 1024 bytes without control characters",
+        ))
     }
 }
 
@@ -364,7 +392,11 @@ fn read_serial(text: &str) -> Result<Serial, Status> {
     let refused = || invalid("scope: a serial number is decimal, or hex with 0x");
     match text.strip_prefix("0x") {
         Some(hex) => {
-            let padded = if hex.len() % 2 == 1 { format!("0{hex}") } else { hex.to_owned() };
+            let padded = if hex.len() % 2 == 1 {
+                format!("0{hex}")
+            } else {
+                hex.to_owned()
+            };
             let bytes = hex::decode(padded).map_err(|_| refused())?;
             Serial::from_be_bytes(&bytes).map_err(|_| refused())
         }

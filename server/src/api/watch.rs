@@ -367,7 +367,7 @@ impl Live {
             // Said with the last piece: before it not all of that is there.
             epoch: if chunk.more { 0 } else { plan.state.epoch() },
             crls: if chunk.lists {
-                self.feeds.lists.load().as_ref().clone()
+                self.feeds.lists.load().ders.clone()
             } else {
                 vec![]
             },

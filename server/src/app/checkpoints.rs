@@ -35,8 +35,18 @@ pub struct Checkpoints {
     changed: watch::Sender<u64>,
 }
 
-/// The revocation lists that agents get, DER: those of all task authorities that could have signed what still counts.
-pub type PublishedLists = Arc<ArcSwap<Vec<Vec<u8>>>>;
+/// The revocation lists that agents and consumers get: those of all task authorities that could have signed what still
+/// counts.
+#[derive(Clone, Debug, Default)]
+pub struct ListSet {
+    /// DER, one for each authority.
+    pub ders: Vec<Vec<u8>>,
+    /// All that was revoked up to here is on them.
+    pub epoch: u64,
+}
+
+/// Where the newest are found.
+pub type PublishedLists = Arc<ArcSwap<ListSet>>;
 
 impl Default for Checkpoints {
     fn default() -> Self {

@@ -22,7 +22,7 @@ use serde_json::json;
 use tracing::{debug, warn};
 
 use super::authorities::issuer_of;
-use super::checkpoints::PublishedLists;
+use super::checkpoints::{ListSet, PublishedLists};
 use crate::commit::{CommitError, Committer, Snapshot};
 
 /// How long a list counts: a few times the longest life of a task SVID. Shorter would protect nobody, as what a stale list
@@ -233,10 +233,13 @@ impl RevocationLists {
         }
         let due = after.lists.iter().map(|list| list.signed_at.plus(RENEW)).min();
         let is_new = signed > 0 || after.lists.len() != before.lists.len();
-        let ders = is_new.then(|| after.lists.iter().map(|list| list.der.clone()).collect());
+        let set = ListSet {
+            ders: after.lists.iter().map(|list| list.der.clone()).collect(),
+            epoch: after.epoch,
+        };
         self.current.store(Arc::new(after));
-        if let Some(ders) = ders {
-            self.published.store(Arc::new(ders));
+        self.published.store(Arc::new(set));
+        if is_new {
             (self.tell)();
         }
         failure.map_or(Ok(Passed { signed, due }), Err)

@@ -29,6 +29,11 @@ var notServed = map[string]string{
 // Services that this server has and that the SDK does not publish, with where they come from.
 var notPublished = map[string]string{
 	"mayfly.agent.v1.Watch":                    "how our own agents follow the server",
+	"mayfly.agent.v1.Tasks":                    "tasks, for our own agents",
+	"mayfly.task.v1.Definitions":               "tasks, for people",
+	"mayfly.task.v1.Policy":                    "tasks, for people",
+	"mayfly.task.v1.Proposals":                 "tasks, for people",
+	"mayfly.task.v1.Tasks":                     "tasks, for people",
 	"grpc.reflection.v1.ServerReflection":      "gRPC's own",
 	"grpc.reflection.v1alpha.ServerReflection": "gRPC's own",
 }

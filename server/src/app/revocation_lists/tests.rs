@@ -60,9 +60,9 @@ async fn each_authority_of_tasks_has_a_list_before_anything_is_revoked() {
     for class in [KeyClass::Task, KeyClass::Breakglass] {
         let list = kept.of(&world, class);
         assert_eq!((list.class, listed(&list).len()), (class, 0));
-        assert!(kept.published.load().contains(&list.der));
+        assert!(kept.published.load().ders.contains(&list.der));
     }
-    assert_eq!(kept.published.load().len(), 2);
+    assert_eq!(kept.published.load().ders.len(), 2);
     assert_eq!(kept.pass().await, 0);
     assert_eq!(kept.told.load(Ordering::SeqCst), 1, "nothing new, nobody is told");
     // A prepared authority has one before it signs, an old one as long as it is valid.
