@@ -55,7 +55,8 @@ impl PolicyApi for PolicyService {
             Became::Proposed { id } => (false, id),
         };
         // It was read a moment ago, so it can be.
-        let digest = policy::check(&files)
+        let digest = policy::check_aside(&files)
+            .await
             .map(|set| set.digest().to_string())
             .unwrap_or_default();
         Ok(Response::new(SetPolicyResponse {
@@ -67,7 +68,7 @@ impl PolicyApi for PolicyService {
 
     async fn check(&self, request: Request<CheckPolicyRequest>) -> Result<Response<CheckPolicyResponse>, Status> {
         let files = request.into_inner().files;
-        let answer = match policy::check(&files) {
+        let answer = match policy::check_aside(&files).await {
             Ok(set) => CheckPolicyResponse {
                 digest: set.digest().to_string(),
                 problems: vec![],

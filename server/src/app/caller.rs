@@ -69,6 +69,8 @@ pub enum Access {
     Confirm,
     /// People, and operators of any role. What they may do there depends on the task.
     Person,
+    /// The same for what ends authority, which no policy of operators can take from anybody.
+    End,
 }
 
 /// Which users of this machine and which SPIFFE IDs are operators.

@@ -16,7 +16,7 @@ use mayfly_model::task::{
     DefinitionError, PersonId, PolicyFiles, Proposal, ProposalState, ProposedChange, TaskId, TaskName,
 };
 use mayfly_model::{Actor, Change, Conflict, ErrorKind, Step};
-use mayfly_policy::{Access as Kind, EditFacts, Edited, Person, Pinned, PolicyErrors, Reason};
+use mayfly_policy::{Access as Kind, EditFacts, Edited, Person, Pinned, PolicyErrors, PolicySet, Reason};
 use mayfly_svid::Timestamp;
 
 use super::caller::CallerError;
@@ -125,10 +125,8 @@ impl Changes {
     /// Dropping the future does not undo what was handed to the committer; the same for all below.
     pub async fn submit(&self, by: By<'_>, change: ProposedChange) -> Result<Became, ChangeError> {
         may(by.standing, &change)?;
-        self.check(by, &change).await?;
-        if let ProposedChange::Policy { files } = &change
-            && !by.standing.could(SET_POLICY, Kind::Define, &policy::check(files)?)
-        {
+        let policy = self.check(by, &change).await?;
+        if policy.is_some_and(|policy| !by.standing.could(SET_POLICY, Kind::Define, &policy)) {
             return Err(ChangeError::LockedOut);
         }
         if is_in_force(&change, by.snapshot) {
@@ -201,7 +199,8 @@ impl Changes {
         }
     }
 
-    async fn check(&self, by: By<'_>, change: &ProposedChange) -> Result<(), ChangeError> {
+    /// Whether it is sound now; the policies, if it is some.
+    async fn check(&self, by: By<'_>, change: &ProposedChange) -> Result<Option<PolicySet>, ChangeError> {
         match change {
             ProposedChange::Definition { definition } => {
                 definitions::check(definition, &self.people, by.snapshot).await?;
@@ -210,11 +209,9 @@ impl Changes {
                 let present = by.snapshot.definition(name).filter(|present| !present.retired);
                 present.ok_or_else(|| CommitError::from(Conflict::DefinitionNotFound(name.clone())))?;
             }
-            ProposedChange::Policy { files } => {
-                policy::check(files)?;
-            }
+            ProposedChange::Policy { files } => return Ok(Some(policy::check_aside(files).await?)),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Asks the policy in force, whose guards want two where the settings do.

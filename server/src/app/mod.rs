@@ -17,8 +17,8 @@ pub mod registrar;
 pub mod revocation_lists;
 pub mod server_svid;
 pub mod standing;
+pub mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod tasks;
 pub mod tickets;
 pub mod upkeep;

@@ -159,7 +159,7 @@ impl PolicyHolder {
     /// Safe: it only reads.
     pub async fn what_if(&self, files: &BTreeMap<String, String>) -> Result<WhatIf, PolicyRefusal> {
         let _turn = self.replays.try_acquire().map_err(|_| PolicyRefusal::Busy)?;
-        let other = check(files)?;
+        let other = check_aside(files).await?;
         let log = self.decisions().await?;
         // Seconds of work for thousands of decisions.
         let replay = tokio::task::spawn_blocking(move || replay(&log, &other));
@@ -279,6 +279,27 @@ pub fn check(files: &BTreeMap<String, String>) -> Result<PolicySet, PolicyErrors
     } else {
         Err(PolicyErrors(errors))
     }
+}
+
+/// [`check`] beside the calls of others: a large policy takes its time.
+///
+/// # Errors
+/// As for [`check`].
+///
+/// # Cancel safety
+/// Safe: it only reads.
+pub async fn check_aside(files: &BTreeMap<String, String>) -> Result<PolicySet, PolicyErrors> {
+    let files = files.clone();
+    let checked = tokio::task::spawn_blocking(move || check(&files));
+    checked.await.unwrap_or_else(|_| {
+        Err(PolicyErrors(vec![PolicyError {
+            file: "policies".into(),
+            line: 0,
+            policy: None,
+            problem: "the check did not end".into(),
+            hint: None,
+        }]))
+    })
 }
 
 fn replay(log: &[LogEntry], other: &PolicySet) -> WhatIf {

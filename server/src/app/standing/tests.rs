@@ -152,6 +152,7 @@ async fn who_may_what_on_which_path_is_what_the_table_says() {
         ("Operator(admin)", Access::Operator(Role::Admin)),
         ("Local(viewer)", Access::Local(viewer)),
         ("Person", Access::Person),
+        ("End", Access::End),
     ] {
         writeln!(table, "{name}: {}", stage.admitted(access, None)).unwrap();
     }
@@ -255,6 +256,8 @@ async fn a_forbid_of_a_whole_method_is_told_with_its_reason() {
         .unwrap_err();
     assert!(refused.to_string().contains("nobody lists at night"), "{refused}");
     assert_eq!(refused.kind(), mayfly_model::ErrorKind::PermissionDenied);
+    // I12: ending is never refused.
+    assert_eq!(stage.admitted(Access::End, None), "AgXEVvrRdDPpacb");
     // Agents are not operators: what they may no policy of operators takes away.
     assert_eq!(stage.admitted(Access::Agent, None), "G");
     assert_eq!(stage.admitted(Access::AgentOr(Role::Viewer), None), "G");
