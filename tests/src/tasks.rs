@@ -1,6 +1,13 @@
 //! A world with a task: a server that knows people, an agent, a service behind the verifier kit, and a user whose jobs run
 //! the task.
 
+mod job;
+pub mod ledger;
+mod people;
+
+pub use job::{Copied, Job, asked, signed_by};
+pub use people::Person;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +19,8 @@ use tokio::process::{Child, Command};
 use crate::admin::EntrySpec;
 use crate::binaries::binary;
 use crate::cli::Cli;
-use crate::{Agent, Server, ServerOptions, needs_root};
+use crate::faults::SteppedClock;
+use crate::{Agent, AgentOptions, Server, ServerOptions, needs_root};
 
 /// The user whose jobs run the task.
 pub const JOB_UID: u32 = 41_001;
@@ -63,13 +71,32 @@ impl TaskWorld {
 
     /// The same with more sections in the server's configuration.
     pub async fn start_with(definition: &str, sections: &str) -> Self {
+        Self::start_among(definition, &format!("{PEOPLE}{sections}")).await
+    }
+
+    /// The same among other people: these sections, and not [`PEOPLE`].
+    pub async fn start_among(definition: &str, sections: &str) -> Self {
+        Self::start_prepared(Self::prepare(sections), definition, None).await
+    }
+
+    /// A server that is not started, for stories that do something to it first.
+    pub fn prepare(sections: &str) -> Server {
         needs_root();
-        let options = ServerOptions {
-            sections: format!("{PEOPLE}{sections}"),
+        Server::prepare(&ServerOptions {
+            sections: sections.into(),
             ..ServerOptions::default()
-        };
-        let server = Server::start_with(options).await;
-        let agent = Agent::join(&server).await;
+        })
+    }
+
+    /// Starts what was prepared, without a definition if that is empty; the agent may have a clock of its own.
+    pub async fn start_prepared(mut server: Server, definition: &str, clock: Option<&SteppedClock>) -> Self {
+        server.daemon.start();
+        server.wait_ready().await;
+        let mut agent = Agent::prepare(&server, AgentOptions::default()).await;
+        if let Some(clock) = clock {
+            clock.give_to(&mut agent.daemon);
+        }
+        agent.start_joined(&server).await;
         let admin = server.admin();
         for (path, uid) in [("/svc/pay-db", 0), ("/ns/pay/migrator", JOB_UID)] {
             let selector = format!("unix:uid:{uid}");
@@ -86,7 +113,9 @@ impl TaskWorld {
             cli,
             programs,
         };
-        world.define(definition).await;
+        if !definition.is_empty() {
+            world.define(definition).await;
+        }
         world
     }
 
@@ -145,6 +174,30 @@ impl TaskWorld {
             .kill_on_drop(true);
         as_job_user(&mut command);
         command
+    }
+
+    /// A process of `uid` that runs tasks by the interface itself.
+    pub fn job(&self, uid: u32) -> Job {
+        Job::at(&self.agent.socket(), uid)
+    }
+
+    /// The person who is `uid` on this machine.
+    pub fn person(&self, uid: u32) -> Person {
+        Person::at(&self.server.socket(), uid)
+    }
+
+    /// An entry for a further user.
+    pub async fn entry(&self, path: &str, uid: u32) -> String {
+        let selector = format!("unix:uid:{uid}");
+        let spec = EntrySpec::new(path, self.agent.id(), &[&selector]);
+        self.server.admin().create(&spec).await
+    }
+
+    /// Fails unless the invariants hold in the server's log, and says how much there was to check.
+    pub fn check_log(&self) -> ledger::Checked {
+        let checked = ledger::check(self.server.dir());
+        println!("the log holds the invariants: {checked:?}");
+        checked
     }
 
     /// All tasks as an operator sees them.
