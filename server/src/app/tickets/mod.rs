@@ -147,11 +147,7 @@ pub enum TicketSetupError {
 /// # Errors
 /// The tracker's authorities cannot be read.
 pub fn checker(settings: &TicketSettings, clock: Arc<dyn Clock>) -> Result<Arc<dyn TicketChecker>, TicketSetupError> {
-    let TicketSettings {
-        source,
-        timeout,
-        cache,
-    } = settings;
+    let TicketSettings { source, timeout, cache } = settings;
     let tracker: Box<dyn Tracker> = match source {
         None => return Ok(Arc::new(NoTracker)),
         Some(TicketSource::Command(argv)) => Box::new(Command::new(argv.clone(), *timeout)),

@@ -67,7 +67,10 @@ async fn many_who_ask_at_once_are_one_question_and_its_answer_counts_for_seconds
 async fn a_failure_is_not_open_says_why_and_is_asked_again_after_a_second() {
     let (cached, asked) = counting(clock());
     let state = cached.check("broken").await;
-    assert!(state.present && !state.open && state.problem.contains("500"), "{state:?}");
+    assert!(
+        state.present && !state.open && state.problem.contains("500"),
+        "{state:?}"
+    );
     cached.check("broken").await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     tokio::time::advance(Duration::from_millis(1_100)).await;
@@ -85,8 +88,16 @@ async fn a_tracker_that_says_nothing_has_no_open_ticket_and_holds_up_nobody_for_
     let names: Vec<String> = (0..40).map(|n| format!("slow{n}")).collect();
     let slow = names.iter().map(|name| cached.check(name));
     let states = futures_util::future::join_all(slow).await;
-    assert!(states.iter().all(|state| !state.open && state.problem.contains("did not answer")));
-    assert!(before.elapsed() <= TIMEOUT + Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(
+        states
+            .iter()
+            .all(|state| !state.open && state.problem.contains("did not answer"))
+    );
+    assert!(
+        before.elapsed() <= TIMEOUT + Duration::from_secs(1),
+        "{:?}",
+        before.elapsed()
+    );
 }
 
 // A ticket that ends is not open a second longer because its answer is kept.
@@ -107,7 +118,10 @@ async fn what_is_no_reference_is_not_handed_on() {
     let long = "x".repeat(129);
     for reference in ["", "-rf", "--help", "a b", "a\n", "ü", "..", "a/../b", ".\\x", &long] {
         let state = cached.check(reference).await;
-        assert!(!state.open && state.problem.contains("not the reference"), "{reference:?}");
+        assert!(
+            !state.open && state.problem.contains("not the reference"),
+            "{reference:?}"
+        );
     }
     assert_eq!(asked.load(Ordering::Relaxed), 0);
     for reference in ["CHG-1", "org/repo#12", "a..b", "...", "#-1"] {
