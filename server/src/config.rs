@@ -196,8 +196,7 @@ impl Settings {
 }
 
 fn roles(section: &Section<'_>, operators: Vec<Operators>) -> RoleMap {
-    let numbers =
-        |key: &str| -> BTreeSet<u32> { section.integer_list::<u32>(key).or(vec![]).into_iter().collect() };
+    let numbers = |key: &str| -> BTreeSet<u32> { section.integer_list::<u32>(key).or(vec![]).into_iter().collect() };
     let ids = |key: &str| -> BTreeSet<SpiffeId> {
         section
             .string_list(key)

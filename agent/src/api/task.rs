@@ -188,6 +188,12 @@ impl Service for TaskApi {
         answer(self.tasks.renew(holder, request.into_inner().request_id).await)
     }
 
+    async fn extend(&self, request: Request<pb::ExtendRequest>) -> Result<Response<pb::TaskState>, Status> {
+        let holder = self.holder(&request)?;
+        let pb::ExtendRequest { request_id, seconds } = request.into_inner();
+        answer(self.tasks.extend(holder, request_id, seconds).await)
+    }
+
     async fn heartbeat(&self, request: Request<pb::HeartbeatRequest>) -> Result<Response<pb::TaskState>, Status> {
         let holder = self.holder(&request)?;
         answer(self.tasks.heartbeat(holder, request.into_inner().request_id).await)

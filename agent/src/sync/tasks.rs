@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use mayfly_model::ErrorKind;
 use mayfly_proto::mayfly::agent::tasks_client::TasksClient;
 use mayfly_proto::mayfly::agent::{
-    CloseTaskRequest, HeartbeatTaskRequest, IssuedTaskResponse, OpenTaskRequest, RenewTaskRequest, RequestTaskRequest,
-    TaskResponse,
+    CloseTaskRequest, ExtendTaskRequest, HeartbeatTaskRequest, IssuedTaskResponse, OpenTaskRequest, RenewTaskRequest,
+    RequestTaskRequest, TaskResponse,
 };
 use mayfly_proto::mayfly::workload::TaskState;
 use mayfly_proto::status::Reason;
@@ -96,6 +96,12 @@ impl TaskServer for ServerTasks {
     async fn renew(&self, request: RenewTaskRequest) -> Result<IssuedTaskResponse, TaskError> {
         self.call("Tasks.Renew", async |mut client| client.renew(request).await)
             .await
+    }
+
+    async fn extend(&self, window_id: String, seconds: u32) -> Result<TaskState, TaskError> {
+        let request = ExtendTaskRequest { window_id, seconds };
+        let answer = self.call("Tasks.Extend", async |mut client| client.extend(request).await);
+        state_of(answer.await?)
     }
 
     async fn heartbeat(&self, window_id: String) -> Result<TaskState, TaskError> {

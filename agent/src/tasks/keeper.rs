@@ -85,6 +85,11 @@ enum Landed {
         window: Arc<str>,
         issued: Result<(NewKey, IssuedTaskResponse), RenewError>,
     },
+    Extended {
+        uid: u32,
+        result: Result<TaskState, TaskError>,
+        reply: Reply,
+    },
     Beaten {
         window: Arc<str>,
         uid: u32,

@@ -140,6 +140,12 @@ enum Command {
         request_id: String,
         reply: Reply,
     },
+    Extend {
+        holder: Arc<dyn Holder>,
+        request_id: String,
+        seconds: u32,
+        reply: Reply,
+    },
     Heartbeat {
         holder: Arc<dyn Holder>,
         request_id: String,
@@ -265,6 +271,28 @@ impl Tasks {
         self.ask(|reply| Command::Renew {
             holder,
             request_id,
+            reply,
+        })
+        .await
+    }
+
+    /// Moves the end of a window of this process by `seconds`, or as many of them as may be.
+    ///
+    /// # Errors
+    /// The process holds no such window, or the server refused.
+    ///
+    /// # Cancel safety
+    /// The end may have moved.
+    pub async fn extend(
+        &self,
+        holder: Arc<dyn Holder>,
+        request_id: String,
+        seconds: u32,
+    ) -> Result<TaskState, TaskError> {
+        self.ask(|reply| Command::Extend {
+            holder,
+            request_id,
+            seconds,
             reply,
         })
         .await

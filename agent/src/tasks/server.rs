@@ -28,6 +28,12 @@ pub trait TaskServer: Send + Sync + 'static {
     /// The server refused, or was not reached.
     async fn renew(&self, request: RenewTaskRequest) -> Result<IssuedTaskResponse, TaskError>;
 
+    /// Has the end of a window moved by so many seconds, or as many of them as may be.
+    ///
+    /// # Errors
+    /// The server refused, or was not reached; then the end may have moved all the same.
+    async fn extend(&self, window_id: String, seconds: u32) -> Result<TaskState, TaskError>;
+
     /// Passes a sign of life on.
     ///
     /// # Errors

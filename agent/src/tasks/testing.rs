@@ -187,6 +187,14 @@ impl TaskServer for FakeTaskServer {
         Ok(self.issue(&request.window_id, &request.csr))
     }
 
+    async fn extend(&self, window_id: String, seconds: u32) -> Result<TaskState, TaskError> {
+        self.enter("extend".into()).await?;
+        let request_id = self.lock().windows[&window_id].0.clone();
+        let mut state = self.state(&request_id, &window_id, TaskStage::Open);
+        state.closes_at += i64::from(seconds);
+        Ok(state)
+    }
+
     async fn heartbeat(&self, window_id: String) -> Result<TaskState, TaskError> {
         self.enter("heartbeat".into()).await?;
         let request_id = self.lock().windows[&window_id].0.clone();

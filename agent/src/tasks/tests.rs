@@ -350,3 +350,25 @@ async fn a_sign_of_life_counts_here_also_while_the_server_is_away() {
     }
     assert_eq!(stage.serials(&job).len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_moves_the_end_by_the_servers_word() {
+    let stage = Stage::start();
+    let _heard = stage.beacons();
+    let job = FakeHolder::new(7);
+    let opened = stage.opened(&job, false).await;
+    let state = stage
+        .tasks
+        .extend(job.clone(), opened.request_id.clone(), 300)
+        .await
+        .unwrap();
+    assert_eq!(state.closes_at, opened.closes_at + 300);
+    // Nobody else's window.
+    let other = FakeHolder::new(8);
+    let refused = stage
+        .tasks
+        .extend(other, opened.request_id.clone(), 300)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::NotFound);
+}

@@ -347,6 +347,10 @@ impl Tasks for Shared {
         Err(Status::unimplemented("not in this fake"))
     }
 
+    async fn extend(&self, _: Request<ExtendRequest>) -> Result<Response<TaskState>, Status> {
+        Err(Status::failed_precondition("`mayfly run` does not extend windows"))
+    }
+
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<TaskState>, Status> {
         drop(self.enter(&request, "heartbeat")?);
         Ok(Response::new(self.task()))

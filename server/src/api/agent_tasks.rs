@@ -30,7 +30,12 @@ impl TasksApi for AgentTasksService {
         let RequestTaskRequest { instance, request } = request.into_inner();
         let process = process_of(&call, instance, false)?;
         let asked = read_asked(request.ok_or_else(|| invalid("request: is missing"))?)?;
-        let task = self.0.tasks.request(&call.actor, &process, asked).await.map_err(status)?;
+        let task = self
+            .0
+            .tasks
+            .request(&call.actor, &process, asked)
+            .await
+            .map_err(status)?;
         answer(task_state(&task, newest_window(&task)))
     }
 
@@ -43,8 +48,15 @@ impl TasksApi for AgentTasksService {
             include_descendants,
         } = request.into_inner();
         let process = process_of(&call, instance, include_descendants)?;
-        let id = request_id.parse().map_err(|error| invalid(format!("request_id: {error}")))?;
-        let opened = self.0.tasks.open(&call.actor, &process, &id, csr).await.map_err(status)?;
+        let id = request_id
+            .parse()
+            .map_err(|error| invalid(format!("request_id: {error}")))?;
+        let opened = self
+            .0
+            .tasks
+            .open(&call.actor, &process, &id, csr)
+            .await
+            .map_err(status)?;
         Ok(Response::new(issued(&opened)))
     }
 
@@ -57,15 +69,36 @@ impl TasksApi for AgentTasksService {
         } = request.into_inner();
         let process = process_of(&call, instance, false)?;
         let window = read_window(&window_id)?;
-        let opened = self.0.tasks.renew(&call.actor, &process, window, csr).await.map_err(status)?;
+        let opened = self
+            .0
+            .tasks
+            .renew(&call.actor, &process, window, csr)
+            .await
+            .map_err(status)?;
         Ok(Response::new(issued(&opened)))
+    }
+
+    async fn extend(&self, request: Request<ExtendTaskRequest>) -> Result<Response<TaskResponse>, Status> {
+        let call = Call::of(&request)?;
+        let agent = call.agent()?.clone();
+        let ExtendTaskRequest { window_id, seconds } = request.into_inner();
+        let window = read_window(&window_id)?;
+        let more = Duration::from_secs(u64::from(seconds));
+        let extended = self.0.tasks.extend(&call.actor, &agent, window, more).await;
+        let task = extended.map_err(status)?;
+        answer(task_state(&task, task.window(&window)))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatTaskRequest>) -> Result<Response<TaskResponse>, Status> {
         let call = Call::of(&request)?;
         let agent = call.agent()?.clone();
         let window = read_window(&request.into_inner().window_id)?;
-        let task = self.0.tasks.heartbeat(&call.actor, &agent, window).await.map_err(status)?;
+        let task = self
+            .0
+            .tasks
+            .heartbeat(&call.actor, &agent, window)
+            .await
+            .map_err(status)?;
         answer(task_state(&task, task.window(&window)))
     }
 
@@ -141,8 +174,16 @@ fn process_of(call: &Call, instance: Option<wire::Instance>, include_descendants
         include_descendants,
     };
     let attested_at = call.now.minus(Duration::from_millis(u64::from(attested_ms_ago)));
-    Attested::new(&call.snapshot, agent, &entry_id, selectors, instance, attested_at, call.now)
-        .map_err(|refused| to_status(&refused))
+    Attested::new(
+        &call.snapshot,
+        agent,
+        &entry_id,
+        selectors,
+        instance,
+        attested_at,
+        call.now,
+    )
+    .map_err(|refused| to_status(&refused))
 }
 
 fn read_asked(wire: mayfly_proto::mayfly::workload::RequestRequest) -> Result<Asked, Status> {

@@ -171,6 +171,7 @@ pub const SERVICES: &[Service] = &[
             ("Request", Access::Agent),
             ("Open", Access::Agent),
             ("Renew", Access::Agent),
+            ("Extend", Access::Agent),
             ("Heartbeat", Access::Agent),
             ("Close", Access::Agent),
         ],

@@ -22,7 +22,7 @@ pub(crate) const START: u64 = 1_800_000_000;
 pub(crate) struct World {
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<ManualClock>,
-    pub(crate) authorities: Authorities,
+    pub(crate) authorities: Arc<Authorities>,
     pub(crate) issuance: Issuance,
     pub(crate) keys: Arc<MemoryKeys>,
     dir: Arc<TempDir>,
@@ -79,6 +79,7 @@ impl World {
             key_type: KeyType::EcP256,
         };
         let authorities = Authorities::new(committer.clone(), keys.clone(), clock.clone(), settings);
+        let authorities = Arc::new(authorities);
         let ttl = Duration::from_secs(3_600);
         let issuance = Issuance::new(
             committer.clone(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use arbitrary::Unstructured;
+use mayfly_agent::news::News;
 use mayfly_agent::sync::{Changes, Holdings, WatchEvent};
 use mayfly_agent::view::ViewPublisher;
 use mayfly_model::{Entry, entries_digest, reserved_path};
@@ -63,7 +64,7 @@ impl Stream {
         let views = Arc::new(ViewPublisher::new(own.clone()));
         Self {
             changes: Changes::default(),
-            holdings: Holdings::new(trust_domain(), views),
+            holdings: Holdings::new(trust_domain(), views, News::new()),
             entries: BTreeMap::new(),
             bundles: BTreeMap::new(),
             own,

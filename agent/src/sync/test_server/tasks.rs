@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mayfly_proto::mayfly::agent::tasks_server::Tasks;
 use mayfly_proto::mayfly::agent::{
-    CloseCause, CloseTaskRequest, Enforced, EnforcedBy, HeartbeatTaskRequest, IssuedTaskResponse, OpenTaskRequest,
-    RenewTaskRequest, RequestTaskRequest, TaskResponse, Update,
+    CloseCause, CloseTaskRequest, Enforced, EnforcedBy, ExtendTaskRequest, HeartbeatTaskRequest, IssuedTaskResponse,
+    OpenTaskRequest, RenewTaskRequest, RequestTaskRequest, TaskResponse, Update,
 };
 use mayfly_proto::mayfly::workload::{Revoked, Stage, TaskState};
 use mayfly_runtime::{Clock, SystemClock};
@@ -149,6 +149,14 @@ impl Tasks for TestServer {
             return Err(Status::not_found("no such window"));
         }
         Ok(Response::new(self.issue_task(&window_id, &csr)))
+    }
+
+    async fn extend(&self, request: Request<ExtendTaskRequest>) -> Result<Response<TaskResponse>, Status> {
+        self.check_tasks(&request, "Task extend".into())?;
+        let ExtendTaskRequest { window_id, seconds } = request.into_inner();
+        let mut state = self.task_state(&window_id, Stage::Open);
+        state.closes_at += i64::from(seconds);
+        Ok(Response::new(TaskResponse { state: Some(state) }))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatTaskRequest>) -> Result<Response<TaskResponse>, Status> {

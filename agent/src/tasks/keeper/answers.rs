@@ -61,6 +61,13 @@ impl Keeper {
                 self.opened(process, request_id, entry, include_descendants, issued);
             }
             Landed::Renewed { window, issued } => self.renewed(&window, issued),
+            Landed::Extended { uid, result, reply } => {
+                self.call_done(uid);
+                if let Ok(state) = &result {
+                    self.told(vec![state.clone()]);
+                }
+                self.outbox.push((reply, result));
+            }
             Landed::Beaten {
                 window,
                 uid,

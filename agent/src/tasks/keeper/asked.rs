@@ -59,6 +59,15 @@ impl Keeper {
                 Ok(id) => self.renew(&id, reply),
                 Err(error) => self.outbox.push((reply, Err(error))),
             },
+            Command::Extend {
+                holder,
+                request_id,
+                seconds,
+                reply,
+            } => match self.window_of(&holder, &request_id) {
+                Ok(id) => self.extend(&id, holder.uid(), seconds, reply),
+                Err(error) => self.outbox.push((reply, Err(error))),
+            },
             Command::Heartbeat {
                 holder,
                 request_id,
@@ -216,6 +225,16 @@ impl Keeper {
             window.waiters.push(reply);
             window.renew_soon(false);
         }
+    }
+
+    fn extend(&mut self, id: &Arc<str>, uid: u32, seconds: u32, reply: Reply) {
+        if let Err(error) = self.count_call(uid) {
+            self.outbox.push((reply, Err(error)));
+            return;
+        }
+        let (server, window_id) = (Arc::clone(&self.server), id.to_string());
+        let call = async move { server.extend(window_id, seconds).await };
+        self.call(call, move |result| Landed::Extended { uid, result, reply });
     }
 
     fn heartbeat(&mut self, id: &Arc<str>, uid: u32, reply: Reply) {

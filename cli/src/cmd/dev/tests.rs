@@ -86,7 +86,10 @@ fn the_files_for_the_daemons_are_as_they_read_them() {
     let trust_domain = "dev.mayfly.local".parse().unwrap();
     let here = std::fs::canonicalize(dir.path()).unwrap();
     let shown = |text: String| text.replace(here.to_str().unwrap(), "<dir>");
-    insta::assert_snapshot!("server_toml", shown(config::server(&layout, &trust_domain, 4711, &me())));
+    insta::assert_snapshot!(
+        "server_toml",
+        shown(config::server(&layout, &trust_domain, 4711, &me()))
+    );
     insta::assert_snapshot!("agent_toml", shown(config::agent(&layout, &trust_domain, 4711)));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mayfly_model::task::{Approval, PersonId, RequestDigest, Stage, Task, TaskId, TaskStep};
+use mayfly_model::task::{Approval, Outcome, PersonId, RequestDigest, Stage, Task, TaskId, TaskStep};
 use mayfly_model::{Actor, Change};
 use mayfly_policy::Phase;
 use mayfly_svid::WindowId;
@@ -41,12 +41,22 @@ impl Tasks {
         // May this person approve this at all?
         let mut question = self.waiting(Phase::Approve, &task, &definition, ticket.clone());
         question.approver = Some(approver.clone());
-        self.decide(&state, question).require()?;
+        let decided = self.decide(&state, question);
+        self.require(actor, id, &decided).await?;
         // And what becomes of the request with it?
         let mut question = self.waiting(Phase::Arm, &task, &definition, ticket);
         question.approval = Some(mayfly_policy::Approval { by: approver, at: now });
         let decided = self.decide(&state, question);
-        let valid_for = task.needs.approvals.iter().map(|rule| rule.valid_for).min().unwrap_or_default();
+        if decided.outcome() == Outcome::Deny {
+            self.require(actor, id, &decided).await?;
+        }
+        let valid_for = task
+            .needs
+            .approvals
+            .iter()
+            .map(|rule| rule.valid_for)
+            .min()
+            .unwrap_or_default();
         let step = TaskStep::Approve {
             approval: Approval {
                 person: person.id.clone(),
@@ -76,9 +86,16 @@ impl Tasks {
         reason: String,
     ) -> Result<Arc<Task>, TaskError> {
         let task = self.found(id)?;
-        let may = task.needs.approvals.iter().any(|rule| !person.groups.is_disjoint(&rule.groups));
+        let may = task
+            .needs
+            .approvals
+            .iter()
+            .any(|rule| !person.groups.is_disjoint(&rule.groups));
         if !may && !self.is_owner(&task, &person.id) {
-            return Err(not_allowed(person, "one of the groups that approve it, or owning the definition"));
+            return Err(not_allowed(
+                person,
+                "one of the groups that approve it, or owning the definition",
+            ));
         }
         let by = person.id.clone();
         self.commit_step(actor, id, TaskStep::Refuse { by, reason }).await
@@ -127,10 +144,17 @@ impl Tasks {
     /// The person may not, policy does not allow it, or it is not stopped.
     pub async fn resume(&self, actor: &Actor, person: &Person, window: WindowId) -> Result<Arc<Task>, TaskError> {
         let task = self.task_of(&window)?;
-        let approves = task.needs.approvals.iter().any(|rule| !person.groups.is_disjoint(&rule.groups));
+        let approves = task
+            .needs
+            .approvals
+            .iter()
+            .any(|rule| !person.groups.is_disjoint(&rule.groups));
         let asked = task.request.person.as_ref() == Some(&person.id);
         if asked || (!approves && !self.is_owner(&task, &person.id)) {
-            return Err(not_allowed(person, "approving it or owning the definition, and not having asked for it"));
+            return Err(not_allowed(
+                person,
+                "approving it or owning the definition, and not having asked for it",
+            ));
         }
         let ticket = self.ticket(&task.request).await;
         let state = self.committer.snapshot();
@@ -150,10 +174,10 @@ impl Tasks {
         self.change(actor, &task.id, with_note(&task.id, step, &decided)).await
     }
 
-    /// The review after break-glass, by somebody else than who used it.
+    /// The review after break-glass, by somebody else than who used it who approves such uses or owns the definition.
     ///
     /// # Errors
-    /// None is due, or the person used it.
+    /// None is due, the person used it, or has no say in it.
     pub async fn review(
         &self,
         actor: &Actor,
@@ -162,6 +186,7 @@ impl Tasks {
         reason: String,
     ) -> Result<Arc<Task>, TaskError> {
         let task = self.found(id)?;
+        self.require_say(&task, actor, Some(person), false)?;
         if task.live_windows().next().is_some() {
             return Err(not_allowed(person, "the window to be over before it is reviewed"));
         }
@@ -185,7 +210,8 @@ impl Tasks {
             return Err(not_allowed(person, "not having asked for it"));
         }
         let id = task.id.clone();
-        self.commit_step(actor, &id, TaskStep::AcceptRisk { window, reason }).await
+        self.commit_step(actor, &id, TaskStep::AcceptRisk { window, reason })
+            .await
     }
 
     /// The task that opened this window.
@@ -194,15 +220,13 @@ impl Tasks {
     /// There is none.
     pub fn task_of(&self, window: &WindowId) -> Result<Arc<Task>, TaskError> {
         let state = self.committer.snapshot();
-        state.task_of_window(window).cloned().ok_or(TaskError::NoSuchWindow(*window))
+        state
+            .task_of_window(window)
+            .cloned()
+            .ok_or(TaskError::NoSuchWindow(*window))
     }
 
-    pub(super) async fn commit_step(
-        &self,
-        actor: &Actor,
-        id: &TaskId,
-        step: TaskStep,
-    ) -> Result<Arc<Task>, TaskError> {
+    pub(super) async fn commit_step(&self, actor: &Actor, id: &TaskId, step: TaskStep) -> Result<Arc<Task>, TaskError> {
         let change = Change::TaskStep {
             id: id.clone(),
             step: Box::new(step),
@@ -224,7 +248,11 @@ impl Tasks {
         let person = person.ok_or_else(|| TaskError::NotAPerson { who: actor.who.clone() })?;
         let asked = task.request.person.as_ref() == Some(&person.id);
         let approved = task.approvals.iter().any(|approval| approval.person == person.id);
-        let could = task.needs.approvals.iter().any(|rule| !person.groups.is_disjoint(&rule.groups));
+        let could = task
+            .needs
+            .approvals
+            .iter()
+            .any(|rule| !person.groups.is_disjoint(&rule.groups));
         if asked || approved || could || self.is_owner(task, &person.id) {
             Ok(())
         } else {

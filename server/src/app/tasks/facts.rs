@@ -9,7 +9,9 @@ use mayfly_model::task::{
     TaskRequest, Window,
 };
 use mayfly_model::{Agent, Change, Entry, Selectors};
-use mayfly_policy::{Approval, Facts, Missing, Node, OpenWindow, Person, Phase, Pinned, Process, Ticket, Usage, Verdict};
+use mayfly_policy::{
+    Approval, Facts, Missing, Node, OpenWindow, Person, Phase, Pinned, Process, Ticket, Usage, Verdict,
+};
 use mayfly_svid::Timestamp;
 use serde_json::json;
 
@@ -259,7 +261,11 @@ fn usage(
         if !is_own(other) {
             continue;
         }
-        for held in other.windows.iter().filter(|held| Some(held.id) != window.map(|window| window.id)) {
+        for held in other
+            .windows
+            .iter()
+            .filter(|held| Some(held.id) != window.map(|window| window.id))
+        {
             match held.stage {
                 Stage::Settled => {}
                 stage if stage.is_live_window() => add(&mut usage.open_windows),
@@ -276,11 +282,22 @@ fn usage(
     usage.same_day = u32::try_from(windows).unwrap_or(u32::MAX);
     if definition.definition.class == TaskClass::Breakglass {
         let own_id = task.map(|task| &task.id);
-        let previous = state
+        // The last period is the one that was opened last, however old the request for it was.
+        let opened_at = |other: &Task| other.windows.iter().map(|window| window.opened_at).max();
+        let others = state
             .tasks_before(None)
-            .find(|other| is_same(other) && !other.windows.is_empty() && Some(&other.id) != own_id);
+            .filter(|other| is_same(other) && Some(&other.id) != own_id);
+        let previous = others
+            .filter(|other| opened_at(other).is_some())
+            .max_by_key(|other| opened_at(other));
         usage.previous_approvers = previous
-            .map(|previous| previous.approvals.iter().map(|approval| approval.person.clone()).collect::<BTreeSet<_>>())
+            .map(|previous| {
+                previous
+                    .approvals
+                    .iter()
+                    .map(|approval| approval.person.clone())
+                    .collect::<BTreeSet<_>>()
+            })
             .unwrap_or_default();
     }
     usage

@@ -259,6 +259,8 @@ impl Tasks {
 fn is_done_already(error: &TaskError) -> bool {
     matches!(
         error,
-        TaskError::Commit(CommitError::Conflict(Conflict::Task(mayfly_model::task::TaskRefusal::AlreadyEnded)))
+        TaskError::Commit(CommitError::Conflict(Conflict::Task(
+            mayfly_model::task::TaskRefusal::AlreadyEnded
+        )))
     )
 }

@@ -127,7 +127,9 @@ impl Tasks {
             decision: decided.record(),
             outcome,
         };
-        let task = self.change(actor, &task.id, with_note(&task.id, step, &decided)).await?;
+        let task = self
+            .change(actor, &task.id, with_note(&task.id, step, &decided))
+            .await?;
         tell(&task, outcome);
         Ok(())
     }
@@ -250,7 +252,12 @@ fn terms(definition: &DefinitionVersion, obligations: &Obligations, now: Timesta
     let window_max = obligations
         .window_cap
         .map_or(spec.limits.max_window, |cap| cap.min(spec.limits.max_window));
-    let approvals: Vec<ApprovalRule> = obligations.approvals.iter().filter(|rule| rule.count > 0).cloned().collect();
+    let approvals: Vec<ApprovalRule> = obligations
+        .approvals
+        .iter()
+        .filter(|rule| rule.count > 0)
+        .cloned()
+        .collect();
     Terms {
         needs: Needs {
             approvals,
@@ -271,7 +278,11 @@ fn terms(definition: &DefinitionVersion, obligations: &Obligations, now: Timesta
 }
 
 fn tell(task: &Task, outcome: Outcome) {
-    let reasons = task.decisions.last().map(|decision| decision.reasons.join(" ")).unwrap_or_default();
+    let reasons = task
+        .decisions
+        .last()
+        .map(|decision| decision.reasons.join(" "))
+        .unwrap_or_default();
     let groups: Vec<String> = task
         .needs
         .approvals

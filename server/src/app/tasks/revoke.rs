@@ -42,14 +42,22 @@ impl Tasks {
         reason: &str,
     ) -> Result<Vec<WindowId>, TaskError> {
         let state = self.committer.snapshot();
-        let concerned: Vec<Arc<Task>> = state.live_tasks().filter(|task| scope.concerns(task)).cloned().collect();
+        let concerned: Vec<Arc<Task>> = state
+            .live_tasks()
+            .filter(|task| scope.concerns(task))
+            .cloned()
+            .collect();
         let mut steps = vec![];
         for task in &concerned {
             let planned = scope.steps(task, reason);
             if !planned.is_empty() {
                 self.require_say(task, actor, person, is_admin)?;
             }
-            steps.extend(planned.into_iter().map(|(window, step)| (task.id.clone(), window, step)));
+            steps.extend(
+                planned
+                    .into_iter()
+                    .map(|(window, step)| (task.id.clone(), window, step)),
+            );
         }
         if steps.is_empty() {
             return Err(TaskError::NothingToRevoke(scope.to_string()));
@@ -88,8 +96,7 @@ impl Scope {
             Self::Task(name) => task.request.task == *name,
             Self::Workload(id) => task.request.workload == *id,
             Self::Node(agent) => {
-                task.request.agent_id == *agent
-                    || task.windows.iter().any(|window| window.instance.agent_id == *agent)
+                task.request.agent_id == *agent || task.windows.iter().any(|window| window.instance.agent_id == *agent)
             }
             Self::Everything => true,
         }

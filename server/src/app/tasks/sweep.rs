@@ -4,10 +4,11 @@
 //! pass. Deadlines are wall-clock instants that were fixed when a window opened: a clock that is set back moves none of
 //! them, and holders and consumers count monotonic time besides.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_model::task::{CloseCause, Stage, Staleness, Task, TaskStep, Window};
+use mayfly_model::task::{CloseCause, DefinitionHash, Stage, Staleness, Task, TaskName, TaskStep, Window};
 use mayfly_model::{Actor, Change, Step};
 use mayfly_policy::Phase;
 use mayfly_runtime::{CancellationToken, Chain};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
 use super::request::refusal_of;
+use super::window::present_definition;
 use super::{TaskError, Tasks};
 use crate::commit::Snapshot;
 
@@ -31,6 +33,8 @@ const PRUNE: Duration = Duration::from_secs(60);
 struct Memory {
     /// The policies that all open windows were asked about.
     policy: Option<String>,
+    /// The same of the definitions of those that are open.
+    definitions: BTreeMap<TaskName, DefinitionHash>,
     tickets_at: Option<Instant>,
     pruned_at: Option<Instant>,
 }
@@ -76,12 +80,21 @@ impl Tasks {
         for chunk in steps.chunks(256) {
             self.commit_due(&actor, chunk).await?;
         }
+        let mut definitions = BTreeMap::new();
         for task in state.live_tasks().filter(|task| task.live_windows().next().is_some()) {
+            let name = &task.request.task;
+            let definition = state
+                .definition(name)
+                .map_or(task.request.definition, |found| found.hash);
+            let is_new_definition = *memory.definitions.get(name).unwrap_or(&task.request.definition) != definition;
+            definitions.insert(name.clone(), definition);
             let rests_on_ticket = tickets_due && task.needs.ticket;
-            if is_new_policy || rests_on_ticket {
+            if is_new_policy || is_new_definition || rests_on_ticket {
                 self.ask_of_open(&actor, &state, task).await?;
             }
         }
+        // Only now: what failed above is asked again by the next pass.
+        memory.definitions = definitions;
         if is_new_policy {
             memory.policy = Some(policy);
         }
@@ -160,7 +173,9 @@ impl Tasks {
             })
         };
         match window.stage {
-            Stage::Open | Stage::Suspended if now >= window.closes_at => close(CloseCause::TimedOut, "its time is over"),
+            Stage::Open | Stage::Suspended if now >= window.closes_at => {
+                close(CloseCause::TimedOut, "its time is over")
+            }
             Stage::Open | Stage::Suspended => {
                 if window.heartbeat_due.is_some_and(|due| now >= due) {
                     return close(CloseCause::HeartbeatLost, "its process gave no sign of life");
@@ -170,12 +185,17 @@ impl Tasks {
                     Some(agent) if agent.banned => return close(CloseCause::AttestationLost, "its node was banned"),
                     Some(_) => {}
                 }
-                let definition = state.definition(&task.request.task);
-                let Some(definition) = definition else {
-                    return close(CloseCause::PolicyWithdrawn, "its definition was retired");
+                let Some(definition) = present_definition(state, task, window) else {
+                    return close(
+                        CloseCause::PolicyWithdrawn,
+                        "its definition was retired or is of another class",
+                    );
                 };
                 let is_strict = definition.definition.ending.staleness == Staleness::Strict;
-                let away = self.hub.away_since(&window.instance.agent_id).map(|since| since.elapsed());
+                let away = self
+                    .hub
+                    .away_since(&window.instance.agent_id)
+                    .map(|since| since.elapsed());
                 if is_strict && away.is_some_and(|away| away > self.settings.lease) {
                     return close(CloseCause::LeaseLost, "its node was not heard for the lease");
                 }
@@ -219,13 +239,15 @@ impl Tasks {
         })
     }
 
-    /// Asks the policy in force about windows that are open under an older one, and ends what it does not allow.
+    /// Asks the policy and the definition in force about windows that were opened under older ones, and ends what they do
+    /// not allow.
     async fn ask_of_open(&self, actor: &Actor, state: &Snapshot, task: &Arc<Task>) -> Result<(), TaskError> {
         let ticket = self.ticket(&task.request).await;
-        let definition = state.definition(&task.request.task).filter(|found| found.hash == task.request.definition);
-        // A newer version is for newer requests; a retired one ends its windows by itself.
-        let Some(definition) = definition else { return Ok(()) };
         for window in task.live_windows() {
+            // One without a definition is due to end by itself.
+            let Some(definition) = present_definition(state, task, window) else {
+                continue;
+            };
             let decided = self.decide(
                 state,
                 self.about(Phase::Sweep, task, window, definition, ticket.clone(), None),

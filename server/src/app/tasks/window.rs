@@ -138,17 +138,25 @@ impl Tasks {
         if !same {
             return Err(TaskError::NoSuchWindow(window_id));
         }
-        let definition = self.definition_of(&task)?;
         let ticket = self.ticket(&task.request).await;
         let state = self.committer.snapshot();
+        let definition = present_definition(&state, &task, window).cloned();
+        let definition = definition.ok_or_else(|| TaskError::NoSuchTask(task.request.task.clone()))?;
         let decided = self.decide(
             &state,
             self.about(Phase::Renew, &task, window, &definition, ticket, Some(process)),
         );
         let id = task.id.clone();
         if let Err(denied) = self.require(actor, &id, &decided).await {
-            self.end(actor, &task, window_id, CloseCause::PolicyWithdrawn, denied.to_string(), false)
-                .await?;
+            self.end(
+                actor,
+                &task,
+                window_id,
+                CloseCause::PolicyWithdrawn,
+                denied.to_string(),
+                false,
+            )
+            .await?;
             return Err(denied);
         }
         let now = decided.at;
@@ -160,7 +168,8 @@ impl Tasks {
             agent_id: process.agent.id.clone(),
             spiffe_id: window.spiffe_id.clone(),
             class: definition.definition.class,
-            definition: definition.hash,
+            // What was asked for and approved, although a newer version may decide about it.
+            definition: task.request.definition,
             csr_der,
             not_before: now.minus(BACKDATE),
             not_after,
@@ -182,6 +191,37 @@ impl Tasks {
             definition,
             svid: issued.svid,
         })
+    }
+
+    /// Moves the end of a window by `more`, within what its definition and the policies of its request allow (T16).
+    ///
+    /// # Errors
+    /// The agent does not hold it, people approved it as it is, policy does not allow it, or it is as long as it may be.
+    pub async fn extend(
+        &self,
+        actor: &Actor,
+        agent: &Agent,
+        window_id: WindowId,
+        more: Duration,
+    ) -> Result<Arc<Task>, TaskError> {
+        let task = self.held(&window_id, agent)?;
+        let window = task.window(&window_id).ok_or(TaskError::NoSuchWindow(window_id))?;
+        let definition = self.definition_of(&task)?;
+        let ticket = self.ticket(&task.request).await;
+        let state = self.committer.snapshot();
+        let latest = window.opened_at.plus(task.grant.window_max);
+        let closes_at = window.closes_at.plus(more).min(latest);
+        let mut question = self.about(Phase::Extend, &task, window, &definition, ticket, None);
+        question.duration = closes_at.since(window.opened_at);
+        let decided = self.decide(&state, question);
+        let id = task.id.clone();
+        self.require(actor, &id, &decided).await?;
+        let step = TaskStep::Extend {
+            window: window_id,
+            closes_at,
+            decision: decided.record(),
+        };
+        self.change(actor, &id, with_note(&id, step, &decided)).await
     }
 
     /// Takes a sign of life of the process that holds a window.
@@ -228,10 +268,16 @@ impl Tasks {
         // An agent's clock may be a little ahead of ours: for us it is the process that is done.
         let now = self.now();
         let early = task.window(&window).is_some_and(|held| now < held.closes_at);
-        let cause = if cause == CloseCause::TimedOut && early { CloseCause::Completed } else { cause };
+        let cause = if cause == CloseCause::TimedOut && early {
+            CloseCause::Completed
+        } else {
+            cause
+        };
         let close = step(TaskStep::Close { window, cause, detail });
         let confirm = is_gone.then(|| step(TaskStep::Confirm { window }));
-        let steps = std::iter::once(close).chain(confirm).map(|change| self.step(actor, change));
+        let steps = std::iter::once(close)
+            .chain(confirm)
+            .map(|change| self.step(actor, change));
         let mut failure = None;
         for result in self.committer.commit_all(steps.collect()).await {
             if let Err(error) = result.map_err(TaskError::from)
@@ -251,7 +297,7 @@ impl Tasks {
     }
 
     /// A refusal is kept in the log with its facts, then told.
-    async fn require(&self, actor: &Actor, id: &TaskId, decided: &Decided) -> Result<(), TaskError> {
+    pub(super) async fn require(&self, actor: &Actor, id: &TaskId, decided: &Decided) -> Result<(), TaskError> {
         let result = decided.require();
         if result.is_err() {
             self.committer.commit(self.step(actor, decided.note(id))).await?;
@@ -262,13 +308,21 @@ impl Tasks {
     /// The task of a window that `agent` holds.
     fn held(&self, window: &WindowId, agent: &Agent) -> Result<Arc<Task>, TaskError> {
         let task = self.task_of(window)?;
-        let is_its = task.window(window).is_some_and(|held| held.instance.agent_id == agent.id);
-        if is_its { Ok(task) } else { Err(TaskError::NoSuchWindow(*window)) }
+        let is_its = task
+            .window(window)
+            .is_some_and(|held| held.instance.agent_id == agent.id);
+        if is_its {
+            Ok(task)
+        } else {
+            Err(TaskError::NoSuchWindow(*window))
+        }
     }
 
     fn definition_of(&self, task: &Task) -> Result<Arc<DefinitionVersion>, TaskError> {
         let state = self.committer.snapshot();
-        let definition = state.definition(&task.request.task).filter(|found| found.hash == task.request.definition);
+        let definition = state
+            .definition(&task.request.task)
+            .filter(|found| found.hash == task.request.definition);
         definition
             .cloned()
             .ok_or_else(|| TaskError::NoSuchTask(task.request.task.clone()))
@@ -297,6 +351,22 @@ impl Tasks {
         }
         question
     }
+}
+
+/// What is in force for a window that is open: the newest version, which may be newer than the one that it was opened
+/// under, and still has to allow it (T27). None when it was retired, or gives another kind of authority by now.
+pub(super) fn present_definition<'a>(
+    state: &'a Snapshot,
+    task: &Task,
+    window: &Window,
+) -> Option<&'a Arc<DefinitionVersion>> {
+    let root = |definition: &DefinitionVersion| format!("/{}/", definition.definition.root());
+    let definition = state.definition(&task.request.task)?;
+    window
+        .spiffe_id
+        .path()
+        .starts_with(&root(definition))
+        .then_some(definition)
 }
 
 /// The SPIFFE ID of a window.
@@ -359,4 +429,3 @@ fn life(
     // `not_after` is the last second that counts, an end the first that does not.
     Ok((end.minus(Duration::from_secs(1)), term))
 }
-
