@@ -290,6 +290,7 @@ impl Tasks for Shared {
                 *task = TaskState {
                     request_id: id,
                     task: body.task.clone(),
+                    heartbeat_seconds: 1,
                     stage: first.into(),
                     digest: "d16e57".into(),
                     ..TaskState::default()

@@ -60,6 +60,10 @@ pub fn task_state(task: &Task, window: Option<&Window>) -> workload::TaskState {
         closes_at: window.map_or(0, |window| window.closes_at.unix()),
         hint: window.map(|_| format!("task/{}", request.task)).unwrap_or_default(),
         expires_at,
+        // Three in the time that ends a window without one.
+        heartbeat_seconds: task.grant.heartbeat.map_or(0, |limit| {
+            u32::try_from((limit.as_secs() / 3).max(1)).unwrap_or(u32::MAX)
+        }),
     }
 }
 

@@ -15,8 +15,6 @@ use tonic::{Code, Request, Status};
 use crate::workload::{Identity, Workload, identities};
 
 const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(100), Duration::from_secs(2));
-/// For definitions that want signs of life; for the others they mean nothing.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The longest word for the record about how it ended.
 const DETAIL_MAX: usize = 256;
 
@@ -135,9 +133,9 @@ impl Tasks {
         }
     }
 
-    /// Gives signs of life until nobody listens.
-    pub(super) async fn live(self, id: String, events: mpsc::Sender<Event>) {
-        let mut beat = tokio::time::interval(HEARTBEAT);
+    /// Gives a sign of life after each `pause` until nobody listens.
+    pub(super) async fn live(self, id: String, pause: Duration, events: mpsc::Sender<Event>) {
+        let mut beat = tokio::time::interval(pause);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beat.tick().await;
         loop {

@@ -107,8 +107,11 @@ impl Session<'_> {
         let full = "the set is larger than what is followed";
         let follow = self.tasks.clone().follow(id.clone(), sender.clone());
         self.background.spawn(follow).expect(full);
-        let live = self.tasks.clone().live(id.clone(), sender.clone());
-        self.background.spawn(live).expect(full);
+        if self.state.heartbeat_seconds > 0 {
+            let pause = Duration::from_secs(self.state.heartbeat_seconds.into());
+            let live = self.tasks.clone().live(id.clone(), pause, sender.clone());
+            self.background.spawn(live).expect(full);
+        }
         let identity = follow_identity(self.workload.clone(), self.state.clone(), sender);
         self.background.spawn(identity).expect(full);
         events
