@@ -59,7 +59,7 @@ impl Inside {
     }
 
     /// The thief's connection is cut within `limit` of now, and the copied key opens no other.
-    async fn is_over(mut self, guarded: &Guarded, dir: &Path, limit: Duration) -> Option<ExitStatus> {
+    async fn ends_within(mut self, guarded: &Guarded, dir: &Path, limit: Duration) -> Option<ExitStatus> {
         let begun = Instant::now();
         let drained = tokio::time::timeout(limit, self.thief.wait_with_output()).await;
         drained.expect("the connection from inside the window is cut").unwrap();
@@ -125,7 +125,7 @@ async fn a_copied_key_and_an_open_connection_die_with_the_command_however_it_end
         let dir = world.job_dir(name);
         let inside = Inside::enter(&world, &guarded, &dir).await;
         std::fs::write(dir.join("end"), end).unwrap();
-        let status = inside.is_over(&guarded, &dir, AT_ONCE).await.unwrap();
+        let status = inside.ends_within(&guarded, &dir, AT_ONCE).await.unwrap();
         assert_eq!(status.code(), Some(code), "{name}");
         window_ended(&world, cause).await;
         window_settled(&world).await;
@@ -134,7 +134,7 @@ async fn a_copied_key_and_an_open_connection_die_with_the_command_however_it_end
     let dir = world.job_dir("command-killed");
     let inside = Inside::enter(&world, &guarded, &dir).await;
     kill(inside.command, Signal::SIGKILL).unwrap();
-    let status = inside.is_over(&guarded, &dir, AT_ONCE).await.unwrap();
+    let status = inside.ends_within(&guarded, &dir, AT_ONCE).await.unwrap();
     assert_eq!(status.code(), Some(128 + 9));
     window_ended(&world, "failed").await;
 
@@ -142,7 +142,7 @@ async fn a_copied_key_and_an_open_connection_die_with_the_command_however_it_end
     let inside = Inside::enter(&world, &guarded, &dir).await;
     kill(Pid::from_raw(inside.run.id().unwrap() as i32), Signal::SIGKILL).unwrap();
     let command = inside.command;
-    inside.is_over(&guarded, &dir, AT_ONCE).await;
+    inside.ends_within(&guarded, &dir, AT_ONCE).await;
     eventually("the command to end with mayfly run", PATIENCE, async || {
         kill(command, None).is_err().then_some(())
     })
@@ -193,7 +193,7 @@ async fn the_death_of_the_agent_or_of_the_server_ends_the_authority_within_the_l
     let inside = Inside::enter(&world, &guarded, &dir).await;
     world.agent.daemon.kill();
     std::fs::write(dir.join("end"), "0").unwrap();
-    inside.is_over(&guarded, &dir, AFTER_THE_LEASE).await;
+    inside.ends_within(&guarded, &dir, AFTER_THE_LEASE).await;
     world.agent.daemon.start();
     world.agent.wait_ready().await;
     eventually("the window to be over at the server", PATIENCE, async || {
@@ -206,7 +206,7 @@ async fn the_death_of_the_agent_or_of_the_server_ends_the_authority_within_the_l
     let inside = Inside::enter(&world, &guarded, &dir).await;
     world.server.daemon.kill();
     std::fs::write(dir.join("end"), "0").unwrap();
-    inside.is_over(&guarded, &dir, AFTER_THE_LEASE).await;
+    inside.ends_within(&guarded, &dir, AFTER_THE_LEASE).await;
     world.server.daemon.start();
     world.server.wait_ready().await;
     window_ended(&world, "completed").await;
