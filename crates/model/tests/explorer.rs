@@ -6,6 +6,8 @@
 //! and I14) is in [`Store`]; its own tests are with the store. I6 has no child windows yet, I7 is the name of an identity,
 //! and I13 is the agent's.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
