@@ -15,8 +15,10 @@
 )]
 
 pub mod calibrate;
+pub mod enforcers;
 pub mod figure;
 pub mod fleet;
+pub mod jobs;
 pub mod load;
 pub mod output;
 pub mod parts;

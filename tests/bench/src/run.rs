@@ -15,7 +15,9 @@ use crate::target::Target;
 use crate::{output, parts, pin};
 
 /// Every figure there is.
-pub const ALL: [&str; 12] = ["p1", "p2", "p4", "p6", "c2", "c3", "c4", "c5", "c7", "c8", "c9", "l1"];
+pub const ALL: [&str; 15] = [
+    "p1", "p2", "p4", "p6", "p7", "r1", "r2", "c2", "c3", "c4", "c5", "c7", "c8", "c9", "l1",
+];
 
 /// How a run is to be.
 #[derive(Debug, Clone, Default)]
@@ -145,6 +147,12 @@ pub async fn run(options: Options) -> Result<Run> {
     }
     if ctx.begins("propagation", &["p6"])? {
         parts::propagation::run(&mut ctx).await.context("propagation")?;
+    }
+    if ctx.begins("tasks", &["p7"])? {
+        parts::tasks::run(&mut ctx).await.context("tasks")?;
+    }
+    if ctx.begins("revocation", &["r1", "r2"])? {
+        parts::revocation::run(&mut ctx).await.context("revocation")?;
     }
     if ctx.begins("many entries", &["c7", "c9"])? {
         parts::entries::run(&mut ctx).await.context("many entries")?;

@@ -79,10 +79,21 @@ pub struct Traffic {
 /// # Panics
 /// It does not start.
 pub async fn start_server() -> Result<Server> {
+    start_server_with("").await
+}
+
+/// The same with more sections in its configuration.
+///
+/// # Errors
+/// The kernel refuses to pin.
+///
+/// # Panics
+/// It does not start.
+pub async fn start_server_with(sections: &str) -> Result<Server> {
     let mut server = Server::prepare(&ServerOptions {
         // Thousands of streams end at a stop, on a machine that may be busy.
         top: "drain = \"60s\"\n".into(),
-        sections: OPEN.into(),
+        sections: format!("{OPEN}{sections}"),
     });
     private(&server.config());
     pin::as_system(|| server.daemon.start())?;
@@ -99,6 +110,21 @@ pub async fn start_server() -> Result<Server> {
 /// # Panics
 /// It does not start.
 pub async fn start_agent(server: &Server, alias: Option<&str>) -> Result<(mayfly_tests::Agent, String)> {
+    start_agent_with(server, alias, mayfly_tests::AgentOptions::default()).await
+}
+
+/// The same with other settings.
+///
+/// # Errors
+/// The server gives no token.
+///
+/// # Panics
+/// It does not start.
+pub async fn start_agent_with(
+    server: &Server,
+    alias: Option<&str>,
+    options: mayfly_tests::AgentOptions,
+) -> Result<(mayfly_tests::Agent, String)> {
     let target = Target::of(server).await?;
     let token = target.token(alias).await?;
     let id = target.agent_id(&token);
@@ -106,7 +132,7 @@ pub async fn start_agent(server: &Server, alias: Option<&str>) -> Result<(mayfly
         server,
         mayfly_tests::AgentOptions {
             join: Some(mayfly_tests::Join::Token(token)),
-            ..Default::default()
+            ..options
         },
     )
     .await;
@@ -247,10 +273,21 @@ impl Target {
 /// # Errors
 /// The key is not that of the SVID.
 pub fn client_tls(bundle: &Bundle, own: Option<(&X509Svid, &[u8])>) -> Result<Arc<ClientConfig>> {
+    client_tls_to(Authorize::Id(bundle.trust_domain.server_id()), bundle, own)
+}
+
+/// The same to servers of these identities.
+///
+/// # Errors
+/// The key is not that of the SVID.
+pub fn client_tls_to(
+    servers: Authorize,
+    bundle: &Bundle,
+    own: Option<(&X509Svid, &[u8])>,
+) -> Result<Arc<ClientConfig>> {
     let bundles = BundleSet::new();
     bundles.publish([bundle]);
-    let server_id = bundle.trust_domain.server_id();
-    let verifier = SpiffeServerVerifier::new(Arc::new(bundles), Authorize::Id(server_id));
+    let verifier = SpiffeServerVerifier::new(Arc::new(bundles), servers);
     let own = match own {
         None => None,
         Some((svid, key)) => {

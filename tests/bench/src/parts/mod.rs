@@ -4,5 +4,7 @@ pub mod entries;
 pub mod issue;
 pub mod probe;
 pub mod propagation;
+pub mod revocation;
 pub mod serving;
 pub mod standing;
+pub mod tasks;
