@@ -19,6 +19,9 @@ const REASON_MAX: usize = 1024;
 const TICKET_MAX: usize = 128;
 /// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 128;
+/// The most scopes, and the longest of them in bytes: as definitions have them.
+const SCOPES_MAX: usize = 100;
+const SCOPE_MAX: usize = 128;
 /// The most parameters.
 const PARAMETERS_MAX: usize = 32;
 /// The longest value of a parameter, in bytes.
@@ -231,6 +234,14 @@ impl TaskRequest {
         }
         if self.idempotency_key.len() > KEY_MAX || !is_text(&self.idempotency_key) {
             refuse("idempotency_key", "at most 128 bytes without control characters");
+        }
+        let is_scope =
+            |scope: &String| (1..=SCOPE_MAX).contains(&scope.len()) && scope.bytes().all(|b| b.is_ascii_graphic());
+        if self.scopes.len() > SCOPES_MAX || !self.scopes.iter().all(is_scope) {
+            refuse(
+                "scopes",
+                "at most 100, each 1 to 128 printable ASCII characters without space",
+            );
         }
         let is_key = |key: &String| {
             (1..=64).contains(&key.len())

@@ -473,3 +473,21 @@ fn break_glass_is_looked_at_by_somebody_else() {
     assert!(!reviewed.review_due);
     assert_eq!(does(&reviewed, &review("ann"), 901), Err(TaskRefusal::AlreadyEnded));
 }
+
+#[test]
+fn what_is_asked_for_is_bounded_in_every_field_that_is_kept() {
+    let refused = |change: fn(&mut TaskRequest)| {
+        let mut request = request();
+        change(&mut request);
+        let fields: Vec<_> = request.check().into_iter().map(|problem| problem.field).collect();
+        fields
+    };
+    assert!(refused(|_| {}).is_empty());
+    assert!(refused(|r| r.scopes = (0..100).map(|n| format!("{n:0>128}")).collect()).is_empty());
+    assert_eq!(
+        refused(|r| r.scopes = (0..101).map(|n| n.to_string()).collect()),
+        ["scopes"]
+    );
+    assert_eq!(refused(|r| r.scopes = ["x".repeat(129)].into()), ["scopes"]);
+    assert_eq!(refused(|r| r.scopes = [String::new()].into()), ["scopes"]);
+}
