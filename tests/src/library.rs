@@ -84,15 +84,33 @@ impl Library {
 
     /// Its view of the Workload API at `agent_socket`, as the user `uid`.
     pub fn client(self, agent_socket: &Path, uid: u32) -> Program {
-        self.start("client", agent_socket, uid, None)
+        let command = self.command("client", agent_socket, uid, None);
+        Program::start(&format!("{self}, client of user {uid}"), command)
+    }
+
+    /// The same below a parent that opens and closes windows of `task` for it, as `src/bin/opener.rs` is told.
+    pub fn client_in_task(self, agent_socket: &Path, uid: u32, task: &str) -> Program {
+        let program = self.command("client", agent_socket, uid, None);
+        let program = program.as_std();
+        let mut command = Command::new(binary("opener"));
+        command
+            .arg(endpoint(agent_socket))
+            .args([&uid.to_string(), task])
+            .arg(program.get_program())
+            .args(program.get_args());
+        for (name, value) in program.get_envs() {
+            command.env(name, value.expect("none is taken away"));
+        }
+        Program::start(&format!("{self}, client of user {uid} in {task}"), command)
     }
 
     /// A peer that is `uid` and talks to those with the SPIFFE IDs `peers`, separated by commas.
     pub fn peer(self, agent_socket: &Path, uid: u32, peers: &str) -> Program {
-        self.start("peer", agent_socket, uid, Some(peers))
+        let command = self.command("peer", agent_socket, uid, Some(peers));
+        Program::start(&format!("{self}, peer of user {uid}"), command)
     }
 
-    fn start(self, role: &str, agent_socket: &Path, uid: u32, peers: Option<&str>) -> Program {
+    fn command(self, role: &str, agent_socket: &Path, uid: u32, peers: Option<&str>) -> Command {
         needs_root();
         let mut command = match self {
             Self::Go => {
@@ -124,7 +142,7 @@ impl Library {
             (Self::Grpcio, "client") => drop(command.arg("bare")),
             _ => {}
         }
-        Program::start(&format!("{self}, {role} of user {uid}"), command)
+        command
     }
 }
 

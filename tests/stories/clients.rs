@@ -5,5 +5,5 @@
 
 mod client;
 mod matrix;
-mod page;
+pub(crate) mod page;
 mod pairs;

@@ -19,9 +19,11 @@ import (
 )
 
 type client struct {
-	ctx     context.Context
-	library *workloadapi.Client
-	bare    *grpc.ClientConn
+	ctx      context.Context
+	endpoint string
+	library  *workloadapi.Client
+	bare     *grpc.ClientConn
+	sources  *sources
 }
 
 func newClient(ctx context.Context, endpoint string) func(command) {
@@ -33,7 +35,7 @@ func newClient(ctx context.Context, endpoint string) func(command) {
 	if err != nil {
 		panic(err)
 	}
-	return (&client{ctx, library, bare}).carryOut
+	return (&client{ctx: ctx, endpoint: endpoint, library: library, bare: bare}).carryOut
 }
 
 func (c *client) carryOut(told command) {
@@ -56,6 +58,24 @@ func (c *client) carryOut(told command) {
 	if told.Call != "" {
 		c.call(told.Call)
 	}
+	if told.Sources != "" {
+		c.saySources(told.Sources)
+	}
+	if told.Reach != nil {
+		c.sources.reach(*told.Reach)
+	}
+}
+
+func (c *client) saySources(hint string) {
+	if c.sources == nil {
+		made, err := newSources(c.ctx, c.endpoint, hint)
+		if err != nil {
+			refused(err)
+			return
+		}
+		c.sources = made
+	}
+	c.sources.say()
 }
 
 func (c *client) call(rpc string) {

@@ -20,18 +20,26 @@ type event map[string]any
 
 // command is one line of input; what it does not say is nil.
 type command struct {
-	Dial   *int   `json:"dial"`
-	Pause  *bool  `json:"pause"`
-	Report bool   `json:"report"`
-	Fetch  bool   `json:"fetch"`
-	Watch  bool   `json:"watch"`
-	Raw    *raw   `json:"raw"`
-	Call   string `json:"call"`
+	Dial    *int   `json:"dial"`
+	Pause   *bool  `json:"pause"`
+	Report  bool   `json:"report"`
+	Fetch   bool   `json:"fetch"`
+	Watch   bool   `json:"watch"`
+	Raw     *raw   `json:"raw"`
+	Call    string `json:"call"`
+	Sources string `json:"sources"`
+	Reach   *reach `json:"reach"`
 }
 
 type raw struct {
 	Method string  `json:"method"`
 	Header *string `json:"header"`
+}
+
+type reach struct {
+	Port   int    `json:"port"`
+	Server string `json:"server"`
+	With   string `json:"with"`
 }
 
 var said sync.Mutex

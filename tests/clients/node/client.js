@@ -2,6 +2,7 @@
 'use strict'
 
 const { say } = require('./lines')
+const { Sources } = require('./sources')
 const { statusName, summary } = require('./workload_api')
 
 const REQUESTS = {
@@ -12,16 +13,19 @@ const REQUESTS = {
 // Gives what obeys the commands, one after the other.
 function start(api) {
   let before = Promise.resolve()
+  const sources = new Sources(api)
   return (command) => {
-    before = before.then(() => obey(api, command))
+    before = before.then(() => obey(api, sources, command))
   }
 }
 
-async function obey(api, command) {
+async function obey(api, sources, command) {
   if (command.fetch) await fetch(api, 'FetchX509SVID', 'true')
   if (command.watch) watch(api)
   if (command.raw) await fetch(api, command.raw.method, command.raw.header)
   if (command.call) await call(api, command.call)
+  if (command.sources) await sources.say(command.sources)
+  if (command.reach) await sources.reach(command.reach)
 }
 
 async function fetch(api, method, header) {

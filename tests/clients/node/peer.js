@@ -150,4 +150,4 @@ function dial(source, port, peerIds) {
   readFour(socket, done)
 }
 
-module.exports = { start }
+module.exports = { context, objection, start }

@@ -10,10 +10,12 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 3000
 
 // Emits `revision` for each message, and `gave_up` when asking again would not help.
+// `pick` chooses among the SVIDs of a message; the first one is the default.
 class X509Source extends EventEmitter {
-  constructor(api) {
+  constructor(api, pick = ([first]) => first) {
     super()
     this.api = api
+    this.pick = pick
     this.revision = null
     this.lastError = null
     this.pause = FIRST_PAUSE_MS
@@ -36,7 +38,7 @@ class X509Source extends EventEmitter {
     stream.on('data', (message) => {
       this.pause = FIRST_PAUSE_MS
       try {
-        this.revision = revisionOf(message)
+        this.revision = revisionOf(message, this.pick)
       } catch (error) {
         again(error)
         stream.cancel()
@@ -49,8 +51,8 @@ class X509Source extends EventEmitter {
   }
 }
 
-function revisionOf(message) {
-  const [svid] = message.svids
+function revisionOf(message, pick) {
+  const svid = pick(message.svids)
   const chain = certificates(svid.x509_svid)
   const bundles = new Map([[trustDomain(svid.spiffe_id), certificates(svid.bundle)]])
   for (const [id, bundle] of Object.entries(message.federated_bundles)) {
@@ -60,6 +62,7 @@ function revisionOf(message) {
   if (!chain[0].checkPrivateKey(key)) throw new Error('the key is not that of the certificate')
   return {
     spiffeId: svid.spiffe_id,
+    hint: svid.hint,
     serial: serial(chain[0]),
     certificates: chain.join(''),
     key: key.export({ format: 'pem', type: 'pkcs8' }),

@@ -1,7 +1,7 @@
 """The Workload API as Python programs see it: py-spiffe, or gRPC C-core with the published messages and nothing else.
 
 It speaks the contract of ../README.md. Arguments: the address of the Workload API, the user to become, and `spiffe` or
-`bare`: who fetches and watches. Raw calls are bare in both.
+`bare`: who fetches and watches. Raw calls are bare in both; sources and what they reach are py-spiffe and spiffe-tls.
 """
 
 import encodings.idna  # noqa: F401: loaded before we are another user, who may not read the interpreter's folder
@@ -16,6 +16,8 @@ import grpc
 from cryptography import x509
 from spiffe import WorkloadApiClient
 from spiffe._proto import workload_pb2 as pb
+
+from sources import Sources
 
 HEADER = (("workload.spiffe.io", "true"),)
 REQUESTS = {
@@ -179,6 +181,7 @@ def main():
     os.setuid(int(uid))
     bare = Bare(endpoint)
     client = bare if library == "bare" else Spiffe(endpoint)
+    sources = None
     for line in sys.stdin:
         command = json.loads(line)
         if command.get("fetch"):
@@ -198,6 +201,13 @@ def main():
             seen, _ = attempt(lambda: client.call(rpc), found.append)
             bundles = found[0] if found and rpc == "FetchX509Bundles" else []
             say(event="answered", code=seen, bundles=list(bundles))
+        if hint := command.get("sources"):
+            sources = sources or Sources(endpoint, hint)
+            seen, message = attempt(sources.content, lambda content: say(event="sources", **content))
+            if seen != "OK":
+                say(event="refused", code=seen, message=message)
+        if reach := command.get("reach"):
+            say(event="reached", **sources.reach(**reach))
     # The threads of gRPC have nothing left to save.
     os._exit(0)
 

@@ -10,16 +10,24 @@
 )]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mayfly_proto::spiffe::workload as pb;
 use mayfly_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use mayfly_runtime::client::unix_channel;
 use mayfly_tests::lines::{commands, say};
+use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use spiffe::transport::TransportError;
 use spiffe::workload_api::{WorkloadApiClient, WorkloadApiError};
+use spiffe::x509_source::SvidPicker;
 use spiffe::{X509Context, X509Source, X509SourceError, X509Svid};
+use spiffe_rustls::{authorizer, mtls_client};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::{Code, Request, Status};
 
 fn main() -> Result<()> {
@@ -36,6 +44,7 @@ fn main() -> Result<()> {
 
 async fn run(endpoint: &str) -> Result<()> {
     let mut commands = commands();
+    let mut sources = None;
     while let Some(command) = commands.recv().await {
         if command["fetch"] == true {
             match fetch(endpoint).await {
@@ -58,8 +67,84 @@ async fn run(endpoint: &str) -> Result<()> {
         if let Some(rpc) = command["call"].as_str() {
             call(endpoint, rpc).await?;
         }
+        if let Some(hint) = command["sources"].as_str() {
+            if sources.is_none() {
+                sources = Some(Sources::new(endpoint, hint).await?);
+            }
+            match sources.as_ref().context("just made")?.content() {
+                Ok(event) => say(&event),
+                Err(error) => say(&json!({"event": "refused", "code": "", "message": error.to_string()})),
+            }
+        }
+        if command["reach"].is_object() {
+            let sources = sources.as_ref().context("told of sources before")?;
+            say(&match sources.reach(&command["reach"]).await {
+                Ok(answer) => json!({"event": "reached", "answer": answer}),
+                Err(error) => json!({"event": "reached", "answer": null, "error": format!("{error:#}")}),
+            });
+        }
     }
     Ok(())
+}
+
+/// Two sources of the library: one as it is by default, one that picks by a hint.
+struct Sources {
+    by_default: X509Source,
+    picked: X509Source,
+}
+
+struct ByHint(String);
+
+impl SvidPicker for ByHint {
+    fn pick_svid(&self, svids: &[Arc<X509Svid>]) -> Option<usize> {
+        let hinted = svids.iter().position(|svid| svid.hint() == Some(self.0.as_str()));
+        hinted.or((!svids.is_empty()).then_some(0))
+    }
+}
+
+impl Sources {
+    async fn new(endpoint: &str, hint: &str) -> Result<Self> {
+        let picker = ByHint(hint.to_owned());
+        Ok(Self {
+            by_default: X509Source::builder().endpoint(endpoint).build().await?,
+            picked: X509Source::builder().endpoint(endpoint).picker(picker).build().await?,
+        })
+    }
+
+    /// What they have now.
+    fn content(&self) -> Result<Value, X509SourceError> {
+        Ok(json!({
+            "event": "sources",
+            "default": one(&*self.by_default.svid()?),
+            "picked": one(&*self.picked.svid()?),
+        }))
+    }
+
+    async fn reach(&self, told: &Value) -> Result<String> {
+        let source = if told["with"] == "picked" {
+            &self.picked
+        } else {
+            &self.by_default
+        };
+        let port = u16::try_from(told["port"].as_u64().context("a port")?)?;
+        let config = mtls_client(source.clone())
+            .authorize(authorizer::exact([told["server"].as_str().context("a server")?])?)
+            .build()?;
+        let answer = tokio::time::timeout(Duration::from_secs(20), get(port, TlsConnector::from(Arc::new(config))));
+        answer.await.context("took too long")?
+    }
+}
+
+async fn get(port: u16, connector: TlsConnector) -> Result<String> {
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+    let mut tls = connector.connect(ServerName::try_from("peer.invalid")?, tcp).await?;
+    tls.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await?;
+    let mut answer = String::new();
+    tls.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "answered `{answer}`");
+    Ok(body.to_owned())
 }
 
 async fn fetch(endpoint: &str) -> Result<X509Context, WorkloadApiError> {

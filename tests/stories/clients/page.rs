@@ -13,18 +13,18 @@ static PAGE: Mutex<()> = Mutex::new(());
 
 /// How one library did in one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     /// What was looked at.
-    pub(super) case: &'static str,
+    pub(crate) case: &'static str,
     /// How the library differs from what one would wish; nothing to say of most.
-    pub(super) note: Option<&'static str>,
+    pub(crate) note: Option<&'static str>,
 }
 
 /// The table of cases and libraries, and the notes below it.
 ///
 /// # Panics
 /// The libraries did not all do the same cases.
-pub(super) fn cases(results: &[(Library, Vec<Cell>)]) -> String {
+pub(crate) fn cases(results: &[(Library, Vec<Cell>)]) -> String {
     let mut text = String::from("| |");
     for (library, _) in results {
         write!(text, " {}: {library} {} |", library.language(), library.version()).expect("a text");
@@ -58,7 +58,7 @@ pub(super) fn cases(results: &[(Library, Vec<Cell>)]) -> String {
 }
 
 /// The table of pairs.
-pub(super) fn pairs(libraries: &[Library]) -> String {
+pub(crate) fn pairs(libraries: &[Library]) -> String {
     let mut text = String::from("| dials ↓, serves → |");
     for library in libraries {
         write!(text, " {} |", library.language()).expect("a text");
@@ -73,7 +73,7 @@ pub(super) fn pairs(libraries: &[Library]) -> String {
 }
 
 /// Leaves what was seen, figures and all, beside the builds.
-pub(super) fn keep(section: &str, seen: &Value) {
+pub(crate) fn keep(section: &str, seen: &Value) {
     let path = target_dir().join(format!("stories-clients-{section}.json"));
     let text = serde_json::to_string_pretty(&json!({ "section": section, "seen": seen })).expect("plain values");
     std::fs::write(&path, text).expect("the target folder is writable");
@@ -84,7 +84,7 @@ pub(super) fn keep(section: &str, seen: &Value) {
 ///
 /// # Panics
 /// They differ, or the page has no such section.
-pub(super) fn compare(section: &str, seen: &str) {
+pub(crate) fn compare(section: &str, seen: &str) {
     let alone = PAGE.lock().expect("nobody panics with it");
     let path: PathBuf = sources().join("../docs/clients.md");
     let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -107,7 +107,7 @@ pub(super) fn compare(section: &str, seen: &str) {
     }
     drop(alone);
     panic!(
-        "docs/clients.md does not say what was seen; `MAYFLY_UPDATE_DOCS=1 tests/run clients::` writes it.\n\
+        "docs/clients.md does not say what was seen; `MAYFLY_UPDATE_DOCS=1 tests/run clients:: sdks::` writes it.\n\
          --- the page\n{present}\n--- seen\n{seen}"
     );
 }

@@ -23,6 +23,7 @@ final class Client {
     private final String endpoint;
     private WorkloadApiClient library;
     private RawClient raw;
+    private Sources sources;
 
     private Client(String endpoint) {
         this.endpoint = endpoint;
@@ -48,6 +49,23 @@ final class Client {
         }
         if (command.has("call")) {
             call(command.get("call").getAsString());
+        }
+        if (command.has("sources")) {
+            saySources(command.get("sources").getAsString());
+        }
+        if (command.has("reach")) {
+            sources.reach(command.getAsJsonObject("reach"));
+        }
+    }
+
+    private void saySources(String hint) {
+        try {
+            if (sources == null) {
+                sources = new Sources(endpoint, hint);
+            }
+            sources.say();
+        } catch (Exception error) {
+            say("refused", "code", Summary.code(error), "message", Lines.explain(error));
         }
     }
 
