@@ -95,6 +95,9 @@ pub enum ChangeError {
     /// Policy says no.
     #[error("{}", .0.iter().map(|reason| reason.text.as_str()).collect::<Vec<_>>().join("; "))]
     Denied(Vec<Reason>),
+    /// Something newer than the proposal is in force, which it would undo.
+    #[error("what it would replace has changed since it was proposed; reject it and have it proposed anew")]
+    Outdated,
     /// There are many proposals already.
     #[error("too much waits for a second person; decide the proposals that there are first")]
     Full,
@@ -148,7 +151,12 @@ impl Changes {
                     author,
                     set_at: by.now,
                 }),
-                replaces: None,
+                // What it was compared with: of two who set one at the same time, one is told to look again.
+                replaces: Some(
+                    by.snapshot
+                        .policy()
+                        .map_or(Timestamp::default(), |present| present.set_at),
+                ),
             },
         };
         match self.commit(by, change).await {
@@ -173,6 +181,9 @@ impl Changes {
         }
         if approve {
             self.check(by, &proposal.change).await?;
+            if is_outdated(proposal, by.snapshot) {
+                return Err(ChangeError::Outdated);
+            }
             let author = self.author_of(proposal);
             self.authorize(by, &proposal.change, author, vec![by.standing.principal().clone()])?;
         }
@@ -317,6 +328,16 @@ fn is_in_force(change: &ProposedChange, snapshot: &Snapshot) -> bool {
     }
 }
 
+/// Whether what it would replace came into force after it was proposed: its author has not seen that.
+fn is_outdated(proposal: &Proposal, snapshot: &Snapshot) -> bool {
+    let since = match &proposal.change {
+        ProposedChange::Definition { definition } => snapshot.definition(&definition.name).map(|now| now.defined_at),
+        ProposedChange::Retirement { .. } => None,
+        ProposedChange::Policy { .. } => snapshot.policy().map(|now| now.set_at),
+    };
+    since.is_some_and(|since| since > proposal.proposed_at)
+}
+
 /// About what it takes to show a change, in bytes.
 pub fn size(change: &ProposedChange) -> usize {
     match change {
@@ -331,7 +352,7 @@ impl ChangeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Definition(_) | Self::Policy(_) => ErrorKind::InvalidArgument,
-            Self::LockedOut => ErrorKind::FailedPrecondition,
+            Self::LockedOut | Self::Outdated => ErrorKind::FailedPrecondition,
             Self::PolicyChanged { .. } => ErrorKind::Aborted,
             Self::Caller(error) => error.kind(),
             Self::Denied(_) => ErrorKind::PermissionDenied,

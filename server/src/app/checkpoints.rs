@@ -66,7 +66,10 @@ impl Checkpoints {
         } else {
             lock(&self.agents).insert(agent.clone(), reports);
         }
-        lock(&self.ended).connections += ended;
+        // Agents say what they like: no sum of it may overflow.
+        let mut total = lock(&self.ended);
+        total.connections = total.connections.saturating_add(ended);
+        drop(total);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -98,9 +101,9 @@ impl Checkpoints {
         for (name, report) in lock(&self.agents).values().flatten() {
             all.entry(name.clone())
                 .and_modify(|sum| {
-                    sum.consumers += report.consumers;
+                    sum.consumers = sum.consumers.saturating_add(report.consumers);
                     sum.epoch = sum.epoch.min(report.epoch);
-                    sum.left += report.left;
+                    sum.left = sum.left.saturating_add(report.left);
                 })
                 .or_insert(*report);
         }
@@ -153,5 +156,26 @@ mod tests {
         checkpoints.forget(&b);
         assert!(checkpoints.missing(&names, 7).is_empty());
         assert_eq!(checkpoints.ended().connections, 3);
+        // Two who say the most that there is.
+        for agent in [&a, &b] {
+            checkpoints.report(
+                agent,
+                [(
+                    "db".to_owned(),
+                    Enforcing {
+                        consumers: u32::MAX,
+                        epoch: 7,
+                        left: u32::MAX,
+                    },
+                )]
+                .into(),
+                u64::MAX,
+            );
+        }
+        let sum = checkpoints.registered()["db"];
+        assert_eq!(
+            (sum.consumers, sum.left, checkpoints.ended().connections),
+            (u32::MAX, u32::MAX, u64::MAX)
+        );
     }
 }

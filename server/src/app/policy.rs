@@ -174,6 +174,8 @@ impl PolicyHolder {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn explain(&self, id: &TaskId) -> Result<Explanation, PolicyRefusal> {
+        // Commits wait while the log is read: one at a time, also of those who ask why.
+        let _turn = self.replays.acquire().await.map_err(|_| PolicyRefusal::Stopped)?;
         let log = self.decisions().await?;
         let not_decided = || PolicyRefusal::NotDecided(id.clone());
         let last = log.into_iter().find(|record| record.subject == id.to_string());

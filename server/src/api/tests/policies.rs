@@ -275,3 +275,37 @@ async fn a_refusal_is_explained_by_what_would_turn_it() {
     assert_eq!(code(admin.explain(&TaskId::random().to_string()).await), Code::NotFound);
     assert_eq!(code(admin.explain("x").await), Code::InvalidArgument);
 }
+
+#[tokio::test]
+async fn a_proposal_that_would_undo_something_newer_is_not_agreed_to() {
+    let mut setup = peopled(true);
+    setup.operators[2].roles.insert("approver".parse().unwrap());
+    let server = Server::with(setup).await;
+    let (bob, carol) = (server.local(BOB), server.local(CAROL));
+    let approve = async |id: &str| code(carol.proposals().approve(DecideProposalRequest { id: id.into() }).await);
+    let older = bob.set(files("// nothing"), "").await.unwrap().proposal_id;
+    let other = bob.set(files("// nothing else"), "").await.unwrap().proposal_id;
+    server.world.clock.advance(std::time::Duration::from_secs(60));
+    let frozen = bob.set(files(FROZEN), "").await.unwrap();
+    assert_eq!(approve(&frozen.proposal_id).await, Code::Ok);
+    for id in [&older, &other] {
+        assert_eq!(approve(id).await, Code::FailedPrecondition);
+    }
+    assert_eq!(bob.policy_now().await.files, files(FROZEN));
+    // It can be refused, and proposed anew by who has seen what holds now.
+    let request = DecideProposalRequest { id: older };
+    assert_eq!(code(carol.proposals().reject(request).await), Code::Ok);
+    server.world.clock.advance(std::time::Duration::from_secs(60));
+    let again = bob.set(files("// nothing"), &frozen.digest).await.unwrap();
+    assert_eq!(approve(&again.proposal_id).await, Code::Ok);
+}
+
+#[tokio::test]
+async fn of_two_who_set_a_policy_at_the_same_time_one_looks_again() {
+    let server = Server::with(peopled(false)).await;
+    let (bob, before) = (server.local(BOB), server.local(BOB).policy_now().await.digest);
+    let both = tokio::join!(bob.set(files(FROZEN), &before), bob.set(files("// nothing"), &before));
+    let codes = [code(both.0), code(both.1)];
+    assert!(codes.contains(&Code::Ok) && codes.contains(&Code::Aborted), "{codes:?}");
+    assert_eq!(server.world.logged("policy.set").len(), 1);
+}
