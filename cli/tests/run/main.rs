@@ -51,7 +51,15 @@ fn start(agent: &Agent, options: &[&str], script: &str) -> Run {
 
 /// The same with any command and variables.
 fn start_command(agent: &Agent, options: &[&str], command: &[&str], env: &[(&str, &Path)]) -> Run {
-    start_program(agent, Command::new(env!("CARGO_BIN_EXE_mayfly")), options, command, env)
+    start_program(agent, heeding(Path::new(env!("CARGO_BIN_EXE_mayfly"))).into(), options, command, env)
+}
+
+/// `program`, with signals as at a terminal: what the tests were told to ignore, because they run in the background of a
+/// script or under nohup, its children would ignore as well.
+fn heeding(program: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new("env");
+    command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(program);
+    command
 }
 
 /// The same with a program that `mayfly`'s arguments can be added to.

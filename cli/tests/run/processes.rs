@@ -31,12 +31,12 @@ fn ways() -> Vec<Option<u32>> {
 /// `mayfly` as this user, in a folder that all can read.
 fn program(agent: &Agent, uid: Option<u32>) -> Command {
     let Some(uid) = uid else {
-        return Command::new(env!("CARGO_BIN_EXE_mayfly"));
+        return crate::heeding(std::path::Path::new(env!("CARGO_BIN_EXE_mayfly"))).into();
     };
     fs::set_permissions(agent.dir(), fs::Permissions::from_mode(0o777)).unwrap();
     let copy = agent.dir().join("mayfly");
     fs::copy(env!("CARGO_BIN_EXE_mayfly"), &copy).unwrap();
-    let mut program = std::process::Command::new(copy);
+    let mut program = crate::heeding(&copy);
     program.uid(uid).gid(uid).current_dir("/");
     program.into()
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use mayfly_proto::mayfly::workload::Stage;
@@ -23,7 +23,7 @@ impl Shell {
     fn start(agent: &Agent) -> Self {
         let pty = openpty(None, None).unwrap();
         let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
-        let child = Command::new("setsid")
+        let child = crate::heeding(std::path::Path::new("setsid"))
             .args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "--noediting", "-i"])
             .env_remove("SPIFFE_ENDPOINT_SOCKET")
             .env_remove("XDG_RUNTIME_DIR")
