@@ -177,17 +177,11 @@ impl Drop for Caller {
 impl Workload {
     /// Over a connection that is there already.
     pub fn over(connection: UnixStream) -> Self {
-        connection.set_nonblocking(true).expect("a socket");
-        let connection = tokio::net::UnixStream::from_std(connection).expect("inside a runtime");
-        let once = Arc::new(Mutex::new(Some(connection)));
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(service_fn(move |_| {
-            let connection = once.lock().expect("no panic inside").take();
-            async move {
-                connection
-                    .map(TokioIo::new)
-                    .ok_or_else(|| std::io::Error::other("the connection is lost"))
-            }
-        }));
+        Self::on(channel_over(connection))
+    }
+
+    /// Over a channel that others use as well.
+    pub fn on(channel: Channel) -> Self {
         Self {
             client: SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(64 << 20),
         }

@@ -159,6 +159,10 @@ impl Window {
         let life = svid.deadline.saturating_duration_since(svid.given_at);
         let half = life.mul_f64(0.5 * rand::rng().random_range(0.9..=1.1));
         self.renew_at = svid.given_at + half.max(SHORTEST_RENEWAL);
+        // Whatever clock the end was counted by: the server's was not before this certificate's begin. It may have been set
+        // right or wrong since its last word.
+        let left = Timestamp::from_unix(self.closes_at).since(svid.svid().not_before());
+        self.close = self.close.min(svid.given_at + left);
         self.svid = Some(svid);
         self.changed = true;
         self.forced = false;

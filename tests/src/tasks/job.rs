@@ -44,13 +44,12 @@ impl Job {
     /// A process of `uid` at the agent's `socket`.
     pub fn at(socket: &Path, uid: u32) -> Self {
         let mut process = Caller::spawn(uid);
-        let tasks = TasksClient::new(channel_over(process.connect(socket)));
-        let workload = process.workload(socket);
+        let channel = channel_over(process.connect(socket));
         Self {
             process,
             socket: socket.to_owned(),
-            tasks,
-            workload,
+            tasks: TasksClient::new(channel.clone()),
+            workload: Workload::on(channel),
         }
     }
 
@@ -61,8 +60,9 @@ impl Job {
 
     /// Connects anew: the agent was started again.
     pub fn reconnect(&mut self) {
-        self.tasks = TasksClient::new(channel_over(self.process.connect(&self.socket)));
-        self.workload = self.process.workload(&self.socket);
+        let channel = channel_over(self.process.connect(&self.socket));
+        self.tasks = TasksClient::new(channel.clone());
+        self.workload = Workload::on(channel);
     }
 
     /// Asks for a task.

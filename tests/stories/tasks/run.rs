@@ -148,6 +148,7 @@ async fn a_copied_key_and_an_open_connection_die_with_the_command_however_it_end
     })
     .await;
     window_ended(&world, "failed").await;
+    world.check_log();
 }
 
 // S47
@@ -180,6 +181,7 @@ async fn a_daemonised_child_keeps_nothing() {
     let outcome = curl(&guarded, &dir, "/").output().await.unwrap();
     assert!(!outcome.status.success(), "{outcome:?}");
     window_ended(&world, "completed").await;
+    world.check_log();
 }
 
 // S45, S46
@@ -211,4 +213,5 @@ async fn the_death_of_the_agent_or_of_the_server_ends_the_authority_within_the_l
     world.server.wait_ready().await;
     window_ended(&world, "completed").await;
     window_settled(&world).await;
+    world.check_log();
 }

@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use mayfly_tests::caller::Caller;
 use mayfly_tests::evidence::Evidence;
+use mayfly_tests::tasks::ledger::Checked;
 use mayfly_tests::tasks::{JOB_UID, TaskWorld, UNATTENDED};
 use mayfly_tests::{EntrySpec, Lane};
 use tokio::process::Command;
@@ -53,6 +54,7 @@ async fn fifty_workloads_without_a_request_get_nothing_below_task_and_their_base
     for id in below {
         assert!(!id.contains("/task/") && !id.contains("/breakglass/"), "{id}");
     }
+    assert_eq!(world.check_log(), Checked::default());
 }
 
 /// One PEM block of the first certificate, or of the key.

@@ -163,9 +163,7 @@ impl Tasks {
             .cloned()
             .ok_or_else(|| TaskError::NoSuchTask(task.request.task.clone()))?;
         let held = task.window(&window).ok_or(TaskError::NoSuchWindow(window))?;
-        let mut question = self.waiting(Phase::Sweep, &task, &definition, ticket);
-        question.window = Some(held);
-        let decided = self.decide(&state, question);
+        let decided = self.decide(&state, self.about(Phase::Sweep, &task, held, &definition, ticket, None));
         decided.require()?;
         let step = TaskStep::Resume {
             window,

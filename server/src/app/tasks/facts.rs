@@ -12,7 +12,7 @@ use mayfly_model::{Agent, Change, Entry, Selectors};
 use mayfly_policy::{
     Approval, Facts, Missing, Node, OpenWindow, Person, Phase, Pinned, Process, Ticket, Usage, Verdict,
 };
-use mayfly_svid::Timestamp;
+use mayfly_svid::{SpiffeId, Timestamp};
 use serde_json::json;
 
 use super::{TaskError, Tasks};
@@ -38,6 +38,8 @@ pub(super) struct Question<'a> {
     pub(super) phase: Phase,
     pub(super) request: &'a TaskRequest,
     pub(super) definition: &'a Arc<DefinitionVersion>,
+    /// The node that the process is on: of who asked, who opens, or who holds the window.
+    pub(super) node: &'a SpiffeId,
     /// What is known of the process now, or was when it asked.
     pub(super) selectors: &'a Selectors,
     pub(super) attested_at: Timestamp,
@@ -151,6 +153,7 @@ impl Tasks {
             phase,
             request,
             definition,
+            node: agent_id,
             selectors,
             attested_at,
             task,
@@ -161,7 +164,6 @@ impl Tasks {
             approval,
         } = question;
         let about = self.people.workload_facts(&request.workload);
-        let agent_id = window.map_or(&request.agent_id, |window| &window.instance.agent_id);
         let agent = state.agent(agent_id);
         let given = task.map(|task| task.approvals.as_slice()).unwrap_or_default();
         let approvals = given.iter().map(|given| Approval {

@@ -14,6 +14,7 @@
 //! Not here: the wire (`api`), signing (`issue`), definitions and policy as such (`definitions`, `policy`).
 
 mod approve;
+mod ends;
 mod facts;
 mod request;
 mod revoke;
@@ -120,6 +121,14 @@ pub enum TaskError {
     /// The key was used for another request.
     #[error("request `{0}` has this idempotency key and asks for something else")]
     OtherRequest(TaskId),
+    /// So many wait already.
+    #[error("{ready} requests of this workload for `{task}` wait or can be opened already; end some of them first")]
+    TooMany {
+        /// For what.
+        task: TaskName,
+        /// How many.
+        ready: usize,
+    },
     /// Policy says no.
     #[error("{}", words(.0))]
     Denied(Vec<Reason>),
@@ -180,6 +189,7 @@ impl TaskError {
             Self::OtherRequest(_) => ErrorKind::AlreadyExists,
             Self::Denied(_) | Self::NotAPerson { .. } | Self::NotAllowed { .. } => ErrorKind::PermissionDenied,
             Self::TooShort { .. } => ErrorKind::FailedPrecondition,
+            Self::TooMany { .. } => ErrorKind::ResourceExhausted,
             Self::Commit(source) => source.kind(),
             Self::Issue(source) => source.kind(),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_model::task::{
-    ApprovalRule, DefinitionVersion, Grant, Needs, Outcome, Stage, Task, TaskClass, TaskId, TaskName, TaskRefusal,
+    ApprovalRule, DefinitionVersion, Grant, Needs, Outcome, RequestDigest, Stage, Task, TaskClass, TaskId, TaskName, TaskRefusal,
     TaskRequest, TaskStep, Terms,
 };
 use mayfly_model::{Actor, Change, Conflict};
@@ -16,6 +16,9 @@ use tracing::info;
 use super::facts::{Attested, Decided, Question};
 use super::{TaskError, Tasks};
 use crate::commit::CommitError;
+
+/// Requests of one workload for one task that wait or can be opened. More are refused: each is kept, and asked about.
+const READY_MAX: usize = 100;
 
 /// What a process says that it wants.
 #[derive(Clone, Debug)]
@@ -81,6 +84,7 @@ impl Tasks {
                 phase: Phase::Request,
                 request: &request,
                 definition: &definition,
+                node: &process.agent.id,
                 selectors: &process.selectors,
                 attested_at: process.attested_at,
                 task: None,
@@ -166,6 +170,7 @@ impl Tasks {
             phase,
             request: &task.request,
             definition,
+            node: &task.request.agent_id,
             selectors: &task.request.selectors,
             attested_at: task.request.requested_at,
             task: Some(task),
@@ -220,19 +225,37 @@ impl Tasks {
         request
     }
 
-    /// The live request with the same key.
+    /// The live request with the same key; one that waits or can be opened before one that is used up.
     fn present(&self, request: &TaskRequest) -> Result<Option<Arc<Task>>, TaskError> {
         let state = self.committer.snapshot();
-        let same = state.live_tasks().find(|other| {
-            other.request.workload == request.workload
-                && other.request.task == request.task
-                && other.request.idempotency_key == request.idempotency_key
-        });
+        let is_ready = |other: &Task| other.stage.is_waiting() || other.stage == Stage::Armed;
+        let (mut ready, mut same) = (0, None::<&Arc<Task>>);
+        let own = state
+            .live_tasks()
+            .filter(|other| other.request.workload == request.workload && other.request.task == request.task);
+        let digest = request.digest();
+        for other in own {
+            ready += usize::from(is_ready(other));
+            let is_same = other.request.idempotency_key == request.idempotency_key
+                || (is_ready(other) && other.digest == digest && is_derived(&request.idempotency_key, &digest));
+            if is_same && same.is_none_or(|found| !is_ready(found)) {
+                same = Some(other);
+            }
+        }
         match same {
-            Some(other) if other.digest != request.digest() => Err(TaskError::OtherRequest(other.id.clone())),
+            Some(other) if other.digest != digest => Err(TaskError::OtherRequest(other.id.clone())),
+            None if ready >= READY_MAX => Err(TaskError::TooMany {
+                task: request.task.clone(),
+                ready,
+            }),
             other => Ok(other.cloned()),
         }
     }
+}
+
+/// Whether a key is the one that requests have by themselves.
+fn is_derived(key: &str, digest: &RequestDigest) -> bool {
+    key == digest.to_string()
 }
 
 /// The step with the record of its decision, in one commit.

@@ -1,8 +1,6 @@
 //! Authority is ended, by scope. It never needs an approval (I12).
 
-use std::sync::Arc;
-
-use mayfly_model::task::{CloseCause, Stage, Task, TaskName, TaskStep};
+use mayfly_model::task::{CloseCause, Issuance, Stage, Task, TaskId, TaskName, TaskStep};
 use mayfly_model::{Actor, Change};
 use mayfly_svid::{Serial, SpiffeId, WindowId};
 use tracing::warn;
@@ -10,6 +8,12 @@ use tracing::warn;
 use super::request::refusal_of;
 use super::{TaskError, Tasks};
 use crate::app::people::Person;
+
+/// How often it is looked again; whoever opens faster than this is stopped by a change of policy or definition.
+const ROUNDS: usize = 10;
+
+/// A step of a request, and the window that it ends, if it does.
+type Planned = (TaskId, Option<WindowId>, TaskStep);
 
 /// What is to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +33,7 @@ pub enum Scope {
 }
 
 impl Tasks {
-    /// Ends everything that fits `scope`; the windows that ended by it. Handed over as one batch, so that one commit has it.
+    /// Ends everything that fits `scope`; the windows that ended by it. Each round is handed over as one batch.
     ///
     /// # Errors
     /// Nothing fits, the person has no say in it, or it could not be stored.
@@ -41,27 +45,48 @@ impl Tasks {
         scope: &Scope,
         reason: &str,
     ) -> Result<Vec<WindowId>, TaskError> {
+        let mut ended = vec![];
+        // What is opened or asked for while this is committed is looked at again, until nothing fits any more.
+        for round in 0..ROUNDS {
+            let steps = self.planned(actor, person, is_admin, scope, reason)?;
+            if steps.is_empty() {
+                if round == 0 {
+                    return Err(TaskError::NothingToRevoke(scope.to_string()));
+                }
+                break;
+            }
+            self.end_planned(actor, steps, &mut ended).await?;
+        }
+        Ok(ended)
+    }
+
+    /// What ends what fits `scope` now.
+    fn planned(
+        &self,
+        actor: &Actor,
+        person: Option<&Person>,
+        is_admin: bool,
+        scope: &Scope,
+        reason: &str,
+    ) -> Result<Vec<Planned>, TaskError> {
         let state = self.committer.snapshot();
-        let concerned: Vec<Arc<Task>> = state
-            .live_tasks()
-            .filter(|task| scope.concerns(task))
-            .cloned()
-            .collect();
         let mut steps = vec![];
-        for task in &concerned {
+        for task in state.live_tasks().filter(|task| scope.concerns(task)) {
             let planned = scope.steps(task, reason);
             if !planned.is_empty() {
                 self.require_say(task, actor, person, is_admin)?;
             }
-            steps.extend(
-                planned
-                    .into_iter()
-                    .map(|(window, step)| (task.id.clone(), window, step)),
-            );
+            steps.extend(planned.into_iter().map(|(window, step)| (task.id.clone(), window, step)));
         }
-        if steps.is_empty() {
-            return Err(TaskError::NothingToRevoke(scope.to_string()));
-        }
+        Ok(steps)
+    }
+
+    async fn end_planned(
+        &self,
+        actor: &Actor,
+        steps: Vec<Planned>,
+        ended: &mut Vec<WindowId>,
+    ) -> Result<(), TaskError> {
         let changes = steps.iter().map(|(id, _, step)| {
             self.step(
                 actor,
@@ -72,17 +97,18 @@ impl Tasks {
             )
         });
         let results = self.committer.commit_all(changes.collect()).await;
-        let mut ended = vec![];
         for ((id, window, _), result) in steps.into_iter().zip(results) {
             match result.map_err(TaskError::from) {
-                Ok(_) => ended.extend(window),
-                // It ended by itself meanwhile.
+                Ok(_) => {
+                    warn!(request_id = %id, who = actor.who, reason = actor.reason, "authority revoked");
+                    ended.extend(window);
+                }
+                // It went on meanwhile: the next round sees how.
                 Err(error) if refusal_of(&error).is_some() => {}
                 Err(error) => return Err(error),
             }
-            warn!(request_id = %id, who = actor.who, reason, "authority revoked");
         }
-        Ok(ended)
+        Ok(())
     }
 }
 
@@ -108,8 +134,8 @@ impl Scope {
         for window in task.live_windows() {
             let fits = match self {
                 Self::Svid(serial) => {
-                    let has_it = window.issuances.iter().any(|issuance| issuance.serial == *serial);
-                    if has_it {
+                    let counts = |issuance: &Issuance| issuance.serial == *serial && issuance.revoked.is_none();
+                    if window.issuances.iter().any(counts) {
                         let step = TaskStep::RevokeSvid {
                             window: window.id,
                             serial: serial.clone(),

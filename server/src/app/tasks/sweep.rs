@@ -2,7 +2,7 @@
 //!
 //! The state says what is due; the pass only looks. It catches up after a stop, and a step that failed is tried by the next
 //! pass. Deadlines are wall-clock instants that were fixed when a window opened: a clock that is set back moves none of
-//! them, and holders and consumers count monotonic time besides.
+//! them, and monotonic time is counted besides, here ([`Ends`]) and by holders and consumers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use mayfly_svid::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
+use super::ends::Ends;
 use super::request::refusal_of;
 use super::window::present_definition;
 use super::{TaskError, Tasks};
@@ -35,6 +36,7 @@ struct Memory {
     policy: Option<String>,
     /// The same of the definitions of those that are open.
     definitions: BTreeMap<TaskName, DefinitionHash>,
+    ends: Ends,
     tickets_at: Option<Instant>,
     pruned_at: Option<Instant>,
 }
@@ -70,7 +72,11 @@ impl Tasks {
         let is_new_policy = memory.policy.as_ref() != Some(&policy);
         let tickets_due = memory.tickets_at.is_none_or(|at| at.elapsed() >= TICKETS);
         let mut steps = vec![];
+        memory
+            .ends
+            .note(state.live_tasks().flat_map(|task| task.live_windows()), now);
         for task in state.live_tasks() {
+            steps.extend(by_patience(task, now, &memory.ends).map(|step| (task.clone(), step)));
             steps.extend(self.due(&state, task, now).into_iter().map(|step| (task.clone(), step)));
             if tickets_due && task.stage == Stage::AwaitingTicket && now <= task.wait_until {
                 self.ask_again(&actor, task).await.or_else(ignore_refusal)?;
@@ -261,6 +267,19 @@ impl Tasks {
         }
         Ok(())
     }
+}
+
+/// Ends windows whose time is over although the wall clock, which was set back, has not come to their end.
+fn by_patience(task: &Task, now: Timestamp, ends: &Ends) -> impl Iterator<Item = TaskStep> {
+    let over = task
+        .live_windows()
+        .filter(move |window| now < window.closes_at && ends.is_over(&window.id));
+    over.map(|window| TaskStep::Close {
+        window: window.id,
+        // By the wall clock, which the record is of, it is not over yet: it is the definition that allows no more.
+        cause: CloseCause::PolicyWithdrawn,
+        detail: "its time is over, although the clock was set back meanwhile".into(),
+    })
 }
 
 fn ignore_refusal(error: TaskError) -> Result<(), TaskError> {

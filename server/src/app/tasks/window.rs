@@ -51,9 +51,15 @@ impl Tasks {
     ) -> Result<Opened, TaskError> {
         let task = self.own(id, &process.entry.spec.spiffe_id)?;
         let definition = self.definition_of(&task)?;
+        // A grant is of who asked: another person's process with the same identity has no part in it.
+        let (actor_class, person) = self.principal(process.instance.uid, &definition);
+        if actor_class != task.request.actor || person != task.request.person {
+            return Err(TaskError::NoSuchRequest(id.clone()));
+        }
         let ticket = self.ticket(&task.request).await;
         let state = self.committer.snapshot();
         let mut question = self.waiting(Phase::Open, &task, &definition, ticket);
+        question.node = &process.agent.id;
         question.selectors = &process.selectors;
         question.attested_at = process.attested_at;
         let decided = self.decide(&state, question);
@@ -132,6 +138,7 @@ impl Tasks {
         let task = self.held(&window_id, &process.agent)?;
         let window = task.window(&window_id).ok_or(TaskError::NoSuchWindow(window_id))?;
         let same = window.instance.pid == process.instance.pid
+            && window.instance.uid == process.instance.uid
             && window.instance.start_ticks == process.instance.start_ticks
             && window.instance.boot_id == process.instance.boot_id
             && task.request.workload == process.entry.spec.spiffe_id;
@@ -340,6 +347,7 @@ impl Tasks {
     ) -> Question<'a> {
         let mut question = self.waiting(phase, task, definition, ticket);
         question.window = Some(window);
+        question.node = &window.instance.agent_id;
         question.duration = window.closes_at.since(window.opened_at);
         match process {
             Some(process) => {
