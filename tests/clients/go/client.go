@@ -24,6 +24,7 @@ type client struct {
 	library  *workloadapi.Client
 	bare     *grpc.ClientConn
 	sources  *sources
+	strict   *workloadapi.X509Source
 }
 
 func newClient(ctx context.Context, endpoint string) func(command) {
@@ -61,6 +62,9 @@ func (c *client) carryOut(told command) {
 	if told.Sources != "" {
 		c.saySources(told.Sources)
 	}
+	if told.Strict != "" {
+		c.sayStrict(told.Strict)
+	}
 	if told.Reach != nil {
 		c.sources.reach(*told.Reach)
 	}
@@ -76,6 +80,23 @@ func (c *client) saySources(hint string) {
 		c.sources = made
 	}
 	c.sources.say()
+}
+
+func (c *client) sayStrict(hint string) {
+	if c.strict == nil {
+		made, err := newStrict(c.ctx, c.endpoint, hint)
+		if err != nil {
+			refused(err)
+			return
+		}
+		c.strict = made
+	}
+	svid, err := c.strict.GetX509SVID()
+	if err != nil {
+		say(event{"event": "strict", "has": nil, "error": err.Error()})
+		return
+	}
+	say(event{"event": "strict", "has": one(svid, svid.Hint)})
 }
 
 func (c *client) call(rpc string) {

@@ -28,6 +28,7 @@ type command struct {
 	Raw     *raw   `json:"raw"`
 	Call    string `json:"call"`
 	Sources string `json:"sources"`
+	Strict  string `json:"strict"`
 	Reach   *reach `json:"reach"`
 }
 

@@ -20,24 +20,42 @@ type sources struct {
 }
 
 func newSources(ctx context.Context, endpoint, hint string) (*sources, error) {
-	address := workloadapi.WithClientOptions(workloadapi.WithAddr(endpoint))
-	byDefault, err := workloadapi.NewX509Source(ctx, address)
+	byDefault, err := workloadapi.NewX509Source(ctx, at(endpoint))
 	if err != nil {
 		return nil, err
 	}
 	picker := workloadapi.WithDefaultX509SVIDPicker(func(svids []*x509svid.SVID) *x509svid.SVID {
-		for _, svid := range svids {
-			if svid.Hint == hint {
-				return svid
-			}
+		if svid := byHint(svids, hint); svid != nil {
+			return svid
 		}
 		return svids[0]
 	})
-	picked, err := workloadapi.NewX509Source(ctx, address, picker)
+	picked, err := workloadapi.NewX509Source(ctx, at(endpoint), picker)
 	if err != nil {
 		return nil, err
 	}
 	return &sources{byDefault, picked}, nil
+}
+
+// newStrict makes a source that has an SVID only while there is one with this hint.
+func newStrict(ctx context.Context, endpoint, hint string) (*workloadapi.X509Source, error) {
+	picker := workloadapi.WithDefaultX509SVIDPicker(func(svids []*x509svid.SVID) *x509svid.SVID {
+		return byHint(svids, hint)
+	})
+	return workloadapi.NewX509Source(ctx, at(endpoint), picker)
+}
+
+func at(endpoint string) workloadapi.X509SourceOption {
+	return workloadapi.WithClientOptions(workloadapi.WithAddr(endpoint))
+}
+
+func byHint(svids []*x509svid.SVID, hint string) *x509svid.SVID {
+	for _, svid := range svids {
+		if svid.Hint == hint {
+			return svid
+		}
+	}
+	return nil
 }
 
 // say says what they have now.

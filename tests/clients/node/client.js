@@ -25,6 +25,7 @@ async function obey(api, sources, command) {
   if (command.raw) await fetch(api, command.raw.method, command.raw.header)
   if (command.call) await call(api, command.call)
   if (command.sources) await sources.say(command.sources)
+  if (command.strict) await sources.strict(command.strict)
   if (command.reach) await sources.reach(command.reach)
 }
 

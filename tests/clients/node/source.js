@@ -10,7 +10,7 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 3000
 
 // Emits `revision` for each message, and `gave_up` when asking again would not help.
-// `pick` chooses among the SVIDs of a message; the first one is the default.
+// `pick` chooses among the SVIDs of a message, by default the first; where it chooses none, there is no revision.
 class X509Source extends EventEmitter {
   constructor(api, pick = ([first]) => first) {
     super()
@@ -53,6 +53,7 @@ class X509Source extends EventEmitter {
 
 function revisionOf(message, pick) {
   const svid = pick(message.svids)
+  if (!svid) return null
   const chain = certificates(svid.x509_svid)
   const bundles = new Map([[trustDomain(svid.spiffe_id), certificates(svid.bundle)]])
   for (const [id, bundle] of Object.entries(message.federated_bundles)) {

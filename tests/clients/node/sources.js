@@ -13,6 +13,7 @@ class Sources {
   constructor(api) {
     this.api = api
     this.named = null
+    this.onlyHint = null
   }
 
   // Says what they have now.
@@ -20,14 +21,18 @@ class Sources {
     if (!this.named) {
       const byHint = (svids) => svids.find((svid) => svid.hint === hint) ?? svids[0]
       this.named = { default: new X509Source(this.api), picked: new X509Source(this.api, byHint) }
-      for (const source of Object.values(this.named)) {
-        const first = once(source, 'revision')
-        source.watch()
-        await first
-      }
+      await Promise.all(Object.values(this.named).map(begun))
     }
-    const one = ({ revision }) => ({ spiffe_id: revision.spiffeId, hint: revision.hint, serial: revision.serial })
     say({ event: 'sources', default: one(this.named.default), picked: one(this.named.picked) })
+  }
+
+  // Says what a source has that takes nothing but the hint.
+  async strict(hint) {
+    if (!this.onlyHint) {
+      this.onlyHint = new X509Source(this.api, (svids) => svids.find((svid) => svid.hint === hint))
+      await begun(this.onlyHint)
+    }
+    say({ event: 'strict', has: this.onlyHint.revision && one(this.onlyHint) })
   }
 
   async reach({ port, server, with: name }) {
@@ -38,6 +43,14 @@ class Sources {
     }
   }
 }
+
+function begun(source) {
+  const first = once(source, 'revision')
+  source.watch()
+  return first
+}
+
+const one = ({ revision }) => ({ spiffe_id: revision.spiffeId, hint: revision.hint, serial: revision.serial })
 
 function get(port, revision, peerIds) {
   return new Promise((resolve, reject) => {

@@ -206,6 +206,8 @@ def main():
             seen, message = attempt(sources.content, lambda content: say(event="sources", **content))
             if seen != "OK":
                 say(event="refused", code=seen, message=message)
+        if command.get("strict"):
+            say(event="strict", **sources.strict())
         if reach := command.get("reach"):
             say(event="reached", **sources.reach(**reach))
     # The threads of gRPC have nothing left to save.

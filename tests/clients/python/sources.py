@@ -14,15 +14,28 @@ DEADLINE = 20
 
 class Sources:
     def __init__(self, endpoint, hint):
-        def pick(svids):
-            # The library tells no hints, but a task is in its SPIFFE ID as well.
-            of_task = [svid for svid in svids if svid.spiffe_id.path.startswith(f"/{hint}/")]
-            return (of_task or svids)[0]
-
+        self.endpoint, self.hint, self.only_task = endpoint, hint, None
         self.sources = {
             "default": X509Source(socket_path=endpoint, timeout_in_seconds=30),
-            "picked": X509Source(socket_path=endpoint, timeout_in_seconds=30, svid_picker=pick),
+            "picked": X509Source(socket_path=endpoint, timeout_in_seconds=30, svid_picker=self.pick),
         }
+
+    def of_task(self, svids):
+        """The library tells no hints, but a task is in its SPIFFE ID as well."""
+        return [svid for svid in svids if svid.spiffe_id.path.startswith(f"/{self.hint}/")]
+
+    def pick(self, svids):
+        return (self.of_task(svids) or svids)[0]
+
+    def strict(self):
+        """What a source has that takes nothing but the SVID of the task, and raises an error where there is none."""
+        try:
+            self.only_task = self.only_task or X509Source(
+                socket_path=self.endpoint, timeout_in_seconds=30, svid_picker=lambda svids: self.of_task(svids)[0]
+            )
+            return dict(has=one(self.only_task.get_x509_context().default_svid))
+        except Exception as error:  # noqa: BLE001: whatever went wrong is what the test wants to know
+            return dict(has=None, error=f"{type(error).__name__}: {error}")
 
     def content(self):
         """What they have now."""

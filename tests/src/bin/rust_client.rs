@@ -76,6 +76,13 @@ async fn run(endpoint: &str) -> Result<()> {
                 Err(error) => say(&json!({"event": "refused", "code": "", "message": error.to_string()})),
             }
         }
+        if command["strict"].is_string() {
+            let sources = sources.as_mut().context("told of sources before")?;
+            say(&match sources.strict().await {
+                Ok(has) => json!({"event": "strict", "has": has}),
+                Err(error) => json!({"event": "strict", "has": null, "error": error.to_string()}),
+            });
+        }
         if command["reach"].is_object() {
             let sources = sources.as_ref().context("told of sources before")?;
             say(&match sources.reach(&command["reach"]).await {
@@ -91,23 +98,35 @@ async fn run(endpoint: &str) -> Result<()> {
 struct Sources {
     by_default: X509Source,
     picked: X509Source,
+    strict: Option<X509Source>,
+    endpoint: String,
+    hint: String,
 }
 
-struct ByHint(String);
+struct ByHint {
+    hint: String,
+    otherwise: Option<usize>,
+}
 
 impl SvidPicker for ByHint {
     fn pick_svid(&self, svids: &[Arc<X509Svid>]) -> Option<usize> {
-        let hinted = svids.iter().position(|svid| svid.hint() == Some(self.0.as_str()));
-        hinted.or((!svids.is_empty()).then_some(0))
+        let hinted = svids.iter().position(|svid| svid.hint() == Some(self.hint.as_str()));
+        hinted.or(self.otherwise)
     }
 }
 
 impl Sources {
     async fn new(endpoint: &str, hint: &str) -> Result<Self> {
-        let picker = ByHint(hint.to_owned());
+        let picker = ByHint {
+            hint: hint.to_owned(),
+            otherwise: Some(0),
+        };
         Ok(Self {
             by_default: X509Source::builder().endpoint(endpoint).build().await?,
             picked: X509Source::builder().endpoint(endpoint).picker(picker).build().await?,
+            strict: None,
+            endpoint: endpoint.to_owned(),
+            hint: hint.to_owned(),
         })
     }
 
@@ -118,6 +137,22 @@ impl Sources {
             "default": one(&*self.by_default.svid()?),
             "picked": one(&*self.picked.svid()?),
         }))
+    }
+
+    /// What a source has that takes nothing but the hint.
+    async fn strict(&mut self) -> Result<Value, X509SourceError> {
+        let source = match &mut self.strict {
+            Some(source) => source,
+            none => {
+                let picker = ByHint {
+                    hint: self.hint.clone(),
+                    otherwise: None,
+                };
+                let made = X509Source::builder().endpoint(&self.endpoint).picker(picker);
+                none.insert(made.build().await?)
+            }
+        };
+        Ok(one(&*source.svid()?))
     }
 
     async fn reach(&self, told: &Value) -> Result<String> {

@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const FIRST_UID: u32 = 41_300;
 
 const BY_ID: &str = "Its interface does not tell hints: the picker here looks at SPIFFE IDs.";
+const CLOSES: &str =
+    "There its source closes for good, as the picker raised an error; the others have the next window's.";
 const OWN_SOURCE: &str = "Has no source: the one here is a few lines over its gRPC.";
 
 /// Every language's workload may have the task.
@@ -134,6 +136,7 @@ impl Client {
         );
         self.is_let_in_with(&["picked"]).await;
         self.done("opened: the service lets the task SVID in, and only that", None);
+        assert_eq!(self.strict_has().await, json!(self.task), "{}", self.library);
     }
 
     async fn completes(&mut self) {
@@ -144,11 +147,22 @@ impl Client {
             "completed: stream and sources are back at the base SVID, which the service refuses",
             None,
         );
+        self.strict_comes_to_have(Value::Null).await;
     }
 
     async fn gains_as_default(&mut self) {
         let both = [self.task.clone(), self.base.clone()];
         self.told_to("open", &both, "opened, promoted").await;
+        let (wanted, note) = match self.library {
+            Library::Python => (Value::Null, Some(CLOSES)),
+            Library::Node => (json!(self.task), Some(OWN_SOURCE)),
+            _ => (json!(self.task), None),
+        };
+        self.strict_comes_to_have(wanted).await;
+        self.done(
+            "a picker that takes nothing but the task SVID has nothing between windows",
+            note,
+        );
         self.sources_have_the_task(&["default", "picked"]).await;
         self.is_let_in_with(&["default", "picked"]).await;
         self.done(
@@ -185,7 +199,7 @@ impl Client {
             let seen = self.program.seen(trouble);
             assert!(seen.is_empty(), "{}: {seen:?}", self.library);
         }
-        self.done("throughout: one stream, no error, the same base SVID", None);
+        self.done("throughout: no error, and the same base SVID", None);
     }
 
     fn done(&mut self, case: &'static str, note: Option<&'static str>) {
@@ -252,6 +266,25 @@ impl Client {
                 "{}: not {wanted:?} but {found}",
                 self.library
             );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What the source has whose picker takes nothing but the task SVID.
+    async fn strict_has(&mut self) -> Value {
+        let told = json!({"strict": format!("task/{TASK}")});
+        let found = self.program.ask(told, &["strict"], PATIENCE).await;
+        found["has"]["spiffe_id"].clone()
+    }
+
+    async fn strict_comes_to_have(&mut self, wanted: Value) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.strict_has().await;
+            if found == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}: not {wanted} but {found}", self.library);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -53,6 +53,9 @@ final class Client {
         if (command.has("sources")) {
             saySources(command.get("sources").getAsString());
         }
+        if (command.has("strict")) {
+            sources.strict();
+        }
         if (command.has("reach")) {
             sources.reach(command.getAsJsonObject("reach"));
         }

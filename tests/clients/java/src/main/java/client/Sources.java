@@ -24,22 +24,27 @@ final class Sources {
 
     private final X509Source byDefault;
     private final X509Source picked;
+    private final String endpoint;
+    private final String hint;
+    private X509Source strict;
 
     Sources(String endpoint, String hint) throws Exception {
+        this.endpoint = endpoint;
+        this.hint = hint;
         byDefault = DefaultX509Source.newSource(options(endpoint).build());
         picked = DefaultX509Source.newSource(
-                options(endpoint).svidPicker(svids -> pick(svids, hint)).build());
+                options(endpoint).svidPicker(svids -> pick(svids, hint, svids.get(0))).build());
     }
 
     private static X509SourceOptions.Builder options(String endpoint) {
         return X509SourceOptions.builder().spiffeSocketPath(endpoint).initTimeout(Duration.ofSeconds(30));
     }
 
-    private static X509Svid pick(List<X509Svid> svids, String hint) {
+    private static X509Svid pick(List<X509Svid> svids, String hint, X509Svid otherwise) {
         return svids.stream()
                 .filter(svid -> hint.equals(svid.getHint()))
                 .findFirst()
-                .orElse(svids.get(0));
+                .orElse(otherwise);
     }
 
     /** What they have now. */
@@ -48,6 +53,20 @@ final class Sources {
                 "sources",
                 "default", Summary.svid(byDefault.getX509Svid()),
                 "picked", Summary.svid(picked.getX509Svid()));
+    }
+
+    /** What a source has that takes nothing but the hint. */
+    void strict() {
+        try {
+            if (strict == null) {
+                strict = DefaultX509Source.newSource(
+                        options(endpoint).svidPicker(svids -> pick(svids, hint, null)).build());
+            }
+            X509Svid svid = strict.getX509Svid();
+            Lines.say("strict", "has", svid == null ? null : Summary.svid(svid));
+        } catch (Exception error) {
+            Lines.say("strict", "has", null, "error", Lines.explain(error));
+        }
     }
 
     void reach(JsonObject command) {
