@@ -3,11 +3,12 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use mayfly_model::task::CLOCK_SLACK;
 use mayfly_proto::mayfly::workload::Revoked;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
-/// Items are kept so long after their end, in seconds: consumers' clocks differ.
-const MARGIN: i64 = 60;
+/// Items are kept so long after their end, in seconds: the server's clock may be as much ahead of the consumers'.
+const MARGIN: i64 = CLOCK_SLACK.as_secs().cast_signed();
 
 /// Where an item stands: by epoch, then window.
 type Key = (u64, Arc<str>);

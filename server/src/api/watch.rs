@@ -312,7 +312,7 @@ impl Drop for Live {
     fn drop(&mut self) {
         self.mailbox.caught_up();
         if self.hub.close(self.session.agent_id(), &self.mailbox) {
-            self.feeds.checkpoints.forget(self.session.agent_id());
+            self.feeds.checkpoints.gone(self.session.agent_id());
         }
     }
 }

@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mayfly_svid::SpiffeId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What one agent says of the consumers with one name behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,10 +29,21 @@ pub struct Ended {
     pub connections: u64,
 }
 
+/// The last that an agent said, and since when it has been silent.
+#[derive(Debug, Default)]
+struct Reported {
+    by_name: BTreeMap<String, Enforcing>,
+    gone_at: Option<Instant>,
+}
+
+/// What the consumers behind an agent that is gone enforce is not known: they count as not enforcing for so long. Strict ones
+/// refuse everything by then, as their word has run out.
+const GONE_FOR: Duration = Duration::from_secs(15);
+
 /// All reports. Cheap to read.
 #[derive(Debug)]
 pub struct Checkpoints {
-    agents: Mutex<HashMap<SpiffeId, BTreeMap<String, Enforcing>>>,
+    agents: Mutex<HashMap<SpiffeId, Reported>>,
     ended: Mutex<Ended>,
     changed: watch::Sender<u64>,
 }
@@ -61,11 +74,12 @@ impl Default for Checkpoints {
 impl Checkpoints {
     /// Takes over what `agent` says now: all of it, so whatever is not in `reports` is gone.
     pub fn report(&self, agent: &SpiffeId, reports: BTreeMap<String, Enforcing>, ended: u64) {
-        if reports.is_empty() {
-            lock(&self.agents).remove(agent);
-        } else {
-            lock(&self.agents).insert(agent.clone(), reports);
-        }
+        let by_name: BTreeMap<String, Enforcing> = reports
+            .into_iter()
+            .filter(|(_, enforcing)| enforcing.consumers > 0)
+            .collect();
+        let gone_at = None;
+        lock(&self.agents).insert(agent.clone(), Reported { by_name, gone_at });
         // Agents say what they like: no sum of it may overflow.
         let mut total = lock(&self.ended);
         total.connections = total.connections.saturating_add(ended);
@@ -73,11 +87,15 @@ impl Checkpoints {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Forgets an agent whose stream ended: what its consumers enforce is not known any more.
-    pub fn forget(&self, agent: &SpiffeId) {
-        if lock(&self.agents).remove(agent).is_some() {
-            self.changed.send_modify(|count| *count += 1);
+    /// Notes that the stream of an agent ended: what its consumers enforce is not known any more.
+    pub fn gone(&self, agent: &SpiffeId) {
+        let mut agents = lock(&self.agents);
+        agents.retain(|_, reported| !reported.is_over());
+        if let Some(reported) = agents.get_mut(agent) {
+            reported.gone_at.get_or_insert_with(Instant::now);
         }
+        drop(agents);
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Of the checkpoints in `names`, those that do not refuse what was revoked up to `epoch`, as far as is known: nobody
@@ -85,8 +103,14 @@ impl Checkpoints {
     pub fn missing<'a>(&self, names: &'a BTreeSet<String>, epoch: u64) -> Vec<&'a str> {
         let agents = lock(&self.agents);
         let is_enforced = |name: &String| {
-            let mut consumers = agents.values().filter_map(|reports| reports.get(name)).peekable();
-            consumers.peek().is_some() && consumers.all(|enforcing| enforcing.epoch >= epoch && enforcing.left == 0)
+            let mut consumers = agents
+                .values()
+                .filter(|reported| !reported.is_over())
+                .filter_map(|reported| Some((reported.by_name.get(name)?, reported.gone_at.is_some())))
+                .peekable();
+            let refuses =
+                |(enforcing, is_gone): (&Enforcing, bool)| !is_gone && enforcing.epoch >= epoch && enforcing.left == 0;
+            consumers.peek().is_some() && consumers.all(refuses)
         };
         names
             .iter()
@@ -98,7 +122,7 @@ impl Checkpoints {
     /// Every checkpoint that consumers are registered with, and how far the last of them is.
     pub fn registered(&self) -> BTreeMap<String, Enforcing> {
         let mut all: BTreeMap<String, Enforcing> = BTreeMap::new();
-        for (name, report) in lock(&self.agents).values().flatten() {
+        for (name, report) in lock(&self.agents).values().flat_map(|reported| &reported.by_name) {
             all.entry(name.clone())
                 .and_modify(|sum| {
                     sum.consumers = sum.consumers.saturating_add(report.consumers);
@@ -121,6 +145,12 @@ impl Checkpoints {
     }
 }
 
+impl Reported {
+    fn is_over(&self) -> bool {
+        self.gone_at.is_some_and(|at| at.elapsed() > GONE_FOR)
+    }
+}
+
 /// Each change above leaves the data whole, so a panic of another holder does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -138,8 +168,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_checkpoint_enforces_only_when_all_behind_all_agents_do() {
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_enforces_only_when_all_behind_all_agents_do() {
         let checkpoints = Checkpoints::default();
         let (a, b): (SpiffeId, SpiffeId) = (
             "spiffe://td/spire/agent/a".parse().unwrap(),
@@ -153,7 +183,9 @@ mod tests {
         assert_eq!(checkpoints.missing(&names, 6), ["db"], "the other is behind");
         checkpoints.report(&b, [("db".to_owned(), at(7, 1))].into(), 0);
         assert_eq!(checkpoints.missing(&names, 6), ["db"], "a connection is left");
-        checkpoints.forget(&b);
+        checkpoints.gone(&b);
+        assert_eq!(checkpoints.missing(&names, 7), ["db"], "what is behind it is not known");
+        tokio::time::advance(GONE_FOR + Duration::from_secs(1)).await;
         assert!(checkpoints.missing(&names, 7).is_empty());
         assert_eq!(checkpoints.ended().connections, 3);
         // Two who say the most that there is.

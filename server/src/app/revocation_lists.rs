@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use mayfly_ca::{AuthorityError, CrlError, RevocationList, Revoked};
 use mayfly_keys::{KeyError, KeyManager};
+use mayfly_model::task::CLOCK_SLACK;
 use mayfly_model::task::TTL_MAX;
 use mayfly_model::{Actor, Authority, AuthorityState, Change, KeyClass, Step};
 use mayfly_runtime::{CancellationToken, Chain, Clock};
@@ -36,8 +37,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// After something failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// So long an SVID stays on the list after its end, for verifiers whose clock is behind.
-const KEEP: Duration = Duration::from_secs(60);
+/// So long an SVID stays on the list after its end: our clock may be ahead of the verifiers'.
+const KEEP: Duration = CLOCK_SLACK;
 
 /// The lists as they are now.
 #[derive(Clone, Debug, Default)]

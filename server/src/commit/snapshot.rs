@@ -136,7 +136,14 @@ impl Snapshot {
                 Delta::TaskPut(task) => next.task_put(task.clone()),
                 Delta::TaskGone(task) => {
                     // Nothing of it can count any more.
-                    for epoch in task.windows.iter().filter_map(|window| window.epoch) {
+                    let ids: HashSet<WindowId> = task.windows.iter().map(|window| window.id).collect();
+                    let epochs: Vec<u64> = next
+                        .revocations
+                        .values()
+                        .filter(|revocation| ids.contains(&revocation.window_id))
+                        .map(|revocation| revocation.epoch)
+                        .collect();
+                    for epoch in epochs {
                         next.revocations.remove_mut(&epoch);
                     }
                     next.task_gone(&task.id);

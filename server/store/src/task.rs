@@ -45,9 +45,16 @@ pub(crate) fn task_submit(
 ) -> Result<(), Refusal> {
     require_definition(database, task)?;
     let request = &task.request;
-    let twin = tasks_of(database, &request.task, Some(&request.workload))?
-        .into_iter()
-        .find(|other| other.request.idempotency_key == request.idempotency_key);
+    let twins = database.query(
+        "tasks",
+        "SELECT data FROM tasks WHERE is_live = 1 AND task = ?1 AND workload = ?2 AND idempotency_key = ?3",
+        &[
+            request.task.as_str().into(),
+            request.workload.as_str().into(),
+            request.idempotency_key.as_str().into(),
+        ],
+    )?;
+    let twin: Option<Task> = twins.first().map(|row| row.json(0)).transpose()?;
     if let Some(twin) = twin {
         return Err(Conflict::TaskExists(twin.into()).into());
     }

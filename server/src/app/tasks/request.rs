@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_model::task::{
-    ApprovalRule, DefinitionVersion, Grant, Needs, Outcome, RequestDigest, Stage, Task, TaskClass, TaskId, TaskName, TaskRefusal,
-    TaskRequest, TaskStep, Terms,
+    ApprovalRule, DefinitionVersion, Grant, Needs, Outcome, RequestDigest, Stage, Task, TaskClass, TaskId, TaskName,
+    TaskRefusal, TaskRequest, TaskStep, Terms,
 };
 use mayfly_model::{Actor, Change, Conflict};
 use mayfly_policy::{Obligations, Phase};

@@ -76,7 +76,11 @@ impl Tasks {
             if !planned.is_empty() {
                 self.require_say(task, actor, person, is_admin)?;
             }
-            steps.extend(planned.into_iter().map(|(window, step)| (task.id.clone(), window, step)));
+            steps.extend(
+                planned
+                    .into_iter()
+                    .map(|(window, step)| (task.id.clone(), window, step)),
+            );
         }
         Ok(steps)
     }
