@@ -43,7 +43,7 @@ struct Client {
     times: Vec<(&'static str, Duration)>,
 }
 
-// S13, S44, WAPI-09, WAPI-12
+// S1, S44, S58; WAPI-11, WAPI-23
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_sources_gain_the_task_svid_when_the_window_opens_and_lose_it_by_an_update_when_it_closes() {
     let _lane = Lane::shared();
