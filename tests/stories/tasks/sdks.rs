@@ -119,7 +119,7 @@ impl Client {
 
     async fn gains_beside_the_default(&mut self) {
         let both = [self.base.clone(), self.task.clone()];
-        let (update, _) = self.told_to("open", &both, "opened").await;
+        let update = self.told_to("open", &both, "opened").await;
         let hint = &update["svids"][1]["hint"];
         assert!(hint.is_null() || *hint == format!("task/{TASK}"), "{update}");
         self.done("opened: the stream has the base SVID and the task SVID", None);
@@ -140,7 +140,8 @@ impl Client {
     }
 
     async fn completes(&mut self) {
-        self.told_to("complete", &[self.base.clone()], "completed").await;
+        let base = [self.base.clone()];
+        self.told_to("complete", &base, "completed").await;
         self.sources_have_the_task(&[]).await;
         self.is_let_in_with(&[]).await;
         self.done(
@@ -183,7 +184,8 @@ impl Client {
             .run(&["task", "revoke", "--window", window, "--reason", "a story"])
             .await;
         assert_eq!(outcome.code, Some(0), "{}{}", outcome.stdout, outcome.stderr);
-        self.update(&[self.base.clone()]).await;
+        let base = [self.base.clone()];
+        self.update(&base).await;
         self.times.push(("revoked", begun.elapsed()));
         self.sources_have_the_task(&[]).await;
         self.is_let_in_with(&[]).await;
@@ -207,14 +209,13 @@ impl Client {
         self.cells.push(Cell { case, note });
     }
 
-    /// Lets the parent do something; gives the update that comes of it to the program, and how long that took.
-    async fn told_to(&mut self, what: &str, wanted: &[String], name: &'static str) -> (Value, Duration) {
+    /// Lets the parent do something; gives the update that comes of it to the program.
+    async fn told_to(&mut self, what: &str, wanted: &[String], name: &'static str) -> Value {
         let before = self.program.seen("task").len();
         let begun = Instant::now();
         self.program.tell(json!({"task": what})).await;
         let update = self.update(wanted).await;
-        let took = begun.elapsed();
-        self.times.push((name, took));
+        self.times.push((name, begun.elapsed()));
         // The answer may come before the update or after it.
         if self.program.seen("task").len() == before {
             self.program.expect("task", PATIENCE).await;
@@ -222,7 +223,7 @@ impl Client {
         let answers = self.program.seen("task");
         let answer = answers.last().expect("it has answered");
         assert!(answer["refused"].is_null(), "{}: {answer}", self.library);
-        (update, took)
+        update
     }
 
     /// The update that has the `wanted` SVIDs; until then there are those that there were, if any come.
