@@ -45,7 +45,8 @@ fn end_of(window: &Window, before: Option<&End>, now: Timestamp) -> End {
     let by = match before {
         // Extended by so much.
         Some(end) => end.by + closes_at.since(end.closes_at),
-        None => Instant::now() + closes_at.since(now),
+        // Never more than it was opened for: the clock may have been set back before this first look.
+        None => Instant::now() + closes_at.since(now).min(closes_at.since(window.opened_at)),
     };
     End { closes_at, by }
 }

@@ -291,7 +291,8 @@ fn usage(
             .filter(|other| is_same(other) && Some(&other.id) != own_id);
         let previous = others
             .filter(|other| opened_at(other).is_some())
-            .max_by_key(|other| opened_at(other));
+            // Of the same second the one that was asked for last.
+            .max_by_key(|other| (opened_at(other), other.id.clone()));
         usage.previous_approvers = previous
             .map(|previous| {
                 previous
