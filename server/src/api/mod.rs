@@ -432,17 +432,21 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
             server::logger::logger_server::LoggerServer<_>,
             Arc::new(logger::LoggerService(api.clone()))
         );
-        let reflection = || {
+        let reflection = |own: &'static str| {
             let builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(mayfly_proto::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(mayfly_proto::grpc::health::FILE_DESCRIPTOR_SET);
-            // Of what the descriptors have, only what is served here.
+            // Of what the descriptors have, only what is served here; of itself only this version, as it has no other's.
             SERVICES
                 .iter()
-                .fold(builder, |builder, service| builder.with_service_name(service.name))
+                .map(|service| service.name)
+                .filter(|name| !name.starts_with("grpc.reflection.") || *name == own)
+                .fold(builder, |builder, name| builder.with_service_name(name))
         };
-        routes.add_service(reflection().build_v1().expect("embedded descriptors decode"));
-        routes.add_service(reflection().build_v1alpha().expect("embedded descriptors decode"));
+        let v1 = reflection("grpc.reflection.v1.ServerReflection").build_v1();
+        let v1alpha = reflection("grpc.reflection.v1alpha.ServerReflection").build_v1alpha();
+        routes.add_service(v1.expect("embedded descriptors decode"));
+        routes.add_service(v1alpha.expect("embedded descriptors decode"));
     }
     routes.routes().prepare()
 }
