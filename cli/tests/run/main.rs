@@ -51,7 +51,13 @@ fn start(agent: &Agent, options: &[&str], script: &str) -> Run {
 
 /// The same with any command and variables.
 fn start_command(agent: &Agent, options: &[&str], command: &[&str], env: &[(&str, &Path)]) -> Run {
-    start_program(agent, heeding(Path::new(env!("CARGO_BIN_EXE_mayfly"))).into(), options, command, env)
+    start_program(
+        agent,
+        heeding(Path::new(env!("CARGO_BIN_EXE_mayfly"))).into(),
+        options,
+        command,
+        env,
+    )
 }
 
 /// `program`, with signals as at a terminal: what the tests were told to ignore, because they run in the background of a

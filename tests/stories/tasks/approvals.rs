@@ -390,7 +390,8 @@ async fn a_grant_whose_eligibility_is_gone_before_it_is_opened_is_not_opened() {
             .open(&asked.request_id)
             .await
             .expect_err("it has no identity any more");
-        (status.code() != Code::Unavailable).then_some(println!("refused: {status:?}"))
+        let is_refused = status.code() != Code::Unavailable;
+        is_refused.then(|| println!("refused: {status:?}"))
     })
     .await;
     assert_eq!(stage(&world, &asked.request_id).await, "armed");
