@@ -1,5 +1,5 @@
-//! Services behind the verifier kit, many in this process: each has an agent's word of its own, a port, and a connection of
-//! somebody inside a window.
+//! Services behind the verifier kit, many in this process: each has an agent's word of its own, a port, and a connection
+//! of somebody inside a window.
 
 use std::net::SocketAddr;
 use std::path::Path;

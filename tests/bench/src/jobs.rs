@@ -1,4 +1,4 @@
-//! A world with a task, as the figures of tasks need it: a server with policies, an agent, and processes that run the task.
+//! A world with a task, as the figures of tasks need it: a server with policies, an agent, and processes that run it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -37,8 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// One user runs all consumers here; by default it may have 256 connections.
 const MANY: &str = "max_connections_per_uid = 8000\nstreams_per_uid = 8000\nattestations_waiting = 8000\n";
 
-/// The policies that the repository shows its users. None of them is about this task alone; those about sensitivity, agents and
-/// partners are asked at every decision.
+/// The policies that the repository shows its users. None of them is about this task alone; those about sensitivity,
+/// agents and partners are asked at every decision.
 const POLICIES: [(&str, &str); 6] = [
     (
         "1.cedar",
@@ -120,14 +120,15 @@ fn with_header<T>(message: T) -> Request<T> {
 }
 
 impl World {
-    /// Starts all of it. Windows wait for consumers if `has_checkpoint`; the lease is that of the server unless one is given;
-    /// with `is_cuttable` there is a proxy between agent and server.
+    /// Starts all of it. Windows wait for consumers if `has_checkpoint`; the lease is that of the server unless one is
+    /// given; with `is_cuttable` there is a proxy between agent and server.
     ///
     /// # Errors
     /// Something was refused.
     pub async fn start(has_checkpoint: bool, lease: Option<Duration>, is_cuttable: bool) -> Result<Self> {
         let lease = lease.map_or(String::new(), |lease| {
-            format!("[tasks]\nlease = \"{}ms\"\n", lease.as_millis())
+            let (whole, quarter) = (lease.as_millis(), lease.as_millis() / 4);
+            format!("[tasks]\nlease = \"{whole}ms\"\n[watch]\nbeacon_interval = \"{quarter}ms\"\n")
         });
         let server = start_server_with(&format!("{PEOPLE}{lease}")).await?;
         let target = Target::of(&server).await?;

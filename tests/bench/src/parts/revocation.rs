@@ -93,8 +93,8 @@ async fn connected(ctx: &mut Context) -> Result<()> {
 
 const QUANTILES: [(f64, &str, f64); 3] = [(0.5, "p50", 250.0), (0.99, "p99", 250.0), (1.0, "max", 1000.0)];
 
-/// R2: the agent is stopped, then the line between agent and server is cut; each time the operator revokes while nobody hears
-/// of it.
+/// R2: the agent is stopped, then the line between agent and server is cut; each time the operator revokes while nobody
+/// hears of it.
 async fn partitioned(ctx: &mut Context) -> Result<()> {
     let lease = if ctx.options.quick {
         Duration::from_secs(2)
