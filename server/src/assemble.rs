@@ -148,6 +148,8 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     });
     let sweeper = tasks.clone();
     supervisor.spawn_once("tasks", |stop| sweeper.run(stop));
+    let follower = tasks.clone();
+    supervisor.spawn_once("tickets", |stop| follower.run_tickets(stop));
     let api = Api::new(Deps {
         committer: committer.clone(),
         issuance,

@@ -8,37 +8,49 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mayfly_model::task::{CloseCause, DefinitionHash, Stage, Staleness, Task, TaskName, TaskStep, Window};
 use mayfly_model::{Actor, Change, Step};
 use mayfly_policy::Phase;
 use mayfly_runtime::{CancellationToken, Chain};
 use mayfly_svid::Timestamp;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
 use super::ends::Ends;
-use super::request::refusal_of;
+use super::request::{refusal_of, with_note};
 use super::window::present_definition;
 use super::{TaskError, Tasks};
 use crate::commit::Snapshot;
 
 /// Between two passes.
 const TICK: Duration = Duration::from_millis(250);
+/// Acknowledgements that come within this are looked at together.
+const GATHER: Duration = Duration::from_millis(25);
 /// Between two looks at the tickets that requests wait for, and that windows rest on.
 const TICKETS: Duration = Duration::from_secs(5);
 /// Between two removals of what is over.
 const PRUNE: Duration = Duration::from_secs(60);
 
+/// Questions to the tracker at a time, of those that wait and of those that are open.
+const TICKETS_AT_A_TIME: usize = 4;
+
 /// What a pass remembers for the next.
 #[derive(Default)]
 struct Memory {
-    /// The policies that all open windows were asked about.
-    policy: Option<String>,
-    /// The same of the definitions of those that are open.
-    definitions: BTreeMap<TaskName, DefinitionHash>,
+    asked: AskedAbout,
     ends: Ends,
-    tickets_at: Option<Instant>,
     pruned_at: Option<Instant>,
+}
+
+/// What open windows were asked about by policy.
+#[derive(Default)]
+struct AskedAbout {
+    /// These policies.
+    policy: Option<String>,
+    /// These versions of their definitions.
+    definitions: BTreeMap<TaskName, DefinitionHash>,
 }
 
 impl Tasks {
@@ -56,8 +68,8 @@ impl Tasks {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {}
-                // A window is settled the moment that the last consumer says so.
-                _ = acknowledged.changed() => {}
+                // A window is settled soon after the last consumer says so, however often they say something.
+                _ = acknowledged.changed() => tokio::time::sleep(GATHER).await,
             }
             changed.borrow_and_update();
             if let Err(failure) = self.pass(&mut memory).await {
@@ -68,9 +80,6 @@ impl Tasks {
 
     async fn pass(&self, memory: &mut Memory) -> Result<(), TaskError> {
         let (state, now, actor) = (self.committer.snapshot(), self.now(), Actor::server());
-        let policy = self.policy.current().digest().to_string();
-        let is_new_policy = memory.policy.as_ref() != Some(&policy);
-        let tickets_due = memory.tickets_at.is_none_or(|at| at.elapsed() >= TICKETS);
         let mut steps = vec![];
         memory
             .ends
@@ -78,36 +87,22 @@ impl Tasks {
         for task in state.live_tasks() {
             steps.extend(by_patience(task, now, &memory.ends).map(|step| (task.clone(), step)));
             steps.extend(self.due(&state, task, now).into_iter().map(|step| (task.clone(), step)));
-            if tickets_due && task.stage == Stage::AwaitingTicket && now <= task.wait_until {
-                self.ask_again(&actor, task).await.or_else(ignore_refusal)?;
-            }
         }
-        let is_quiet = steps.is_empty();
         for chunk in steps.chunks(256) {
             self.commit_due(&actor, chunk).await?;
         }
-        let mut definitions = BTreeMap::new();
-        for task in state.live_tasks().filter(|task| task.live_windows().next().is_some()) {
-            let name = &task.request.task;
-            let definition = state
-                .definition(name)
-                .map_or(task.request.definition, |found| found.hash);
-            let is_new_definition = *memory.definitions.get(name).unwrap_or(&task.request.definition) != definition;
-            definitions.insert(name.clone(), definition);
-            let rests_on_ticket = tickets_due && task.needs.ticket;
-            if is_new_policy || is_new_definition || rests_on_ticket {
-                self.ask_of_open(&actor, &state, task).await?;
-            }
+        let mut asked = self.to_be_asked(&state);
+        let outdated = memory
+            .asked
+            .outdated(&asked, &state, |task| task.request.ticket.is_none());
+        let mut ends = vec![];
+        for task in outdated {
+            ends.extend(self.not_allowed(&state, &task).await);
         }
+        self.commit_ends(&actor, ends).await?;
         // Only now: what failed above is asked again by the next pass.
-        memory.definitions = definitions;
-        if is_new_policy {
-            memory.policy = Some(policy);
-        }
-        if tickets_due {
-            memory.tickets_at = Some(Instant::now());
-        }
-        if is_quiet && memory.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE) {
+        std::mem::swap(&mut memory.asked, &mut asked);
+        if memory.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE) {
             memory.pruned_at = Some(Instant::now());
             let before = now.minus(self.settings.retention);
             let is_due = |task: &Arc<Task>| task.is_over() && task.request.requested_at < before;
@@ -118,6 +113,90 @@ impl Tasks {
             }
         }
         Ok(())
+    }
+
+    /// Looks at tickets, until `stop`: those that requests wait for, and those that windows rest on. Apart from what time
+    /// does, and from each other, as a tracker may be slow, and anybody may name tickets that there are not.
+    ///
+    /// # Errors
+    /// None; the type is the supervisor's.
+    pub async fn run_tickets(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow_awaited_tickets() => {}
+            () = self.follow_tickets_of_open() => {}
+        }
+        Ok(())
+    }
+
+    async fn follow_awaited_tickets(&self) {
+        let actor = Actor::server();
+        loop {
+            tokio::time::sleep(TICKETS).await;
+            let (state, now) = (self.committer.snapshot(), self.now());
+            let waits = |task: &&Arc<Task>| task.stage == Stage::AwaitingTicket && now <= task.wait_until;
+            let waiting: Vec<Arc<Task>> = state.live_tasks().filter(waits).cloned().collect();
+            let turns = Semaphore::new(TICKETS_AT_A_TIME);
+            let each = waiting
+                .into_iter()
+                .map(|task| self.ask_again_in_turn(&turns, &actor, task));
+            join_all(each.collect::<Vec<_>>()).await;
+        }
+    }
+
+    async fn follow_tickets_of_open(&self) {
+        let actor = Actor::server();
+        let (mut asked, mut looked_at) = (AskedAbout::default(), Instant::now());
+        let rests = |task: &Task| task.request.ticket.is_some();
+        loop {
+            tokio::time::sleep(TICK).await;
+            let state = self.committer.snapshot();
+            let present = self.to_be_asked(&state);
+            if looked_at.elapsed() >= TICKETS {
+                // All of them, whatever they were asked about.
+                (asked, looked_at) = (AskedAbout::default(), Instant::now());
+            }
+            let outdated = asked.outdated(&present, &state, rests);
+            let turns = Semaphore::new(TICKETS_AT_A_TIME);
+            let each = outdated
+                .into_iter()
+                .map(|task| self.end_not_allowed_in_turn(&turns, &actor, &state, task));
+            let all = join_all(each.collect::<Vec<_>>()).await;
+            if all.into_iter().all(|done| done) {
+                asked = present;
+            }
+        }
+    }
+
+    async fn ask_again_in_turn(&self, turns: &Semaphore, actor: &Actor, task: Arc<Task>) -> bool {
+        let _turn = turns.acquire().await;
+        told(&task, self.ask_again(actor, &task).await.or_else(ignore_refusal))
+    }
+
+    async fn end_not_allowed_in_turn(
+        &self,
+        turns: &Semaphore,
+        actor: &Actor,
+        state: &Snapshot,
+        task: Arc<Task>,
+    ) -> bool {
+        let _turn = turns.acquire().await;
+        let ends = self.not_allowed(state, &task).await;
+        told(&task, self.commit_ends(actor, ends).await)
+    }
+
+    /// What open windows have to be asked about now.
+    fn to_be_asked(&self, state: &Snapshot) -> AskedAbout {
+        let open = state.live_tasks().filter(|task| task.live_windows().next().is_some());
+        let definition = |task: &Arc<Task>| {
+            let name = &task.request.task;
+            let found = state.definition(name);
+            (name.clone(), found.map_or(task.request.definition, |found| found.hash))
+        };
+        AskedAbout {
+            policy: Some(self.policy.current().digest().to_string()),
+            definitions: open.map(definition).collect(),
+        }
     }
 
     async fn commit_due(&self, actor: &Actor, due: &[(Arc<Task>, TaskStep)]) -> Result<(), TaskError> {
@@ -245,10 +324,11 @@ impl Tasks {
         })
     }
 
-    /// Asks the policy and the definition in force about windows that were opened under older ones, and ends what they do
-    /// not allow.
-    async fn ask_of_open(&self, actor: &Actor, state: &Snapshot, task: &Arc<Task>) -> Result<(), TaskError> {
+    /// Asks the policy and the definition in force about windows of a task that were opened under older ones: the changes
+    /// that end what they do not allow, each with the record of its decision.
+    async fn not_allowed(&self, state: &Snapshot, task: &Arc<Task>) -> Vec<Change> {
         let ticket = self.ticket(&task.request).await;
+        let mut changes = vec![];
         for window in task.live_windows() {
             // One without a definition is due to end by itself.
             let Some(definition) = present_definition(state, task, window) else {
@@ -259,11 +339,23 @@ impl Tasks {
                 self.about(Phase::Sweep, task, window, definition, ticket.clone(), None),
             );
             if let Err(denied) = decided.require() {
-                self.committer.commit(self.step(actor, decided.note(&task.id))).await?;
-                let detail = denied.to_string();
-                self.end(actor, task, window.id, CloseCause::PolicyWithdrawn, detail, false)
-                    .await?;
+                warn!(request_id = %task.id, window_id = %window.id, reasons = %denied, "policy allows the window no more");
+                let step = TaskStep::Close {
+                    window: window.id,
+                    cause: CloseCause::PolicyWithdrawn,
+                    detail: denied.to_string(),
+                };
+                changes.push(with_note(&task.id, step, &decided));
             }
+        }
+        changes
+    }
+
+    async fn commit_ends(&self, actor: &Actor, changes: Vec<Change>) -> Result<(), TaskError> {
+        let steps = changes.into_iter().map(|change| self.step(actor, change));
+        for result in self.committer.commit_all(steps.collect()).await {
+            // One that ended meanwhile needs nothing more.
+            result.map(drop).map_err(TaskError::from).or_else(ignore_refusal)?;
         }
         Ok(())
     }
@@ -280,6 +372,28 @@ fn by_patience(task: &Task, now: Timestamp, ends: &Ends) -> impl Iterator<Item =
         cause: CloseCause::PolicyWithdrawn,
         detail: "its time is over, although the clock was set back meanwhile".into(),
     })
+}
+
+impl AskedAbout {
+    /// The tasks with open windows, among those that `wanted` names, that were not asked about `present`.
+    fn outdated(&self, present: &Self, state: &Snapshot, wanted: impl Fn(&Task) -> bool) -> Vec<Arc<Task>> {
+        let is_new_policy = self.policy != present.policy;
+        let is_outdated = |task: &&Arc<Task>| {
+            let name = &task.request.task;
+            let before = self.definitions.get(name).unwrap_or(&task.request.definition);
+            is_new_policy || present.definitions.get(name).is_some_and(|now| now != before)
+        };
+        let open = state.live_tasks().filter(|task| task.live_windows().next().is_some());
+        open.filter(|task| wanted(task)).filter(is_outdated).cloned().collect()
+    }
+}
+
+/// Whether it got through; what did not is in the log.
+fn told(task: &Task, result: Result<(), TaskError>) -> bool {
+    if let Err(failure) = &result {
+        error!(request_id = %task.id, error = %Chain(failure), "a task could not be decided again, it is tried again");
+    }
+    result.is_ok()
 }
 
 fn ignore_refusal(error: TaskError) -> Result<(), TaskError> {
