@@ -209,16 +209,23 @@ fn require_definition(database: &mut impl Database, task: &Task) -> Result<(), R
 /// How many windows of this task the workload may have, and what has to be settled first.
 fn require_room(database: &mut impl Database, task: &Task) -> Result<(), Refusal> {
     let request = &task.request;
-    let others = tasks_of(database, &request.task, Some(&request.workload))?;
-    let windows = || others.iter().flat_map(|other| &other.windows);
-    let open = windows().filter(|window| window.stage.is_live_window()).count();
+    let rows = database.query(
+        "tasks",
+        "SELECT data FROM tasks WHERE has_window = 1 AND task = ?1 AND workload = ?2",
+        &[request.task.as_str().into(), request.workload.as_str().into()],
+    )?;
+    let holding: Vec<Task> = rows.iter().map(|row| row.json(0)).collect::<Result<_, _>>()?;
+    let open = holding.iter().flat_map(Task::live_windows).count();
     if u32::try_from(open).is_ok_and(|open| open >= task.grant.concurrency) {
         return Err(Conflict::TooManyWindows { open }.into());
     }
-    if task.grant.settle_before_next
-        && let Some(unsettled) = windows().find(|window| window.stage != Stage::Settled)
-    {
-        return Err(Conflict::NotSettled(unsettled.id).into());
+    if task.grant.settle_before_next {
+        // All that is not over: only where the definition asks for it.
+        let others = tasks_of(database, &request.task, Some(&request.workload))?;
+        let mut windows = others.iter().flat_map(|other| &other.windows);
+        if let Some(unsettled) = windows.find(|window| window.stage != Stage::Settled) {
+            return Err(Conflict::NotSettled(unsettled.id).into());
+        }
     }
     Ok(())
 }
@@ -250,16 +257,17 @@ fn task_find(database: &mut impl Database, id: &TaskId) -> Result<Option<Task>, 
 fn task_write(database: &mut impl Database, task: Task, time: Timestamp, effect: &mut Effect) -> Result<(), Refusal> {
     let data = serde_json::to_string(&task).expect("a task has string keys and finite numbers only");
     database.execute(
-        "INSERT INTO tasks (id, task, workload, idempotency_key, is_live, changed_at, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (id) DO UPDATE SET is_live = excluded.is_live, changed_at = excluded.changed_at,
-                                        data = excluded.data",
+        "INSERT INTO tasks (id, task, workload, idempotency_key, is_live, has_window, changed_at, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (id) DO UPDATE SET is_live = excluded.is_live, has_window = excluded.has_window,
+                                        changed_at = excluded.changed_at, data = excluded.data",
         &[
             task.id.as_str().into(),
             task.request.task.as_str().into(),
             task.request.workload.as_str().into(),
             task.request.idempotency_key.as_str().into(),
             i64::from(!task.is_over()).into(),
+            i64::from(task.live_windows().next().is_some()).into(),
             time.unix().into(),
             data.into(),
         ],

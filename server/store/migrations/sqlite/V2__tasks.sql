@@ -30,11 +30,15 @@ CREATE TABLE tasks (
     workload        TEXT    NOT NULL, -- base SPIFFE ID
     idempotency_key TEXT    NOT NULL,
     is_live         INTEGER NOT NULL, -- 1: something can still happen to it
+    has_window      INTEGER NOT NULL, -- 1: it has a window that is open or suspended
     changed_at      INTEGER NOT NULL,
     data            TEXT    NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX tasks_live_key ON tasks (task, workload, idempotency_key) WHERE is_live = 1;
+
+-- A workload may have many that wait to be settled, and few that are open.
+CREATE INDEX tasks_with_window ON tasks (task, workload) WHERE has_window = 1;
 
 CREATE INDEX tasks_over ON tasks (changed_at) WHERE is_live = 0;
 

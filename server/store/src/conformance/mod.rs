@@ -10,9 +10,10 @@ mod batches;
 mod bundles;
 mod entries;
 mod random;
+mod tasks;
 mod world;
 
-pub(crate) use {agents::*, authorities::*, batches::*, bundles::*, entries::*, random::*, world::*};
+pub(crate) use {agents::*, authorities::*, batches::*, bundles::*, entries::*, random::*, tasks::*, world::*};
 
 /// The tests of one back end.
 macro_rules! suite {
@@ -48,6 +49,11 @@ macro_rules! suite {
             intents_and_outcomes_are_in_the_log
             renewals_and_reports_are_nothing_to_watch
             history_belongs_to_one_database
+            a_definition_has_versions_and_a_new_one_supersedes_what_waits
+            one_key_is_one_live_request_and_one_window
+            an_end_has_an_epoch_and_what_it_refuses_is_known_after_a_restart
+            break_glass_waits_for_its_review_and_what_is_over_is_forgotten
+            a_proposal_is_decided_once_by_somebody_else_and_does_what_it_says
             random_changes_do_what_their_guards_say_and_survive_a_restart
         );
     };
