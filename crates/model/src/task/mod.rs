@@ -18,6 +18,7 @@ mod definition;
 mod name;
 mod request;
 mod stage;
+mod step;
 #[expect(clippy::module_inception, reason = "the noun that the module is named after")]
 mod task;
 mod window;
@@ -32,5 +33,6 @@ pub use definition::{
 pub use name::{GroupId, NameError, PathPattern, PersonId, TaskName};
 pub use request::{RequestDigest, RequestProblem, TaskId, TaskIdError, TaskRequest};
 pub use stage::{Event, NoSuchStep, Stage};
-pub use task::{Grant, Needs, StepContext, Task, TaskRefusal, TaskStep, Terms};
+pub use step::{StepContext, TaskRefusal, TaskStep};
+pub use task::{Grant, Needs, Task, Terms};
 pub use window::{CLOCK_SLACK, CloseCause, Instance, Issuance, TtlTerm, Window};

@@ -100,7 +100,7 @@ pub enum Event {
     Settle,
     /// T32: it could not be shown in time.
     GiveUp,
-    /// T33: two operators accept that it cannot be shown.
+    /// T33: somebody with the admin role accepts, in writing, that it cannot be shown.
     AcceptRisk,
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use mayfly_svid::SpiffeId;
+use mayfly_svid::{Serial, SpiffeId};
 
 use super::*;
 use crate::task::{ActorClass, DefinitionHash, Instance, Phase, TtlTerm};
