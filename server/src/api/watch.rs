@@ -39,6 +39,8 @@ const BEACON_GRID: Duration = Duration::from_millis(100);
 const OPENING: Duration = Duration::from_secs(30);
 /// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
+/// Of those that a report names as having ended connections, so many are in the log.
+const CHECKPOINTS_LOGGED: usize = 10;
 /// More names of consumers than this are not kept of one agent.
 const CHECKPOINTS_MAX: usize = 1000;
 /// Of those that one acknowledgement rejects, so many are in the server's logs; the agent's have all.
@@ -443,11 +445,16 @@ impl Live {
     }
 
     fn enforced(&self, report: &wire::Enforced) {
-        let ended = report
+        for by in report
             .checkpoints
             .iter()
-            .map(|by| u64::from(by.connections_ended))
-            .sum();
+            .filter(|by| by.connections_ended > 0)
+            .take(CHECKPOINTS_LOGGED)
+        {
+            let name: String = by.checkpoint.chars().take(128).collect();
+            info!(agent_id = %self.session.agent_id(), checkpoint = name, ended = by.connections_ended,
+                  left = by.connections_left, epoch = by.epoch, "consumers ended connections");
+        }
         let by_name = report.checkpoints.iter().take(CHECKPOINTS_MAX).map(|by| {
             let enforcing = Enforcing {
                 consumers: by.consumers,
@@ -458,7 +465,7 @@ impl Live {
         });
         self.feeds
             .checkpoints
-            .report(self.session.agent_id(), by_name.collect(), ended);
+            .report(self.session.agent_id(), by_name.collect());
     }
 
     fn beacon_now(&mut self) -> Result<wire::Beacon, Status> {

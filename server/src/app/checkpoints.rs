@@ -22,13 +22,6 @@ pub struct Enforcing {
     pub left: u32,
 }
 
-/// What was counted since the start, for metrics and the record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// Connections that consumers ended.
-    pub connections: u64,
-}
-
 /// The last that an agent said, and since when it has been silent.
 #[derive(Debug, Default)]
 struct Reported {
@@ -44,7 +37,6 @@ const GONE_FOR: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Checkpoints {
     agents: Mutex<HashMap<SpiffeId, Reported>>,
-    ended: Mutex<Ended>,
     changed: watch::Sender<u64>,
 }
 
@@ -65,7 +57,6 @@ impl Default for Checkpoints {
     fn default() -> Self {
         Self {
             agents: Mutex::default(),
-            ended: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -73,17 +64,13 @@ impl Default for Checkpoints {
 
 impl Checkpoints {
     /// Takes over what `agent` says now: all of it, so whatever is not in `reports` is gone.
-    pub fn report(&self, agent: &SpiffeId, reports: BTreeMap<String, Enforcing>, ended: u64) {
+    pub fn report(&self, agent: &SpiffeId, reports: BTreeMap<String, Enforcing>) {
         let by_name: BTreeMap<String, Enforcing> = reports
             .into_iter()
             .filter(|(_, enforcing)| enforcing.consumers > 0)
             .collect();
         let gone_at = None;
         lock(&self.agents).insert(agent.clone(), Reported { by_name, gone_at });
-        // Agents say what they like: no sum of it may overflow.
-        let mut total = lock(&self.ended);
-        total.connections = total.connections.saturating_add(ended);
-        drop(total);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -117,26 +104,6 @@ impl Checkpoints {
             .filter(|name| !is_enforced(name))
             .map(String::as_str)
             .collect()
-    }
-
-    /// Every checkpoint that consumers are registered with, and how far the last of them is.
-    pub fn registered(&self) -> BTreeMap<String, Enforcing> {
-        let mut all: BTreeMap<String, Enforcing> = BTreeMap::new();
-        for (name, report) in lock(&self.agents).values().flat_map(|reported| &reported.by_name) {
-            all.entry(name.clone())
-                .and_modify(|sum| {
-                    sum.consumers = sum.consumers.saturating_add(report.consumers);
-                    sum.epoch = sum.epoch.min(report.epoch);
-                    sum.left = sum.left.saturating_add(report.left);
-                })
-                .or_insert(*report);
-        }
-        all
-    }
-
-    /// What consumers counted since the start.
-    pub fn ended(&self) -> Ended {
-        *lock(&self.ended)
     }
 
     /// Changes with each report.
@@ -177,37 +144,15 @@ mod tests {
         );
         let names = BTreeSet::from(["db".to_owned()]);
         assert_eq!(checkpoints.missing(&names, 1), ["db"], "nobody is registered");
-        checkpoints.report(&a, [("db".to_owned(), at(7, 0))].into(), 3);
-        checkpoints.report(&b, [("db".to_owned(), at(5, 0))].into(), 0);
+        checkpoints.report(&a, [("db".to_owned(), at(7, 0))].into());
+        checkpoints.report(&b, [("db".to_owned(), at(5, 0))].into());
         assert!(checkpoints.missing(&names, 5).is_empty());
         assert_eq!(checkpoints.missing(&names, 6), ["db"], "the other is behind");
-        checkpoints.report(&b, [("db".to_owned(), at(7, 1))].into(), 0);
+        checkpoints.report(&b, [("db".to_owned(), at(7, 1))].into());
         assert_eq!(checkpoints.missing(&names, 6), ["db"], "a connection is left");
         checkpoints.gone(&b);
         assert_eq!(checkpoints.missing(&names, 7), ["db"], "what is behind it is not known");
         tokio::time::advance(GONE_FOR + Duration::from_secs(1)).await;
         assert!(checkpoints.missing(&names, 7).is_empty());
-        assert_eq!(checkpoints.ended().connections, 3);
-        // Two who say the most that there is.
-        for agent in [&a, &b] {
-            checkpoints.report(
-                agent,
-                [(
-                    "db".to_owned(),
-                    Enforcing {
-                        consumers: u32::MAX,
-                        epoch: 7,
-                        left: u32::MAX,
-                    },
-                )]
-                .into(),
-                u64::MAX,
-            );
-        }
-        let sum = checkpoints.registered()["db"];
-        assert_eq!(
-            (sum.consumers, sum.left, checkpoints.ended().connections),
-            (u32::MAX, u32::MAX, u64::MAX)
-        );
     }
 }

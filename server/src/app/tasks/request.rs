@@ -10,7 +10,7 @@ use mayfly_model::task::{
 };
 use mayfly_model::{Actor, Change, Conflict};
 use mayfly_policy::{Obligations, Phase};
-use mayfly_svid::{SpiffeId, Timestamp};
+use mayfly_svid::Timestamp;
 use tracing::info;
 
 use super::facts::{Attested, Decided, Question};
@@ -136,26 +136,6 @@ impl Tasks {
             .await?;
         tell(&task, outcome);
         Ok(())
-    }
-
-    /// Takes back a request that waits, or a grant that is not opened, for the process that asked.
-    ///
-    /// # Errors
-    /// It is not the process's, or has gone on.
-    pub async fn cancel(&self, actor: &Actor, id: &TaskId, reason: String) -> Result<Arc<Task>, TaskError> {
-        let change = Change::TaskStep {
-            id: id.clone(),
-            step: Box::new(TaskStep::Cancel { reason }),
-        };
-        self.change(actor, id, change).await
-    }
-
-    /// The request with this ID, of this workload.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn state_for(&self, id: &TaskId, workload: &SpiffeId) -> Result<Arc<Task>, TaskError> {
-        self.own(id, workload)
     }
 
     /// A question about a request that waits: by what was known of the process when it asked.
