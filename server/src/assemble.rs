@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::api::watch::{TaskFeeds, WatchService};
 use crate::api::{self, Api, Deps, Face};
+use crate::app::archive::Archive;
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::issue::Issuance;
@@ -64,8 +65,9 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
 
     // State.
     let _lock = files::lock_dir(&settings.data_dir).context("the data folder")?;
-    let store = mayfly_store::open_sqlite(&settings.data_dir.join("server.db"), &settings.trust_domain)
-        .context("the database")?;
+    let database = settings.data_dir.join("server.db");
+    let store = mayfly_store::open_sqlite(&database, &settings.trust_domain).context("the database")?;
+    let archive = Archive::new(database);
     let bundles = Arc::new(BundleSet::new());
     let mut hub = None;
     let committer = Committer::start(store, &settings.trust_domain, |recovered, loaded| {
@@ -127,7 +129,7 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
         stop.clone(),
     );
     let people = Arc::new(settings.people.clone());
-    let policy = Arc::new(PolicyHolder::new(committer.clone()));
+    let policy = Arc::new(PolicyHolder::new(committer.clone(), archive.clone()));
     let mut roles = settings.roles.clone();
     roles.admin_uids.extend([0, rustix::process::geteuid().as_raw()]);
     let tickets = tickets::checker(&settings.tickets, clock.clone()).context("the ticket tracker")?;
@@ -152,6 +154,7 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     supervisor.spawn_once("tickets", |stop| follower.run_tickets(stop));
     let api = Api::new(Deps {
         committer: committer.clone(),
+        archive,
         issuance,
         attestors: attestors(&settings).await?,
         clock: clock.clone(),

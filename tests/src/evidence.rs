@@ -47,13 +47,13 @@ impl Evidence {
 
     /// The subjects of all records of `kind`.
     pub fn subjects(&self, kind: &str) -> BTreeSet<String> {
-        self.strings("SELECT subject FROM log WHERE kind = ?1", kind)
+        self.strings("SELECT json_extract(entry, '$.subject') FROM log WHERE kind = ?1", kind)
     }
 
     /// The serials of all SVIDs that the server has said it would sign.
     pub fn intended_serials(&self) -> BTreeSet<String> {
         self.strings(
-            "SELECT json_extract(body, '$.serial') FROM log WHERE kind = ?1",
+            "SELECT json_extract(entry, '$.body.serial') FROM log WHERE kind = ?1",
             "svid.intended",
         )
     }
@@ -65,7 +65,7 @@ impl Evidence {
             .expect("the tokens can be counted")
     }
 
-    /// Fails unless the log is numbered from 1 without gaps, in the order of its revisions.
+    /// Fails unless the log is numbered from 0 without gaps, in the order of its revisions.
     ///
     /// # Panics
     /// It is not.
@@ -76,11 +76,12 @@ impl Evidence {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .expect("the log can be read");
-        assert_eq!((first, last), (Some(1), Some(count)), "the log has gaps");
+        assert_eq!((first, last.map(|last| last + 1)), (Some(0), Some(count)), "the log has gaps");
         let disorder: i64 = self
             .0
             .query_row(
-                "SELECT COUNT(*) FROM log a JOIN log b ON b.log_index = a.log_index + 1 WHERE b.revision < a.revision",
+                "SELECT COUNT(*) FROM log a JOIN log b ON b.log_index = a.log_index + 1
+                 WHERE json_extract(b.entry, '$.revision') < json_extract(a.entry, '$.revision')",
                 [],
                 |row| row.get(0),
             )

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mayfly_svid::{Bundle, JwtAuthority, Serial, SpiffeId, Timestamp, TrustDomain, WindowId, X509Authority};
 use serde_json::Value;
 
+use crate::log::private::Commitment;
 use crate::task::{
     Definition, DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskId, TaskName, TaskRefusal, TaskStep,
 };
@@ -173,6 +174,8 @@ pub enum Change {
         /// The instant.
         before: Timestamp,
     },
+    /// Forgets private values that entries of the log commit to. Guard: at least one of them is still known.
+    PrivateErase(Vec<Commitment>),
     /// Takes an authority out of the bundle: no verifier accepts what it signed. Guard: it is there and not `base`.
     AuthorityRevoke(String),
     /// Records what is about to be signed. Nothing leaves the server before this is durable. No guard.
@@ -358,6 +361,9 @@ pub enum Conflict {
     /// Another version is in force by now.
     #[error("the definition of `{0}` has changed since; ask again")]
     DefinitionChanged(TaskName),
+    /// None of the values is known any more.
+    #[error("there is nothing to erase: none of these values is kept any more")]
+    NothingToErase,
     /// Somebody else set a policy meanwhile.
     #[error("the policy is another one by now; look at it and set yours again")]
     PolicyChanged,

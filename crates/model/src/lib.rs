@@ -12,7 +12,7 @@ mod authority;
 mod change;
 mod entry;
 mod error;
-mod log;
+pub mod log;
 mod reserved;
 mod selector;
 pub mod task;

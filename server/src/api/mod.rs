@@ -42,7 +42,6 @@ mod tasks;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::app::attest_agent::Attestors;
 use mayfly_proto::grpc::health::health_server::HealthServer;
 use mayfly_proto::mayfly::agent::tasks_server::TasksServer as AgentTasksServer;
 use mayfly_proto::mayfly::agent::watch_server::WatchServer;
@@ -63,6 +62,8 @@ pub use gate::Gate;
 pub use limits::AttestLimits;
 pub use metrics::ApiMetrics;
 
+use crate::app::archive::Archive;
+use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::caller::{Access, Role, RoleMap};
 use crate::app::changes::Changes;
@@ -263,6 +264,8 @@ pub type OwnSvid = Arc<dyn Fn() -> Option<X509Svid> + Send + Sync>;
 pub struct Deps {
     /// The state and the way to change it.
     pub committer: Committer,
+    /// What is durable and not in memory.
+    pub archive: Archive,
     /// The way to sign.
     pub issuance: Issuance,
     /// The node attestors that are configured.
@@ -300,6 +303,7 @@ pub struct Deps {
 /// What all services share.
 pub struct Api {
     committer: Committer,
+    archive: Archive,
     issuance: Issuance,
     attestors: Attestors,
     clock: Arc<dyn Clock>,
@@ -325,6 +329,7 @@ impl Api {
     pub fn new(deps: Deps) -> Arc<Self> {
         let Deps {
             committer,
+            archive,
             issuance,
             attestors,
             clock,
@@ -345,6 +350,7 @@ impl Api {
         let changes = Changes::new(committer.clone(), people.clone(), policy.clone(), two_person);
         Arc::new(Self {
             committer,
+            archive,
             issuance,
             attestors,
             clock,

@@ -169,7 +169,7 @@ impl Server {
         let join_token = mayfly_node_attest::Builtin::find("join_token").unwrap();
         let join_token = (join_token.server)(toml::Table::new(), &attest).unwrap();
         let people = Arc::new(people);
-        let policy = Arc::new(PolicyHolder::new(world.committer.clone()));
+        let policy = Arc::new(PolicyHolder::new(world.committer.clone(), world.archive()));
         let feeds = TaskFeeds::default();
         let tasks = Tasks::new(TaskParts {
             committer: world.committer.clone(),
@@ -184,6 +184,7 @@ impl Server {
         });
         let api = Api::new(Deps {
             committer: world.committer.clone(),
+            archive: world.archive(),
             issuance: world.issuance.clone(),
             attestors: Attestors::new([join_token, Box::new(Echo) as Box<dyn ServerHalf>]),
             clock: world.clock.clone(),

@@ -10,7 +10,8 @@ use mayfly_model::task::{Definition, DefinitionError, DefinitionProblem, Definit
 use mayfly_svid::SpiffeId;
 
 use super::people::People;
-use crate::commit::{CommitError, Committer, Snapshot};
+use crate::app::archive::{Archive, ArchiveError};
+use crate::commit::Snapshot;
 
 /// The fewest hex digits that name a version.
 const HASH_DIGITS_MIN: usize = 12;
@@ -37,7 +38,7 @@ pub enum FindError {
     Hash,
     /// It could not be read.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Archive(#[from] ArchiveError),
 }
 
 /// Reads a definition that this server could bring into force.
@@ -131,19 +132,19 @@ async fn taken(definition: &Definition, snapshot: &Snapshot) -> Option<SpiffeId>
 ///
 /// # Cancel safety
 /// Safe: it only reads.
-pub async fn find(committer: &Committer, name: &TaskName, hash: &str) -> Result<DefinitionVersion, FindError> {
+pub async fn find(snapshot: &Snapshot, archive: &Archive, name: &TaskName, hash: &str) -> Result<DefinitionVersion, FindError> {
     let is_hash = (HASH_DIGITS_MIN..=64).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_hexdigit());
     if !hash.is_empty() && !is_hash {
         return Err(FindError::Hash);
     }
     let wanted = hash.to_ascii_lowercase();
     let is_wanted = |version: &DefinitionVersion| version.hash.to_string().starts_with(&wanted);
-    let in_force = committer.snapshot().definition(name).cloned();
+    let in_force = snapshot.definition(name).cloned();
     if let Some(version) = in_force.filter(|version| is_wanted(version)) {
         return Ok(DefinitionVersion::clone(&version));
     }
     let of = name.clone();
-    let versions = committer.read(move |store| store.definition_versions(&of)).await?;
+    let versions = archive.read(move |reader| reader.definition_versions(&of)).await?;
     if versions.is_empty() {
         return Err(FindError::NoSuchDefinition(name.clone()));
     }
@@ -160,7 +161,7 @@ impl FindError {
         match self {
             Self::NoSuchDefinition(_) | Self::NoSuchVersion { .. } => ErrorKind::NotFound,
             Self::Hash => ErrorKind::InvalidArgument,
-            Self::Commit(error) => error.kind(),
+            Self::Archive(error) => error.kind(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the server does, one file per use case. Here decisions are made; not here: the wire (`api`), SQL (`mayfly-store`).
 
 pub mod agents;
+pub mod archive;
 pub mod attest_agent;
 pub mod authorities;
 pub mod bundles;

@@ -5,19 +5,22 @@
 //!
 //! Not here: Cedar (`mayfly-policy`), bringing a policy into force (`changes`), who may call what (`standing`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use mayfly_model::task::{PolicyFiles, TaskId};
+use mayfly_model::task::{DefinitionVersion, PolicyFiles, TaskId, TaskName};
 use mayfly_model::{ErrorKind, LogEntry};
 use mayfly_policy::{Decision, Facts, Flip, PolicyError, PolicyErrors, PolicySet, Verdict};
+use mayfly_store::{ArchiveReader, StoreError};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
-use crate::commit::{CommitError, Committer, Snapshot};
+use crate::app::archive::{Archive, ArchiveError};
+use crate::commit::{Committer, Snapshot};
 
 /// Past decisions that are looked at.
 pub const REPLAYED_MAX: usize = 10_000;
@@ -37,6 +40,7 @@ forbid (principal, action in [Mayfly::Action::"use", Mayfly::Action::"approve"],
 /// The policy in force.
 pub struct PolicyHolder {
     committer: Committer,
+    archive: Archive,
     loaded: ArcSwap<InForce>,
     loading: Mutex<()>,
     replays: Semaphore,
@@ -65,7 +69,7 @@ pub enum PolicyRefusal {
     NotDecided(TaskId),
     /// The log could not be read.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Archive(#[from] ArchiveError),
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopped,
@@ -117,10 +121,11 @@ struct Decided {
 
 impl PolicyHolder {
     /// Holds the policy of `committer`'s state.
-    pub fn new(committer: Committer) -> Self {
+    pub fn new(committer: Committer, archive: Archive) -> Self {
         let loaded = InForce::load(committer.snapshot().policy().cloned());
         Self {
             committer,
+            archive,
             loaded: ArcSwap::from_pointee(loaded),
             loading: Mutex::new(()),
             replays: Semaphore::new(1),
@@ -174,7 +179,7 @@ impl PolicyHolder {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn explain(&self, id: &TaskId) -> Result<Explanation, PolicyRefusal> {
-        // Commits wait while the log is read: one at a time, also of those who ask why.
+        // It is much to read and to hold: one at a time, also of those who ask why.
         let _turn = self.replays.acquire().await.map_err(|_| PolicyRefusal::Stopped)?;
         let log = self.decisions().await?;
         let not_decided = || PolicyRefusal::NotDecided(id.clone());
@@ -191,8 +196,8 @@ impl PolicyHolder {
             .map_err(|_| PolicyRefusal::Stopped)
     }
 
-    async fn decisions(&self) -> Result<Vec<LogEntry>, CommitError> {
-        self.committer.read(|store| store.log_decisions(REPLAYED_MAX)).await
+    async fn decisions(&self) -> Result<Vec<LogEntry>, ArchiveError> {
+        self.archive.read(decisions).await
     }
 }
 
@@ -304,6 +309,30 @@ pub async fn check_aside(files: &BTreeMap<String, String>) -> Result<PolicySet, 
     })
 }
 
+/// The newest decisions, each with the definition that it names.
+fn decisions(archive: &mut ArchiveReader) -> Result<Vec<LogEntry>, StoreError> {
+    let mut versions: HashMap<String, Vec<DefinitionVersion>> = HashMap::new();
+    let mut records = archive.decisions(REPLAYED_MAX)?;
+    for record in &mut records {
+        let named = &mut record.body["facts"]["definition"];
+        let Some((name, hash)) = named["name"].as_str().zip(named["hash"].as_str()) else {
+            continue;
+        };
+        if !versions.contains_key(name) {
+            let found = match name.parse::<TaskName>() {
+                Ok(task) => archive.definition_versions(&task)?,
+                Err(_) => vec![],
+            };
+            versions.insert(name.to_owned(), found);
+        }
+        let version = versions[name].iter().find(|version| version.hash.to_string() == hash);
+        if let Some(version) = version {
+            *named = serde_json::to_value(&version.definition).unwrap_or(Value::Null);
+        }
+    }
+    Ok(records)
+}
+
 fn replay(log: &[LogEntry], other: &PolicySet) -> WhatIf {
     let mut what_if = WhatIf::default();
     let mut unread = 0;
@@ -388,7 +417,7 @@ impl PolicyRefusal {
             Self::Policy(_) => ErrorKind::InvalidArgument,
             Self::Busy => ErrorKind::ResourceExhausted,
             Self::NotDecided(_) => ErrorKind::NotFound,
-            Self::Commit(error) => error.kind(),
+            Self::Archive(error) => error.kind(),
             Self::Stopped => ErrorKind::Unavailable,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod tasks;
 
+use crate::app::archive::Archive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,8 +156,14 @@ impl World {
 
     /// The log, read by a second connection to the same database.
     pub(crate) fn log(&self) -> Vec<LogEntry> {
-        let mut store = open_sqlite(&self.dir.path().join("server.db"), &"td".parse().unwrap()).unwrap();
-        store.log_list(0, 10_000).unwrap()
+        let mut reader = self.archive().reader().unwrap();
+        let entries = reader.entries(0, 10_000).unwrap();
+        let entries = (0..).zip(&entries);
+        entries.map(|(index, entry)| reader.read(index, entry).unwrap()).collect()
+    }
+
+    pub(crate) fn archive(&self) -> Archive {
+        Archive::new(self.dir.path().join("server.db"))
     }
 
     pub(crate) fn logged(&self, kind: &str) -> Vec<LogEntry> {

@@ -138,8 +138,6 @@ mod tests {
     use mayfly_runtime::CancellationToken;
 
     use super::*;
-    use mayfly_model::LogEntry;
-    use mayfly_model::task::{DefinitionVersion, TaskName};
     use mayfly_runtime::ManualClock;
     use mayfly_store::{Committed, State, Store, StoreError};
 
@@ -162,18 +160,6 @@ mod tests {
 
         fn commit(&mut self, _: &[Step]) -> Result<Committed, StoreError> {
             panic!("as a fault would")
-        }
-
-        fn log_list(&mut self, _: u64, _: usize) -> Result<Vec<LogEntry>, StoreError> {
-            Ok(vec![])
-        }
-
-        fn log_decisions(&mut self, _: usize) -> Result<Vec<LogEntry>, StoreError> {
-            Ok(vec![])
-        }
-
-        fn definition_versions(&mut self, _: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
-            Ok(vec![])
         }
 
         fn is_healthy(&mut self) -> Result<(), StoreError> {
@@ -208,20 +194,8 @@ mod tests {
             Ok(Committed {
                 revision: mayfly_model::Revision(1),
                 outcomes: steps.iter().map(|_| Ok(vec![])).collect(),
-                log_indexes: vec![0; steps.len()],
+                log_indexes: vec![None; steps.len()],
             })
-        }
-
-        fn log_list(&mut self, _: u64, _: usize) -> Result<Vec<LogEntry>, StoreError> {
-            Ok(vec![])
-        }
-
-        fn log_decisions(&mut self, _: usize) -> Result<Vec<LogEntry>, StoreError> {
-            Ok(vec![])
-        }
-
-        fn definition_versions(&mut self, _: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
-            Ok(vec![])
         }
 
         fn is_healthy(&mut self) -> Result<(), StoreError> {

@@ -81,6 +81,7 @@ fn conflict_kind(conflict: &Conflict) -> ErrorKind {
         Conflict::DefinitionChanged(_) | Conflict::NotSettled(_) | Conflict::ReviewDue(_) | Conflict::KeyReused => {
             ErrorKind::FailedPrecondition
         }
+        Conflict::NothingToErase => ErrorKind::NotFound,
         Conflict::EntryInvalid(_) | Conflict::FederatedBundleNotFound(_) => ErrorKind::InvalidArgument,
         Conflict::AgentBanned | Conflict::SerialNotInUse => ErrorKind::PermissionDenied,
         // SPIRE answers a used token with InvalidArgument, and its agents expect that.
@@ -123,13 +124,13 @@ pub type Observer = Box<dyn Fn(&Applied) + Send>;
 /// The answer to one step: what it did, or the guard that stopped it.
 pub type StepResult = Result<Vec<Delta>, CommitError>;
 
-/// What a step did, and the index of its last log record: 0 if it left none.
+/// What a step did, and where the log says so.
 #[derive(Clone, Debug)]
 pub struct Done {
     /// What changed, in order.
     pub deltas: Vec<Delta>,
-    /// Where the log says so.
-    pub log_index: u64,
+    /// The index of its last entry, if it left any.
+    pub log_index: Option<u64>,
 }
 
 struct Job {
@@ -137,16 +138,10 @@ struct Job {
     reply: oneshot::Sender<Vec<Result<Done, CommitError>>>,
 }
 
-/// What the committing thread is asked for.
-enum Ask {
-    Commit(Job),
-    Read(Box<dyn FnOnce(&mut dyn Store) + Send>),
-}
-
 /// The handle that callers have. Cloning is cheap; the thread ends when the last handle is gone.
 #[derive(Clone)]
 pub struct Committer {
-    queue: mpsc::Sender<Ask>,
+    queue: mpsc::Sender<Job>,
     aside: Arc<Aside>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     healthy: watch::Receiver<bool>,
@@ -177,13 +172,13 @@ impl Committer {
         info!(revision = %loaded.revision(), entries = loaded.entry_count(), agents = loaded.agent_count(), "state loaded");
         let observer = observer(&recovered, &loaded);
         let snapshot = Arc::new(ArcSwap::from_pointee(loaded));
-        let (queue, asks) = mpsc::channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(QUEUE);
         let aside = Arc::new(Aside::default());
         let (health, healthy) = watch::channel(true);
         let (advance, revision) = watch::channel(snapshot.load().revision());
         let mut writer = Writer {
             store,
-            asks,
+            jobs,
             aside: aside.clone(),
             snapshot: snapshot.clone(),
             observer,
@@ -256,25 +251,10 @@ impl Committer {
         let count = steps.len();
         let (reply, answer) = oneshot::channel();
         let stopped = || (0..count).map(|_| Err(CommitError::Stopped)).collect();
-        if self.queue.send(Ask::Commit(Job { steps, reply })).await.is_err() {
+        if self.queue.send(Job { steps, reply }).await.is_err() {
             return stopped();
         }
         answer.await.unwrap_or_else(|_| stopped())
-    }
-
-    /// Asks the store for what is not in memory: old versions, the log. Commits wait meanwhile, so it must be bounded.
-    ///
-    /// # Errors
-    /// The store cannot be read, or the server is stopping.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, CommitError> {
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask::Read(Box::new(move |store| drop(reply.send(question(store)))));
-        self.queue.send(ask).await.map_err(|_| CommitError::Stopped)?;
-        let answer = answer.await.map_err(|_| CommitError::Stopped)?;
-        answer.map_err(|error| CommitError::Store(Arc::new(error)))
     }
 
     /// Waits until all that was handed over before is durable or refused, what was set aside too: for the end of the
@@ -287,12 +267,12 @@ impl Committer {
     pub fn commit_later(&self, step: Step) {
         let (reply, _) = oneshot::channel();
         let steps = vec![step];
-        if self.queue.try_send(Ask::Commit(Job { steps, reply })).is_err() {
+        if self.queue.try_send(Job { steps, reply }).is_err() {
             error!("a change that nobody waits for was dropped: the commit queue is full");
         }
     }
 
-    /// Sets a record aside. The next commit writes it, whoever asks for that, as a transaction of its own would cost as much
+    /// Sets a record aside. The next commit writes it, whoever jobs for that, as a transaction of its own would cost as much
     /// as the one that it reports of; [`Self::commit_aside`] sees to it that there is a next one. It outlasts a disk that is
     /// full. Dropped with a log line when too many wait, which only evidence of an outcome may be: its intent is durable
     /// already.
@@ -363,7 +343,7 @@ pub enum StartError {
 
 struct Writer {
     store: Box<dyn Store>,
-    asks: mpsc::Receiver<Ask>,
+    jobs: mpsc::Receiver<Job>,
     aside: Arc<Aside>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     observer: Observer,
@@ -373,22 +353,15 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self) {
-        while let Some(first) = self.asks.blocking_recv() {
+        while let Some(first) = self.jobs.blocking_recv() {
             let (mut batch, mut count) = (vec![], 0);
             let mut next = Some(first);
-            while let Some(ask) = next {
-                match ask {
-                    Ask::Commit(job) => {
-                        count += job.steps.len();
-                        batch.push(job);
-                    }
-                    Ask::Read(question) => question(self.store.as_mut()),
-                }
-                next = if count < BATCH { self.asks.try_recv().ok() } else { None };
+            while let Some(job) = next {
+                count += job.steps.len();
+                batch.push(job);
+                next = if count < BATCH { self.jobs.try_recv().ok() } else { None };
             }
-            if !batch.is_empty() {
-                self.commit(batch);
-            }
+            self.commit(batch);
         }
     }
 

@@ -9,6 +9,7 @@
 //! Start at [`Store`], then `sql_store.rs`, then `step.rs`.
 
 mod agent;
+mod archive;
 mod authority;
 mod bundle;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::path::Path;
 
 use mayfly_svid::TrustDomain;
 
+pub use archive::{ArchiveReader, PrivateValue};
 pub use error::StoreError;
 pub use port::{ChangeRow, Changed, Committed, State, StepOutcome, Store};
 

@@ -1,124 +1,97 @@
-//! The log in the database.
+//! The log in the database: entries as they are hashed, and beside them what they only commit to.
 
-use mayfly_model::{Actor, LogEntry, Revision, Step};
-use mayfly_svid::Timestamp;
+use aws_lc_rs::{digest, rand};
+use mayfly_model::log::Record;
+use mayfly_model::log::private::{Commitment, Hide, SALT_LEN};
+use mayfly_model::{Conflict, Revision, Step};
 
 use crate::StoreError;
-use crate::dialect::{Database, Row, Value};
-use crate::step::Effect;
+use crate::dialect::{Database, Value};
+use crate::step::{Effect, Refusal};
 
 /// Records that wait for the revision of their commit.
 #[derive(Default)]
-pub(crate) struct PendingLog<'a>(Vec<Pending<'a>>);
-
-struct Pending<'a> {
-    actor: &'a Actor,
-    time: Timestamp,
-    kind: &'static str,
-    subject: String,
-    body: String,
-}
+pub(crate) struct PendingLog<'a>(Vec<(&'a Step, Record)>);
 
 impl<'a> PendingLog<'a> {
     /// Notes that `step` happened and what it did; answers how many records that makes.
     pub(crate) fn push(&mut self, step: &'a Step, effect: &Effect) -> usize {
-        let before = self.0.len();
-        self.0.extend(
-            step.change
-                .records(&effect.deltas)
-                .into_iter()
-                .map(|(kind, subject, body)| Pending {
-                    actor: &step.actor,
-                    time: step.time,
-                    kind,
-                    subject,
-                    body,
-                }),
-        );
-        self.0.len() - before
+        let records = step.change.records(&effect.deltas);
+        let count = records.len();
+        self.0.extend(records.into_iter().map(|record| (step, record)));
+        count
     }
 
-    /// Appends the records behind the newest one, whose index is answered.
-    pub(crate) fn write(self, database: &mut impl Database, revision: i64) -> Result<u64, StoreError> {
-        if self.0.is_empty() {
-            return Ok(0);
+    /// Appends the records behind the newest one; answers how many there were before.
+    pub(crate) fn write(self, database: &mut impl Database, revision: Revision) -> Result<u64, StoreError> {
+        let before = log_size(database)?;
+        let mut rows = Vec::with_capacity(self.0.len());
+        for (index, (step, record)) in (before..).zip(self.0) {
+            let kind = record.kind;
+            let mut keep = |value: &str| private_keep(database, value);
+            let entry = record.seal(revision, step.time, &step.actor, &mut Hide::new(&mut keep))?;
+            rows.push(vec![int(index), kind.into(), entry.into()]);
         }
-        let newest = database.query("log", "SELECT COALESCE(MAX(log_index), 0) FROM log", &[])?;
-        let newest = newest.first().map_or(Ok(0), |row| row.int(0))?;
-        let rows: Vec<Vec<Value<'_>>> = (newest + 1..)
-            .zip(self.0)
-            .map(
-                |(
-                    index,
-                    Pending {
-                        actor: Actor { who, origin, reason },
-                        time,
-                        kind,
-                        subject,
-                        body,
-                    },
-                )| {
-                    vec![
-                        index.into(),
-                        revision.into(),
-                        kind.into(),
-                        who.as_str().into(),
-                        origin.as_str().into(),
-                        reason.as_str().into(),
-                        subject.into(),
-                        time.unix().into(),
-                        body.into(),
-                    ]
-                },
-            )
-            .collect();
-        let sql = "INSERT INTO log (log_index, revision, kind, who, origin, reason, subject, time, body)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-        database.execute_each(sql, &rows)?;
-        Ok(u64::try_from(newest).unwrap_or(0))
+        database.execute_each("INSERT INTO log (log_index, kind, entry) VALUES (?1, ?2, ?3)", &rows)?;
+        Ok(before)
     }
 }
 
-pub(crate) fn log_list(
-    database: &mut impl Database,
-    after_index: u64,
-    limit: usize,
-) -> Result<Vec<LogEntry>, StoreError> {
-    let rows = database.query(
-        "log",
-        "SELECT log_index, revision, kind, who, origin, reason, subject, time, body FROM log
-         WHERE log_index > ?1 ORDER BY log_index LIMIT ?2",
+/// How many entries there are.
+pub(crate) fn log_size(database: &mut impl Database) -> Result<u64, StoreError> {
+    let rows = database.query("log", "SELECT COALESCE(MAX(log_index), -1) + 1 FROM log", &[])?;
+    rows.first().map_or(Ok(0), |row| row.unsigned(0))
+}
+
+/// The commitment to `value`: the one that it has already, or a new one.
+fn private_keep(database: &mut impl Database, value: &str) -> Result<Commitment, StoreError> {
+    if let Some(found) = private_find(database, value)? {
+        return Ok(found);
+    }
+    let mut salt = [0; SALT_LEN];
+    rand::fill(&mut salt).map_err(|_| StoreError::Failed {
+        doing: "draw a salt",
+        source: "the system has no randomness".into(),
+    })?;
+    let commitment = Commitment::new(&salt, value);
+    database.execute(
+        "INSERT INTO private (commitment, salt, value, value_sha256) VALUES (?1, ?2, ?3, ?4)",
         &[
-            i64::try_from(after_index).unwrap_or(i64::MAX).into(),
-            i64::try_from(limit).unwrap_or(i64::MAX).into(),
+            commitment.to_string().into(),
+            hex::encode(salt).into(),
+            value.into(),
+            sha256_hex(value).into(),
         ],
     )?;
-    rows.iter().map(read).collect()
+    Ok(commitment)
 }
 
-pub(crate) fn log_decisions(database: &mut impl Database, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-    let rows = database.query(
-        "log",
-        "SELECT log_index, revision, kind, who, origin, reason, subject, time, body FROM log
-         WHERE kind = 'policy.decided' ORDER BY log_index DESC LIMIT ?1",
-        &[i64::try_from(limit).unwrap_or(i64::MAX).into()],
-    )?;
-    rows.iter().map(read).collect()
+/// The commitment that stands for `value`, canonical JSON, if there is one.
+pub(crate) fn private_find(database: &mut impl Database, value: &str) -> Result<Option<Commitment>, StoreError> {
+    let sql = "SELECT commitment FROM private WHERE value_sha256 = ?1";
+    let rows = database.query("private", sql, &[sha256_hex(value).into()])?;
+    rows.first().map(|row| row.parse(0)).transpose()
 }
 
-fn read(row: &Row) -> Result<LogEntry, StoreError> {
-    let text = |column| row.text(column).map(str::to_owned);
-    Ok(LogEntry {
-        index: row.unsigned(0)?,
-        revision: Revision(row.unsigned(1)?),
-        kind: text(2)?,
-        actor: Actor {
-            who: text(3)?,
-            origin: text(4)?,
-            reason: text(5)?,
-        },
-        subject: text(6)?,
-        time: Timestamp::from_unix(row.int(7)?),
-        body: row.json(8)?,
-    })
+fn sha256_hex(text: &str) -> String {
+    hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+/// Forgets values.
+pub(crate) fn private_erase(database: &mut impl Database, commitments: &[Commitment]) -> Result<(), Refusal> {
+    let mut erased = 0;
+    for commitment in commitments {
+        let sql = "DELETE FROM private WHERE commitment = ?1";
+        erased += database.execute(sql, &[commitment.to_string().into()])?;
+    }
+    if erased == 0 {
+        Err(Conflict::NothingToErase.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// A number as the database has it: nothing here counts to 2^63.
+pub(crate) fn int<'a>(number: u64) -> Value<'a> {
+    Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }

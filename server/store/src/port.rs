@@ -1,7 +1,7 @@
 //! What the rest of the server knows of the store: the port and the values that cross it.
 
-use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskName};
-use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, EntrySpec, LogEntry, Revision, Step};
+use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task};
+use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, EntrySpec, Revision, Step};
 use mayfly_svid::{Bundle, SpiffeId, TrustDomain};
 
 use crate::StoreError;
@@ -96,8 +96,8 @@ pub struct Committed {
     pub revision: Revision,
     /// One outcome per step, in their order.
     pub outcomes: Vec<StepOutcome>,
-    /// For each step the index of its last log record; 0 for a step that left none.
-    pub log_indexes: Vec<u64>,
+    /// For each step the index of its last entry in the log, if it left any.
+    pub log_indexes: Vec<Option<u64>>,
 }
 
 /// What a step did to the state, in an order in which memory can apply it; or the guard that refused it, and then
@@ -120,24 +120,6 @@ pub trait Store: Send {
     /// Nothing happened, and the store can be used again; except [`StoreError::FateUnknown`], after which memory must be
     /// built anew from [`load`](Self::load).
     fn commit(&mut self, steps: &[Step]) -> Result<Committed, StoreError>;
-
-    /// The log from behind `after_index` on (0 for all), at most `limit` records, in order.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
-
-    /// The newest decisions of policy (`policy.decided`), at most `limit`, newest first.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    fn log_decisions(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
-
-    /// Every version of a definition, oldest first.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    fn definition_versions(&mut self, name: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError>;
 
     /// Whether a commit could be begun now.
     ///

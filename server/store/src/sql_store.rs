@@ -2,18 +2,17 @@
 
 use std::collections::HashSet;
 
-use mayfly_model::task::{DefinitionVersion, TaskName};
-use mayfly_model::{LogEntry, Revision, Step};
+use mayfly_model::{Revision, Step};
 use mayfly_svid::TrustDomain;
 
 use crate::agent::agent_list;
 use crate::authority::authority_list;
 use crate::bundle::{bundle_list, own_bundle_ensure};
-use crate::definition::{definition_list, definition_versions, policy_find, proposal_list};
+use crate::definition::{definition_list, policy_find, proposal_list};
 use crate::dialect::{Database, Row};
 use crate::entry::entry_list;
 use crate::history::{changes_append, changes_list};
-use crate::log::{PendingLog, log_decisions, log_list};
+use crate::log::PendingLog;
 use crate::step::{Refusal, step_do};
 use crate::task::{epoch_now, revocations_of, task_list};
 use crate::{Committed, State, Store, StoreError};
@@ -109,7 +108,7 @@ impl<D: Database> SqlStore<D> {
             return Ok((
                 Committed {
                     revision: before,
-                    log_indexes: vec![0; outcomes.len()],
+                    log_indexes: vec![None; outcomes.len()],
                     outcomes,
                 },
                 false,
@@ -119,12 +118,12 @@ impl<D: Database> SqlStore<D> {
         let mut seen = HashSet::new();
         changed.retain(|what| seen.insert(what.clone()));
         changes_append(database, revision, &changed)?;
-        let mut index = log.write(database, revision)?;
+        let mut size = log.write(database, Revision(before.0 + 1))?;
         let log_indexes = counts
             .into_iter()
             .map(|count| {
-                index += count as u64;
-                if count == 0 { 0 } else { index }
+                size += count as u64;
+                (count > 0).then(|| size - 1)
             })
             .collect();
         database.execute("UPDATE store SET revision = ?1", &[revision.into()])?;
@@ -216,18 +215,6 @@ impl<D: Database> Store for SqlStore<D> {
                 Err(error)
             }
         }
-    }
-
-    fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        log_list(&mut self.database, after_index, limit)
-    }
-
-    fn log_decisions(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        log_decisions(&mut self.database, limit)
-    }
-
-    fn definition_versions(&mut self, name: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
-        definition_versions(&mut self.database, name)
     }
 
     fn is_healthy(&mut self) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use crate::bundle::{bundle_append, bundle_create, bundle_delete, bundle_set, bun
 use crate::definition::{definition_put, definition_retire, policy_set, proposal_add, proposal_decide};
 use crate::dialect::Database;
 use crate::entry::{entry_create, entry_delete, entry_expire, entry_update};
+use crate::log::private_erase;
 use crate::task::{task_prune, task_step, task_submit};
 use crate::token::{token_create, token_prune};
 use crate::{Changed, StoreError};
@@ -107,6 +108,7 @@ fn change_do(
         Change::ProposalDecide { id, by, approve } => proposal_decide(database, id, by, *approve, time, out)?,
         Change::TaskSubmit(task) => task_submit(database, task, time, out)?,
         Change::TaskStep { id, step } => task_step(database, id, step, time, out)?,
+        Change::PrivateErase(commitments) => private_erase(database, commitments)?,
         Change::TaskPrune { before } => task_prune(database, *before, out)?,
         record if record.is_record() => {}
         // The model grew and this function did not: refusing is safe, doing nothing and recording it would not be.

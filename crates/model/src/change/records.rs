@@ -6,14 +6,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Change, Delta, SvidIntent};
+use crate::log::{Body, Record};
 use crate::task::{ProposedChange, Task, TaskStep};
 use crate::{Entry, EntryId};
 
 impl Change {
-    /// What the log says of this change, once it has happened and caused `deltas`: kind, subject and body (JSON) of each
-    /// record.
+    /// What the log says of this change, once it has happened and caused `deltas`.
     pub fn records(&self, deltas: &[Delta]) -> Vec<Record> {
-        let one = |kind, subject: String, body: Value| vec![(kind, subject, body.to_string())];
+        let one = |kind, subject: String, body: Value| vec![record((kind, subject, body))];
         match self {
             Self::Together(changes) => changes.iter().flat_map(|change| change.records(deltas)).collect(),
             // As stored: its time of creation may be later than asked.
@@ -45,7 +45,7 @@ impl Change {
             } => one(
                 "agent.renewed",
                 id.to_string(),
-                json!({ "by": by, "serial": serial, "expires_at": expires_at }),
+                json!({ "shown_serial": by, "serial": serial, "expires_at": expires_at }),
             ),
             Self::AgentConfirm { id, serial } => one("agent.confirmed", id.to_string(), json!({ "serial": serial })),
             Self::AgentReport { id, version } => one("agent.reported", id.to_string(), json!({ "version": version })),
@@ -86,6 +86,12 @@ impl Change {
                     json!({ "mode": format!("{mode:?}") }),
                 ),
             ),
+            Self::PrivateErase(commitments) => one(
+                "private.erased",
+                String::new(),
+                // Their hashes, without what stands for a value: this is about them and stands for none.
+                json!({ "commitments": commitments.iter().map(ToString::to_string).collect::<Vec<_>>() }),
+            ),
             Self::AuthorityRevoke(id) => one("authority.revoked", id.clone(), json!({})),
             Self::DefinitionPut { .. }
             | Self::DefinitionRetire(_)
@@ -97,18 +103,31 @@ impl Change {
             | Self::TaskPrune { .. } => task_records(self, deltas),
             Self::SvidIntents(intents) => intents
                 .iter()
-                .map(|intent| ("svid.intended", intent.spiffe_id.to_string(), intent_body(intent)))
+                .map(|intent| Record {
+                    kind: "svid.intended",
+                    subject: intent.spiffe_id.to_string(),
+                    body: Body::Text(intent_body(intent)),
+                })
                 .collect(),
             Self::SvidOutcome { signed, failed } => {
-                vec![("svid.outcome", String::new(), json_of(&OutcomeBody { failed, signed }))]
+                vec![Record {
+                    kind: "svid.outcome",
+                    subject: String::new(),
+                    body: Body::Text(json_of(&OutcomeBody { failed, signed })),
+                }]
             }
             Self::Note { kind, subject, body } => one(kind, subject.clone(), body.clone()),
         }
     }
 }
 
-/// Kind, subject and body (JSON).
-type Record = (&'static str, String, String);
+fn record((kind, subject, body): (&'static str, String, Value)) -> Record {
+    Record {
+        kind,
+        subject,
+        body: Body::Fields(body),
+    }
+}
 
 /// The record of a change, followed by one for each entry that went or came with it; `put` says what coming is.
 fn with_entries(
@@ -117,13 +136,11 @@ fn with_entries(
     (kind, subject, body): (&'static str, String, Value),
 ) -> Vec<Record> {
     let entries = deltas.iter().filter_map(|delta| match delta {
-        Delta::EntryGone(entry) => Some(("entry.deleted", entry.id.to_string(), entry_body(entry).to_string())),
-        Delta::EntryPut(entry) => Some((put, entry.id.to_string(), entry_body(entry).to_string())),
+        Delta::EntryGone(entry) => Some(record(("entry.deleted", entry.id.to_string(), entry_body(entry)))),
+        Delta::EntryPut(entry) => Some(record((put, entry.id.to_string(), entry_body(entry)))),
         _ => None,
     });
-    std::iter::once((kind, subject, body.to_string()))
-        .chain(entries)
-        .collect()
+    std::iter::once(record((kind, subject, body))).chain(entries).collect()
 }
 
 fn entry_body(entry: &Entry) -> Value {
@@ -162,8 +179,8 @@ fn bundle_body(bundle: &Bundle) -> Value {
     })
 }
 
-/// The bodies of the two records of an SVID. Written straight away, as there are more of these than of all others; fields
-/// are in the order of the alphabet, as in the others.
+/// The bodies of the two records of an SVID. Written straight away, as there are more of these than of all others: fields
+/// are in the order of the alphabet, and none is private.
 #[derive(Serialize)]
 struct IntentBody<'a> {
     authority_id: &'a str,
@@ -201,7 +218,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
 
 /// The records of changes of tasks, their definitions and their policy.
 fn task_records(change: &Change, deltas: &[Delta]) -> Vec<Record> {
-    let one = |kind, subject: String, body: Value| vec![(kind, subject, body.to_string())];
+    let one = |kind, subject: String, body: Value| vec![record((kind, subject, body))];
     match change {
         Change::DefinitionPut { .. } | Change::DefinitionRetire(_) => deltas.iter().flat_map(followed).collect(),
         Change::PolicySet { policy, .. } => one("policy.set", String::new(), json!({ "files": policy.files })),
@@ -215,7 +232,7 @@ fn task_records(change: &Change, deltas: &[Delta]) -> Vec<Record> {
             let policy = deltas.iter().find_map(|delta| match delta {
                 Delta::ProposalPut(proposal) => match &proposal.change {
                     ProposedChange::Policy { files } if *approve => {
-                        Some(("policy.set", String::new(), json!({ "files": files }).to_string()))
+                        Some(record(("policy.set", String::new(), json!({ "files": files }))))
                     }
                     _ => None,
                 },
@@ -249,17 +266,17 @@ fn followed(delta: &Delta) -> Option<Record> {
             } else {
                 "definition.put"
             };
-            Some((
+            Some(record((
                 kind,
                 version.definition.name.to_string(),
-                json_value(version.as_ref()).to_string(),
-            ))
+                json_value(version.as_ref()),
+            )))
         }
-        Delta::TaskPut(task) => Some((
+        Delta::TaskPut(task) => Some(record((
             "task.superseded",
             task.id.to_string(),
-            json!({ "stage": task.stage, "message": task.message }).to_string(),
-        )),
+            json!({ "stage": task.stage, "message": task.message }),
+        ))),
         _ => None,
     }
 }

@@ -98,8 +98,9 @@ impl Issuance {
         let changes = record(&issuance);
         let done = self.commit_intents(actor, vec![prepared.intent()], changes).await;
         let done = done.map_err(IssueError::Commit)?;
+        let log_index = done.log_index.expect("an intent leaves an entry");
         let recorded = Prepared {
-            ticket: prepared.ticket.recorded_at(done.log_index),
+            ticket: prepared.ticket.recorded_at(log_index),
             ..prepared
         };
         let still = move |state: &Snapshot, prepared: &Prepared| request.still_allowed(state, prepared);
@@ -108,7 +109,7 @@ impl Issuance {
             svid,
             issuance,
             deltas: done.deltas,
-            log_index: done.log_index,
+            log_index,
         })
     }
 }

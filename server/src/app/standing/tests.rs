@@ -89,7 +89,7 @@ impl Stage {
             ('G', Caller::Agent(agent)),
             ('n', Caller::Anonymous),
         ];
-        let policy = Arc::new(PolicyHolder::new(world.committer.clone()));
+        let policy = Arc::new(PolicyHolder::new(world.committer.clone(), world.archive()));
         Self {
             authorizer: Authorizer::new(roles, Arc::new(people), policy),
             callers,

@@ -72,17 +72,11 @@ CREATE TABLE changes (
     spiffe_id TEXT    NOT NULL  -- as well
 ) STRICT;
 
--- The evidence. Only ever appended to.
+-- The evidence: the entries of the tile log, in canonical JSON. Only ever appended to.
 CREATE TABLE log (
-    log_index INTEGER PRIMARY KEY, -- from 1, without gaps
-    revision  INTEGER NOT NULL,
-    kind      TEXT    NOT NULL,
-    who       TEXT    NOT NULL,
-    origin    TEXT    NOT NULL,
-    reason    TEXT    NOT NULL,
-    subject   TEXT    NOT NULL,
-    time      INTEGER NOT NULL,
-    body      TEXT    NOT NULL
+    log_index INTEGER PRIMARY KEY, -- from 0, without gaps
+    kind      TEXT    NOT NULL,    -- as in the entry, to find by
+    entry     TEXT    NOT NULL
 ) STRICT;
 
 CREATE TRIGGER log_is_not_rewritten BEFORE UPDATE ON log
@@ -90,3 +84,13 @@ BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 
 CREATE TRIGGER log_is_not_shortened BEFORE DELETE ON log
 BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+
+-- What entries only commit to: people, reasons, tickets, selectors, and what is too large. The one part that is erased.
+CREATE TABLE private (
+    commitment   TEXT PRIMARY KEY, -- hex SHA-256 of salt and value
+    salt         TEXT NOT NULL,    -- hex
+    value        TEXT NOT NULL,    -- canonical JSON
+    value_sha256 TEXT NOT NULL     -- hex; to find by
+) STRICT;
+
+CREATE UNIQUE INDEX private_values ON private (value_sha256);

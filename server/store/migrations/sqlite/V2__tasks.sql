@@ -2,7 +2,7 @@
 ALTER TABLE store ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
 
 -- For questions about past decisions, of which a busy server has many other records between.
-CREATE INDEX log_decisions ON log (kind, log_index) WHERE kind = 'policy.decided';
+CREATE INDEX log_decisions ON log (log_index) WHERE kind = 'policy.decided';
 
 -- Every version of every definition; the newest of a name is the one in force, unless it is retired.
 CREATE TABLE definitions (

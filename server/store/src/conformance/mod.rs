@@ -9,11 +9,14 @@ mod authorities;
 mod batches;
 mod bundles;
 mod entries;
+mod privates;
 mod random;
 mod tasks;
 mod world;
 
-pub(crate) use {agents::*, authorities::*, batches::*, bundles::*, entries::*, random::*, tasks::*, world::*};
+pub(crate) use {
+    agents::*, authorities::*, batches::*, bundles::*, entries::*, privates::*, random::*, tasks::*, world::*,
+};
 
 /// The tests of one back end.
 macro_rules! suite {
@@ -54,6 +57,9 @@ macro_rules! suite {
             an_end_has_an_epoch_and_what_it_refuses_is_known_after_a_restart
             break_glass_waits_for_its_review_and_what_is_over_is_forgotten
             a_proposal_is_decided_once_by_somebody_else_and_does_what_it_says
+            what_is_private_is_beside_the_log_and_the_same_value_has_the_same_commitment
+            what_was_erased_is_not_known_again_by_its_old_commitment
+            what_is_too_large_for_an_entry_is_beside_it
             random_changes_do_what_their_guards_say_and_survive_a_restart
         );
     };

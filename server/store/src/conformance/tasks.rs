@@ -184,7 +184,7 @@ pub(crate) fn a_definition_has_versions_and_a_new_one_supersedes_what_waits(fixt
         world.refuses(Change::DefinitionRetire(NAME.parse().unwrap())),
         Conflict::DefinitionNotFound(_)
     ));
-    let versions = world.store.definition_versions(&NAME.parse().unwrap()).unwrap();
+    let versions = world.archive().definition_versions(&NAME.parse().unwrap()).unwrap();
     assert_eq!(
         versions.iter().map(|version| version.version).collect::<Vec<_>>(),
         [1, 2]

@@ -11,11 +11,12 @@ use mayfly_model::{
 };
 use mayfly_svid::{Bundle, Serial, SpiffeId, Timestamp, TrustDomain, X509Authority};
 
-use crate::{Changed, Committed, Store};
+use crate::{ArchiveReader, Changed, Committed, Store};
 
 /// Opens one database, again and again; whatever must live as long as it is kept beside it.
 pub(crate) struct Fixture {
     pub(crate) open: Box<dyn Fn() -> Box<dyn Store>>,
+    pub(crate) archive: Box<dyn Fn() -> ArchiveReader>,
     pub(crate) _alive: Box<dyn Any>,
 }
 
@@ -138,6 +139,15 @@ impl Memory {
     }
 }
 
+/// The whole log.
+pub(crate) fn read_all(archive: &mut ArchiveReader) -> Vec<LogEntry> {
+    let entries = archive.entries(0, usize::MAX).unwrap();
+    let entries = (0..).zip(&entries);
+    entries
+        .map(|(index, entry)| archive.read(index, entry).unwrap())
+        .collect()
+}
+
 pub(crate) struct World {
     fixture: Fixture,
     pub(crate) store: Box<dyn Store>,
@@ -199,8 +209,12 @@ impl World {
         conflict
     }
 
-    pub(crate) fn log(&mut self) -> Vec<LogEntry> {
-        self.store.log_list(0, usize::MAX).unwrap()
+    pub(crate) fn log(&self) -> Vec<LogEntry> {
+        read_all(&mut self.archive())
+    }
+
+    pub(crate) fn archive(&self) -> ArchiveReader {
+        (self.fixture.archive)()
     }
 
     /// The change history behind `revision`.
@@ -222,7 +236,7 @@ impl World {
         self.restart();
         assert_eq!(Memory::load(self.store.as_mut()), self.memory);
         let log = self.log();
-        for (record, index) in log.iter().zip(1..) {
+        for (record, index) in log.iter().zip(0..) {
             assert_eq!(record.index, index);
             assert!(record.revision <= self.memory.revision);
         }

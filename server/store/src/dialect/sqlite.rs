@@ -38,6 +38,21 @@ impl Sqlite {
         })
     }
 
+    /// Opens a file that is there, for reading beside its writer.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let refuse = |source: rusqlite::Error| StoreError::Open {
+            path: path.into(),
+            source: source.into(),
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(refuse)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(refuse)?;
+        Ok(Self {
+            path: path.into(),
+            connection: Some(connection),
+        })
+    }
+
     fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.is_none() {
             self.connection = Some(connect(&self.path)?);

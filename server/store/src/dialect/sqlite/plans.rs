@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mayfly_model::task::{DefinitionVersion, TaskName};
-use mayfly_model::{LogEntry, Step};
+use mayfly_model::Step;
 
 use super::*;
 use crate::conformance::{self, Fixture, own};
 use crate::sql_store::SqlStore;
-use crate::{Committed, State, Store};
+use crate::{ArchiveReader, Committed, State, Store};
 
 /// How SQLite does each statement.
 type Plans = Arc<Mutex<BTreeMap<&'static str, Vec<String>>>>;
@@ -103,18 +102,6 @@ impl Store for Committing {
         committed
     }
 
-    fn log_list(&mut self, after_index: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        self.store.log_list(after_index, limit)
-    }
-
-    fn log_decisions(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        self.store.log_decisions(limit)
-    }
-
-    fn definition_versions(&mut self, name: &TaskName) -> Result<Vec<DefinitionVersion>, StoreError> {
-        self.store.definition_versions(name)
-    }
-
     fn is_healthy(&mut self) -> Result<(), StoreError> {
         self.store.is_healthy()
     }
@@ -124,7 +111,9 @@ fn fixture(plans: &Plans) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server.db");
     let plans = plans.clone();
+    let database = path.clone();
     Fixture {
+        archive: Box::new(move || ArchiveReader::open(&database).unwrap()),
         open: Box::new(move || {
             let is_committing = Arc::new(AtomicBool::new(false));
             let database = Explaining {
