@@ -223,7 +223,7 @@ fn authority(section: &Section<'_>) -> (KeySettings, AuthoritySettings) {
             &[("disk", KeySettings::Disk), ("memory", KeySettings::Memory)],
         )
         .or(KeySettings::Disk);
-    let types: Vec<(String, KeyType)> = KeyType::ALL.iter().map(|kind| (kind.to_string(), *kind)).collect();
+    let types: Vec<(String, KeyType)> = KeyType::OF_AUTHORITIES.iter().map(|kind| (kind.to_string(), *kind)).collect();
     let choices: Vec<(&str, KeyType)> = types.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
     let key_type = section.choice("key_type", &choices).or(KeyType::EcP256);
     let ttl = section.duration("ttl").range(30 * SECOND..=10 * YEAR).or(DAY);

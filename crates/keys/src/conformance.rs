@@ -1,7 +1,7 @@
 //! What every key manager must do. For tests: a broken promise panics.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
     VerificationAlgorithm,
 };
 
@@ -75,6 +75,14 @@ pub async fn check_restart<K: KeyManager>(open: impl Fn() -> K) {
     assert_eq!(found.public_key_der(), kept.public_key_der());
     assert_eq!(found.key_type(), KeyType::EcP256);
     assert_signs(&*found);
+
+    for key_type in KeyType::ALL {
+        let made = keys.generate("kept", key_type).await.expect("a key of each type");
+        let found = open().find("kept").await.expect("answers").expect("the key survived");
+        assert_eq!(found.key_type(), key_type);
+        assert_eq!(found.public_key_der(), made.public_key_der());
+        assert_signs(&*found);
+    }
 }
 
 fn assert_signs(signer: &dyn Signer) {
@@ -82,6 +90,7 @@ fn assert_signs(signer: &dyn Signer) {
         KeyType::EcP256 => &ECDSA_P256_SHA256_ASN1,
         KeyType::EcP384 => &ECDSA_P384_SHA384_ASN1,
         KeyType::Rsa2048 | KeyType::Rsa4096 => &RSA_PKCS1_2048_8192_SHA256,
+        KeyType::Ed25519 => &ED25519,
     };
     let signature = signer.sign(b"message").expect("signs");
     let key = UnparsedPublicKey::new(algorithm, signer.public_key_der());

@@ -72,7 +72,7 @@ pub enum BuildError {
     },
 }
 
-/// What can be made: the kinds of key that every verifier of X.509-SVIDs in the field reads.
+/// What can be made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KeyType {
     /// ECDSA on P-256, signs with SHA-256.
@@ -84,11 +84,15 @@ pub enum KeyType {
     Rsa2048,
     /// RSA of 4096 bits, signs with PKCS#1 v1.5 and SHA-256.
     Rsa4096,
+    /// Ed25519, signs the message itself (RFC 8032). For notes of a log: verifiers of X.509-SVIDs need not read it.
+    Ed25519,
 }
 
 impl KeyType {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::EcP256, Self::EcP384, Self::Rsa2048, Self::Rsa4096];
+    pub const ALL: [Self; 5] = [Self::EcP256, Self::EcP384, Self::Rsa2048, Self::Rsa4096, Self::Ed25519];
+    /// Those of authorities: the kinds that every verifier of X.509-SVIDs in the field reads.
+    pub const OF_AUTHORITIES: [Self; 4] = [Self::EcP256, Self::EcP384, Self::Rsa2048, Self::Rsa4096];
 }
 
 impl fmt::Display for KeyType {
@@ -98,13 +102,14 @@ impl fmt::Display for KeyType {
             Self::EcP384 => "ec-p384",
             Self::Rsa2048 => "rsa-2048",
             Self::Rsa4096 => "rsa-4096",
+            Self::Ed25519 => "ed25519",
         })
     }
 }
 
 /// Text that names no kind of key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a key type: write ec-p256, ec-p384, rsa-2048 or rsa-4096")]
+#[error("`{text}` is not a key type: write ec-p256, ec-p384, rsa-2048, rsa-4096 or ed25519")]
 pub struct KeyTypeError {
     /// What was given.
     pub text: String,
@@ -142,7 +147,7 @@ pub enum KeyError {
     #[error("the file of a key")]
     File(#[from] FileError),
     /// A file is there that holds no key of ours.
-    #[error("`{path}` is not a PKCS#8 private key of type ec-p256, ec-p384, rsa-2048 or rsa-4096")]
+    #[error("`{path}` is not a PKCS#8 private key of type ec-p256, ec-p384, rsa-2048, rsa-4096 or ed25519")]
     NotAKey {
         /// The file.
         path: PathBuf,
@@ -181,7 +186,7 @@ pub trait Signer: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Signs `message` (not its hash); ECDSA signatures are DER (RFC 3279 §2.2.3).
+    /// Signs `message` (not its hash); ECDSA signatures are DER (RFC 3279 §2.2.3), those of Ed25519 64 bytes (RFC 8032).
     ///
     /// Blocks: microseconds to milliseconds for a key in this process, a round trip for one that is elsewhere. Async
     /// callers use a blocking thread, unless it [is quick](Self::is_quick).

@@ -6,7 +6,8 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    RSA_PKCS1_SHA256,
 };
 use zeroize::Zeroizing;
 
@@ -22,6 +23,7 @@ pub(crate) struct LocalKey {
 enum Pair {
     Ecdsa(EcdsaKeyPair),
     Rsa(RsaKeyPair),
+    Ed25519(Ed25519KeyPair),
 }
 
 /// Makes a private key: PKCS#8, DER. RSA takes up to seconds.
@@ -41,6 +43,12 @@ pub(crate) fn generate_pkcs8(key_type: KeyType) -> Result<Zeroizing<Vec<u8>>, Ke
         KeyType::EcP384 => ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING),
         KeyType::Rsa2048 => rsa(KeySize::Rsa2048),
         KeyType::Rsa4096 => rsa(KeySize::Rsa4096),
+        KeyType::Ed25519 => {
+            let pair = Ed25519KeyPair::generate().map_err(failed)?;
+            // Version 1 without the public half: what every tool reads.
+            let document = pair.to_pkcs8v1().map_err(failed)?;
+            Ok(Zeroizing::new(document.as_ref().to_vec()))
+        }
     }
 }
 
@@ -61,6 +69,14 @@ impl LocalKey {
                     pair: Pair::Ecdsa(pair),
                 });
             }
+        }
+        if let Ok(pair) = Ed25519KeyPair::from_pkcs8(pkcs8) {
+            let spki: PublicKeyX509Der<'static> = pair.public_key().as_der().ok()?;
+            return Some(Self {
+                key_type: KeyType::Ed25519,
+                public_key_der: spki.as_ref().to_vec(),
+                pair: Pair::Ed25519(pair),
+            });
         }
         let pair = RsaKeyPair::from_pkcs8(pkcs8).ok()?;
         let key_type = match pair.public_modulus_len() {
@@ -87,7 +103,7 @@ impl Signer for LocalKey {
     }
 
     fn is_quick(&self) -> bool {
-        matches!(self.pair, Pair::Ecdsa(_))
+        matches!(self.pair, Pair::Ecdsa(_) | Pair::Ed25519(_))
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
@@ -102,6 +118,10 @@ impl Signer for LocalKey {
                 pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
                     .map_err(|_| KeyError::Sign)?;
                 Ok(signature)
+            }
+            Pair::Ed25519(pair) => {
+                let signature = pair.try_sign(message).map_err(|_| KeyError::Sign)?;
+                Ok(signature.as_ref().to_vec())
             }
         }
     }

@@ -71,6 +71,7 @@ impl Template {
             KeyType::EcP256 => alg_id::ECDSA_SHA256,
             KeyType::EcP384 => alg_id::ECDSA_SHA384,
             KeyType::Rsa2048 | KeyType::Rsa4096 => alg_id::RSA_PKCS1_SHA256,
+            KeyType::Ed25519 => alg_id::ED25519,
         };
         let authority_key_id = element(SEQUENCE, &[&element(0x80, &[key_id])]);
         Self {

@@ -43,6 +43,7 @@ impl PublicKeyData for AuthorityKey {
             KeyType::EcP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             KeyType::EcP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
             KeyType::Rsa2048 | KeyType::Rsa4096 => &rcgen::PKCS_RSA_SHA256,
+            KeyType::Ed25519 => &rcgen::PKCS_ED25519,
         }
     }
 }

@@ -53,6 +53,15 @@ fn every_problem_is_reported_at_once_with_line_and_hint() {
     assert!(problems.len() >= 8, "{all}");
 }
 
+#[test]
+fn an_authority_has_no_key_that_verifiers_of_svids_need_not_read() {
+    for key_type in KeyType::ALL {
+        let parsed = parse(&format!("{MINIMAL}[authority]\nkey_type = \"{key_type}\"\n"));
+        assert_eq!(parsed.is_ok(), KeyType::OF_AUTHORITIES.contains(&key_type), "{key_type}");
+    }
+    assert!(!KeyType::OF_AUTHORITIES.contains(&KeyType::Ed25519));
+}
+
 const PEOPLE: &str = r#"
 [[groups]]
 id = "pay/leads"
