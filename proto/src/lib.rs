@@ -10,6 +10,7 @@
 //! | `spire.api.server.<name>.v1` | [`spire::server`]`::<name>` |
 //! | none (the Workload API) | [`spiffe::workload`] |
 //! | `mayfly.agent.v1` | [`mayfly::agent`] |
+//! | `mayfly.audit.v1` | [`mayfly::audit`] |
 //! | `mayfly.task.v1` | [`mayfly::task`] |
 //! | `mayfly.workload.v1` | [`mayfly::workload`] |
 //! | `google.rpc` | [`google::rpc`] |
@@ -70,6 +71,8 @@ pub mod spiffe {
 pub mod mayfly {
     /// `mayfly.agent.v1`: how an agent follows its server.
     pub use crate::generated::others::mayfly::agent::v1 as agent;
+    /// `mayfly.audit.v1`: the log.
+    pub use crate::generated::others::mayfly::audit::v1 as audit;
     /// `mayfly.task.v1`: tasks for people.
     pub use crate::generated::others::mayfly::task::v1 as task;
     /// `mayfly.workload.v1`: tasks on the workload socket, and what consumers enforce.

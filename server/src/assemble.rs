@@ -22,6 +22,7 @@ use crate::api::{self, Api, Deps, Face};
 use crate::app::archive::Archive;
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
+use crate::app::evidence::{Evidence, EvidenceParts};
 use crate::app::issue::Issuance;
 use crate::app::policy::PolicyHolder;
 use crate::app::revocation_lists::RevocationLists;
@@ -81,8 +82,19 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     .context("the state")?;
     let hub = hub.context("the observer is made while the committer starts")?;
 
-    // Authorities, and the server's own SVID under one of them.
+    // The log, before anything else is added to it: what was shown to others has to be in the database.
     let keys = key_manager(&settings)?;
+    let evidence = Evidence::open(EvidenceParts {
+        archive: archive.clone(),
+        committer: committer.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        dir: settings.data_dir.join("log"),
+    })
+    .await
+    .context("the log")?;
+
+    // Authorities, and the server's own SVID under one of them.
     let authorities = Arc::new(Authorities::new(
         committer.clone(),
         keys.clone(),
@@ -154,7 +166,7 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     supervisor.spawn_once("tickets", |stop| follower.run_tickets(stop));
     let api = Api::new(Deps {
         committer: committer.clone(),
-        archive,
+        evidence: evidence.clone(),
         issuance,
         attestors: attestors(&settings).await?,
         clock: clock.clone(),
@@ -188,6 +200,7 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     tcp.metrics().register(&mut registry, "tcp");
     unix.metrics().register(&mut registry, "unix");
     api.metrics().register(&mut registry);
+    evidence.register(&mut registry);
     if let Some(address) = settings.health_address {
         let alive = supervisor.clone();
         let probes = AdminPages {
@@ -199,7 +212,10 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
             }),
             registry: Arc::new(registry),
         };
-        let router = probes.router().merge(pages::revocation_lists(lists.clone()));
+        let router = probes
+            .router()
+            .merge(pages::revocation_lists(lists.clone()))
+            .merge(pages::log(evidence.clone()));
         let http = AdminHttp::bind(address, router)?;
         info!(address = %http.address(), "serving health and metrics");
         supervisor.spawn_once("admin_http", async move |stop| {
@@ -219,6 +235,13 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     });
     supervisor.spawn("revocation_lists", OnExit::Restart, move |stop| {
         let ended = lists.clone().run(stop);
+        async move {
+            ended.await;
+            Ok(())
+        }
+    });
+    supervisor.spawn("log", OnExit::Restart, move |stop| {
+        let ended = evidence.clone().run(stop);
         async move {
             ended.await;
             Ok(())

@@ -49,5 +49,9 @@ async fn list(State(lists): State<Arc<RevocationLists>>, Path(file): Path<String
     (common, kind, list.der.clone()).into_response()
 }
 
+mod log;
+
+pub use log::log;
+
 #[cfg(test)]
 mod tests;

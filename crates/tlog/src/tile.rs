@@ -42,7 +42,7 @@ pub enum TileKind {
 pub struct TilePathError;
 
 /// The root over the hashes of a full tile.
-pub(crate) fn tile_root(hashes: &[Hash]) -> Hash {
+pub fn tile_root(hashes: &[Hash]) -> Hash {
     debug_assert!(
         hashes.len().is_power_of_two(),
         "only full subtrees have a place of their own"

@@ -55,7 +55,7 @@ impl DefinitionsApi for DefinitionsService {
     async fn get(&self, request: Request<GetDefinitionRequest>) -> Result<Response<Definition>, Status> {
         let call = Call::of(&request)?;
         let GetDefinitionRequest { name, hash } = request.into_inner();
-        let found = definitions::find(&call.snapshot, &self.0.archive, &read_name(&name)?, &hash).await;
+        let found = definitions::find(&call.snapshot, self.0.evidence.archive(), &read_name(&name)?, &hash).await;
         let version = found.map_err(|refused| to_status(&refused))?;
         Ok(Response::new(shown(&version)))
     }

@@ -62,11 +62,11 @@ pub use gate::Gate;
 pub use limits::AttestLimits;
 pub use metrics::ApiMetrics;
 
-use crate::app::archive::Archive;
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::caller::{Access, Role, RoleMap};
 use crate::app::changes::Changes;
+use crate::app::evidence::Evidence;
 use crate::app::issue::Issuance;
 use crate::app::people::People;
 use crate::app::policy::PolicyHolder;
@@ -264,8 +264,8 @@ pub type OwnSvid = Arc<dyn Fn() -> Option<X509Svid> + Send + Sync>;
 pub struct Deps {
     /// The state and the way to change it.
     pub committer: Committer,
-    /// What is durable and not in memory.
-    pub archive: Archive,
+    /// The log, and what is durable and not in memory.
+    pub evidence: Arc<Evidence>,
     /// The way to sign.
     pub issuance: Issuance,
     /// The node attestors that are configured.
@@ -303,7 +303,7 @@ pub struct Deps {
 /// What all services share.
 pub struct Api {
     committer: Committer,
-    archive: Archive,
+    evidence: Arc<Evidence>,
     issuance: Issuance,
     attestors: Attestors,
     clock: Arc<dyn Clock>,
@@ -329,7 +329,7 @@ impl Api {
     pub fn new(deps: Deps) -> Arc<Self> {
         let Deps {
             committer,
-            archive,
+            evidence,
             issuance,
             attestors,
             clock,
@@ -350,7 +350,7 @@ impl Api {
         let changes = Changes::new(committer.clone(), people.clone(), policy.clone(), two_person);
         Arc::new(Self {
             committer,
-            archive,
+            evidence,
             issuance,
             attestors,
             clock,

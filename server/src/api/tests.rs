@@ -184,7 +184,7 @@ impl Server {
         });
         let api = Api::new(Deps {
             committer: world.committer.clone(),
-            archive: world.archive(),
+            evidence: world.evidence().await,
             issuance: world.issuance.clone(),
             attestors: Attestors::new([join_token, Box::new(Echo) as Box<dyn ServerHalf>]),
             clock: world.clock.clone(),

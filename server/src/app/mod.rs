@@ -9,6 +9,7 @@ pub mod caller;
 pub mod changes;
 pub mod checkpoints;
 pub mod definitions;
+pub mod evidence;
 pub mod issue;
 pub mod mint;
 pub mod people;

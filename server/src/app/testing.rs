@@ -3,6 +3,7 @@
 pub(crate) mod tasks;
 
 use crate::app::archive::Archive;
+use crate::app::evidence::{Evidence, EvidenceParts};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,7 +160,40 @@ impl World {
         let mut reader = self.archive().reader().unwrap();
         let entries = reader.entries(0, 10_000).unwrap();
         let entries = (0..).zip(&entries);
-        entries.map(|(index, entry)| reader.read(index, entry).unwrap()).collect()
+        entries
+            .map(|(index, entry)| reader.read(index, entry).unwrap())
+            .collect()
+    }
+
+    /// The log of this server; the first call begins it.
+    pub(crate) async fn evidence(&self) -> Arc<Evidence> {
+        Evidence::open(self.evidence_parts()).await.unwrap()
+    }
+
+    pub(crate) fn evidence_parts(&self) -> EvidenceParts {
+        EvidenceParts {
+            archive: self.archive(),
+            committer: self.committer.clone(),
+            keys: self.keys.clone(),
+            clock: self.clock.clone(),
+            dir: self.dir.path().join("log"),
+        }
+    }
+
+    /// A backup: the files of the database as they are now.
+    pub(crate) fn backup(&self) -> TempDir {
+        let backup = TempDir::new().unwrap();
+        copy_all(self.dir.path(), backup.path(), "server.db");
+        backup
+    }
+
+    /// A server with this one's keys and files, and the database of `backup`.
+    pub(crate) fn restored(&self, backup: &TempDir) -> Self {
+        let dir = TempDir::new().unwrap();
+        copy_all(backup.path(), dir.path(), "server.db");
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        copy_all(&self.dir.path().join("log"), &dir.path().join("log"), "checkpoint");
+        Self::open(Arc::new(dir), self.keys.clone(), START, Box::new(|_| {}))
     }
 
     pub(crate) fn archive(&self) -> Archive {
@@ -168,5 +202,15 @@ impl World {
 
     pub(crate) fn logged(&self, kind: &str) -> Vec<LogEntry> {
         self.log().into_iter().filter(|record| record.kind == kind).collect()
+    }
+}
+
+/// Copies the files of `from` whose names begin with `name`.
+fn copy_all(from: &std::path::Path, to: &std::path::Path, name: &str) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        if file.file_name().to_str().unwrap().starts_with(name) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
     }
 }

@@ -113,10 +113,14 @@ impl Decided {
 
     /// The record of it in the log, with all that is needed to repeat it.
     pub(super) fn note(&self, id: &TaskId) -> Change {
+        let mut facts = json!(self.facts);
+        // Its versions are kept for ever, and there are many decisions about one.
+        let definition = &self.facts.definition;
+        facts["definition"] = json!({ "name": definition.name, "hash": definition.hash() });
         Change::Note {
             kind: "policy.decided",
             subject: id.to_string(),
-            body: json!({ "facts": self.facts, "decision": self.decision }),
+            body: json!({ "facts": facts, "decision": self.decision }),
         }
     }
 

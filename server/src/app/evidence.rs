@@ -1,0 +1,480 @@
+//! The server's log as others check it: a C2SP tile log over the entries that commits leave, under checkpoints that the
+//! log's own key signs.
+//!
+//! ```text
+//!   commit ─▶ table `log` (the truth) ─▶ Writer: leaf hashes ─▶ full tiles, files below `log/`
+//!                                          │                  └▶ checkpoint, signed, `log/checkpoint`
+//!                                          └▶ Published: pages, witnesses, proofs
+//! ```
+//!
+//! Everything here is derived from the database, except for one thing: the last checkpoint, which says what was shown to
+//! others. A database that does not lead to it is an old backup or was changed, and the server does not start with it.
+//!
+//! Not here: what entries say (`mayfly-model`, `mayfly-audit`), trees and notes (`mayfly-tlog`).
+
+mod key;
+mod tiles;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mayfly_keys::{KeyError, KeyManager};
+use mayfly_model::{Actor, Change, ErrorKind, Step};
+use mayfly_runtime::files::FileError;
+use mayfly_runtime::{CancellationToken, Chain, Clock};
+use mayfly_store::StoreError;
+use mayfly_tlog::Hash;
+use mayfly_tlog::checkpoint::{CheckpointError, SignedCheckpoint};
+use mayfly_tlog::note::{SignError, Signature, VerifierKey};
+use mayfly_tlog::tile::TilePath;
+use mayfly_tlog::tree::{Tree, TreeError};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::archive::{Archive, ArchiveError};
+use crate::commit::{CommitError, Committer};
+use key::LogKeys;
+use tiles::TileFiles;
+use writer::Writer;
+
+/// Between two checkpoints, however much is appended: a reader waits for a quarter of a second on average less than that.
+const PAUSE: Duration = Duration::from_millis(250);
+/// After something failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Cosignatures that a checkpoint carries. A large fleet has more witnesses than anybody wants to read.
+const COSIGNATURES_MAX: usize = 32;
+
+/// What the log is made of.
+pub struct EvidenceParts {
+    /// Where entries are read.
+    pub archive: Archive,
+    /// Where the log's own events go.
+    pub committer: Committer,
+    /// Where the log's key is.
+    pub keys: Arc<dyn KeyManager>,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// Where tiles and the checkpoint are kept: a folder of this server's own, which may be missing.
+    pub dir: PathBuf,
+}
+
+/// The log of this server.
+pub struct Evidence {
+    archive: Archive,
+    committer: Committer,
+    keys: Arc<dyn KeyManager>,
+    clock: Arc<dyn Clock>,
+    origin: String,
+    files: TileFiles,
+    writer: Arc<Mutex<Writer>>,
+    signing: Mutex<LogKeys>,
+    published: watch::Sender<Arc<Published>>,
+    metrics: Metrics,
+}
+
+/// The log as it was shown last.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Signed by the log and cosigned by witnesses that have seen it.
+    pub checkpoint: SignedCheckpoint,
+    /// The tree at that size.
+    pub tree: Tree,
+}
+
+/// The log could not be brought up, or does not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvidenceError {
+    /// The log of the database ends before what was shown to others.
+    #[error(
+        "the database is older than its log: it has {found} entries, and checkpoint `{file}` was signed over {shown}. \
+         This is a backup that was restored. Restore a newer one; or, if there is none, begin a new log: move the whole \
+         data folder away, start anew, and tell those who watch this log why"
+    )]
+    Shorter {
+        /// Entries in the database.
+        found: u64,
+        /// Entries at the checkpoint.
+        shown: u64,
+        /// The checkpoint.
+        file: PathBuf,
+    },
+    /// The entries are others than those that were shown.
+    #[error(
+        "the entries of the database are not those that checkpoint `{file}` was signed over: the first {shown} lead to \
+         another root. The database was changed by hand, or is of another time. Restore the one that belongs to it"
+    )]
+    Rewritten {
+        /// Entries at the checkpoint.
+        shown: u64,
+        /// The checkpoint.
+        file: PathBuf,
+    },
+    /// The last checkpoint cannot be read.
+    #[error(
+        "`{file}` is no checkpoint of this log; if the file was damaged, restore it from a witness or a reader of the log"
+    )]
+    Checkpoint {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: CheckpointError,
+    },
+    /// There is no such entry, or none yet at a checkpoint.
+    #[error("the log has {size} entries, and none with index {index}")]
+    NoSuchEntry {
+        /// What was asked for.
+        index: u64,
+        /// The size.
+        size: u64,
+    },
+    /// A file.
+    #[error("the files of the log")]
+    File(#[from] FileError),
+    /// The database.
+    #[error("the entries of the log")]
+    Store(#[from] StoreError),
+    /// The database, asked.
+    #[error("the entries of the log")]
+    Archive(#[from] ArchiveError),
+    /// The log's own events.
+    #[error("an event of the log")]
+    Commit(#[from] CommitError),
+    /// The log's key.
+    #[error("the key of the log")]
+    Key(#[from] KeyError),
+    /// A signature.
+    #[error("the checkpoint of the log")]
+    Sign(#[from] SignError),
+    /// The tree.
+    #[error("the tree of the log")]
+    Tree(#[from] TreeError),
+    /// A proof or a bundle that cannot be written, such as one of an entry that is too long.
+    #[error("the log cannot be written as files: {0}")]
+    Format(String),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+struct Metrics {
+    entries: Gauge,
+    shown: Gauge,
+    lag: Histogram,
+}
+
+// === impl EvidenceError ===
+
+impl EvidenceError {
+    /// What it means for a caller.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchEntry { .. } => ErrorKind::NotFound,
+            Self::Archive(error) => error.kind(),
+            Self::Commit(error) => error.kind(),
+            Self::Store(_) | Self::Stopped => ErrorKind::Unavailable,
+            _ => ErrorKind::Internal,
+        }
+    }
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// Brings the log up: checks that the database leads to the last checkpoint, and publishes a new one.
+    ///
+    /// # Errors
+    /// The database is older than what was shown, or another one; or something cannot be read or written.
+    pub async fn open(parts: EvidenceParts) -> Result<Arc<Self>, EvidenceError> {
+        let EvidenceParts {
+            archive,
+            committer,
+            keys,
+            clock,
+            dir,
+        } = parts;
+        let snapshot = committer.snapshot();
+        let origin = format!("{}/log/{}", snapshot.trust_domain(), snapshot.history());
+        let files = TileFiles::new(dir, archive.clone());
+        let known = archive.read(|reader| key::known(reader)).await?;
+        let last = {
+            let (files, archive, known) = (files.clone(), archive.clone(), known.clone());
+            blocking(move || Writer::resume(files, &mut archive.reader()?, &known)).await??
+        };
+        let signing = LogKeys::bring_up(&origin, known, keys.as_ref(), |kind, body| {
+            let (committer, clock, origin) = (committer.clone(), clock.clone(), origin.clone());
+            async move { note(&committer, clock.as_ref(), Actor::server(), kind, origin, body).await }
+        })
+        .await?;
+        let mut writer = last;
+        let reading = archive.clone();
+        let keys_now = signing.clone();
+        let at = origin.clone();
+        let (writer, published) = blocking(move || {
+            let mut reader = reading.reader()?;
+            let published = writer.catch_up(&mut reader, &at, &keys_now)?;
+            Ok::<_, EvidenceError>((writer, published))
+        })
+        .await??;
+        let size = published.checkpoint.size();
+        info!(origin, size, key = %signing.current(), "log");
+        let metrics = Metrics {
+            entries: Gauge::default(),
+            shown: Gauge::default(),
+            lag: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0]),
+        };
+        Ok(Arc::new(Self {
+            archive,
+            committer,
+            keys,
+            clock,
+            origin,
+            files,
+            writer: Arc::new(Mutex::new(writer)),
+            signing: Mutex::new(signing),
+            published: watch::Sender::new(Arc::new(published)),
+            metrics,
+        }))
+    }
+
+    /// Its metrics; register them once.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("log");
+        let Metrics { entries, shown, lag } = &self.metrics;
+        registry.register("entries", "Entries in the log", entries.clone());
+        registry.register(
+            "checkpoint_entries",
+            "Entries under the newest checkpoint",
+            shown.clone(),
+        );
+        registry.register(
+            "checkpoint_lag_seconds",
+            "From the first entry that no checkpoint covered to the checkpoint that does",
+            lag.clone(),
+        );
+    }
+
+    /// The name of this log.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The keys that verify checkpoints of this log, the newest first.
+    pub fn verifier_keys(&self) -> Vec<VerifierKey> {
+        self.lock_keys().verifier_keys()
+    }
+
+    /// What was shown last.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    /// Follows what is shown.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// The entries behind the log.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// Appends and shows what commits leave, until it is told to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut revision = self.committer.revision();
+        loop {
+            let pause = match self.pass().await {
+                Ok(()) => PAUSE,
+                Err(failure) => {
+                    error!(error = %Chain(&failure), "the log is not shown up to its end; trying again");
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = revision.changed() => if changed.is_err() { break },
+            }
+        }
+        // What was committed last shall not wait for the next start.
+        if let Err(failure) = self.pass().await {
+            warn!(error = %Chain(&failure), "the last entries have no checkpoint yet");
+        }
+    }
+
+    /// Shows what was committed by now.
+    ///
+    /// # Errors
+    /// It is not shown; the next pass tries again.
+    pub async fn pass(self: &Arc<Self>) -> Result<(), EvidenceError> {
+        let begun = std::time::Instant::now();
+        let this = self.clone();
+        let published = blocking(move || {
+            let keys = this.lock_keys().clone();
+            let mut reader = this.archive.reader()?;
+            let mut writer = this.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            this.metrics
+                .entries
+                .set(i64::try_from(reader.size()?).unwrap_or(i64::MAX));
+            let before = this.published();
+            if reader.size()? == before.checkpoint.size() && keys.has_signed(&before.checkpoint) {
+                return Ok(None);
+            }
+            writer.catch_up(&mut reader, &this.origin, &keys).map(Some)
+        })
+        .await??;
+        if let Some(published) = published {
+            let size = published.checkpoint.size();
+            self.published.send_replace(Arc::new(published));
+            self.metrics.shown.set(i64::try_from(size).unwrap_or(i64::MAX));
+            self.metrics.lag.observe((PAUSE + begun.elapsed()).as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// A tile or a bundle of entries of the log as it was shown; `None` if it has none of that name.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn tile(self: &Arc<Self>, path: TilePath) -> Result<Option<Vec<u8>>, EvidenceError> {
+        let published = self.published();
+        let this = self.clone();
+        blocking(move || this.files.of(&published.tree, path)).await?
+    }
+
+    /// All names of tiles and bundles at the newest checkpoint, for an export.
+    pub fn paths(published: &Published) -> impl Iterator<Item = TilePath> + use<> {
+        TilePath::all(published.checkpoint.size())
+    }
+
+    /// Entry `index` and the hashes that show that it is in the log at `published`.
+    ///
+    /// # Errors
+    /// It is not in there, or something cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn prove(
+        self: &Arc<Self>,
+        index: u64,
+        published: Arc<Published>,
+    ) -> Result<(String, Vec<Hash>), EvidenceError> {
+        let this = self.clone();
+        blocking(move || {
+            let size = published.checkpoint.size();
+            let none = || EvidenceError::NoSuchEntry { index, size };
+            if index >= size {
+                return Err(none());
+            }
+            let entry = this.archive.reader()?.entries(index, 1)?.pop().ok_or_else(none)?;
+            let hashes = published.tree.prove_inclusion(index, size, &this.files)?;
+            Ok((entry, hashes))
+        })
+        .await?
+    }
+
+    /// The hashes that show that the log at `published` begins with its first `from` entries.
+    ///
+    /// # Errors
+    /// It was never as small, or something cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn prove_consistency(
+        self: &Arc<Self>,
+        from: u64,
+        published: Arc<Published>,
+    ) -> Result<Vec<Hash>, EvidenceError> {
+        let this = self.clone();
+        blocking(move || {
+            let to = published.checkpoint.size();
+            Ok(published.tree.prove_consistency(from, to, &this.files)?)
+        })
+        .await?
+    }
+
+    /// Adds the cosignature of a witness to the newest checkpoint. `false` if it is about another one, or there are
+    /// enough.
+    ///
+    /// # Errors
+    /// It is not by that key over the checkpoint.
+    pub fn add_cosignature(&self, size: u64, key: &VerifierKey, signature: Signature) -> Result<bool, CheckpointError> {
+        let mut outcome = Ok(false);
+        self.published.send_if_modified(|published| {
+            let checkpoint = &published.checkpoint;
+            if checkpoint.size() != size || checkpoint.note().signatures().len() > COSIGNATURES_MAX {
+                return false;
+            }
+            let mut cosigned = checkpoint.clone();
+            outcome = cosigned.add_cosignature(key, signature.clone()).map(|_| true);
+            if outcome.is_ok() {
+                let tree = published.tree.clone();
+                *published = Arc::new(Published {
+                    checkpoint: cosigned,
+                    tree,
+                });
+            }
+            // Who follows waits for larger ones.
+            false
+        });
+        outcome
+    }
+
+    /// Gives the log a new key. For a day checkpoints carry the signature of the old one as well, so that who knows only
+    /// that one learns of the new.
+    ///
+    /// # Errors
+    /// There is no new key, and the old one is in use still.
+    pub async fn rotate_key(self: &Arc<Self>, actor: Actor) -> Result<VerifierKey, EvidenceError> {
+        let keys = self.lock_keys().clone();
+        let next = keys.generate(&self.origin, self.keys.as_ref()).await?;
+        let vkey = next.verifier_key();
+        let previous = keys.current();
+        let body = json!({ "vkey": vkey.to_string(), "previous": previous.to_string() });
+        let origin = self.origin.clone();
+        note(&self.committer, self.clock.as_ref(), actor, key::ROTATED, origin, body).await?;
+        self.lock_keys().follow(next);
+        self.pass().await?;
+        Ok(vkey)
+    }
+
+    fn lock_keys(&self) -> MutexGuard<'_, LogKeys> {
+        self.signing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Commits an event of the log itself.
+async fn note(
+    committer: &Committer,
+    clock: &dyn Clock,
+    actor: Actor,
+    kind: &'static str,
+    subject: String,
+    body: serde_json::Value,
+) -> Result<(), EvidenceError> {
+    let change = Change::Note { kind, subject, body };
+    let time = clock.now().into();
+    committer.commit(Step { actor, time, change }).await?;
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EvidenceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| EvidenceError::Stopped)
+}
+
+#[cfg(test)]
+mod tests;

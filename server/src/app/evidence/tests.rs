@@ -1,0 +1,244 @@
+use mayfly_keys::MemoryKeys;
+use mayfly_tlog::leaf_hash;
+use mayfly_tlog::merkle::{verify_consistency, verify_inclusion};
+use mayfly_tlog::tile::TileKind;
+use serde_json::Value;
+
+use super::*;
+use crate::app::testing::World;
+
+async fn note(world: &World, count: usize) {
+    let steps = (0..count).map(|number| Step {
+        actor: Actor::server(),
+        time: world.now(),
+        change: Change::Note {
+            kind: "test.note",
+            subject: number.to_string(),
+            body: json!({}),
+        },
+    });
+    for result in world.committer.commit_all(steps.collect()).await {
+        result.unwrap();
+    }
+}
+
+fn entries(world: &World) -> Vec<String> {
+    world.archive().reader().unwrap().entries(0, 100_000).unwrap()
+}
+
+async fn opened(world: &World) -> Result<Arc<Evidence>, EvidenceError> {
+    Evidence::open(world.evidence_parts()).await
+}
+
+#[tokio::test]
+async fn a_log_begins_with_its_key_and_its_checkpoints_follow_what_is_committed() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    let first: Value = serde_json::from_str(&entries(&world)[0]).unwrap();
+    let key = evidence.verifier_keys().remove(0);
+    assert_eq!(
+        (first["kind"].as_str(), first["body"]["vkey"].as_str()),
+        (Some("log.started"), Some(&*key.to_string()))
+    );
+    assert_eq!(evidence.published().checkpoint.size(), 1);
+    note(&world, 1_000).await;
+    evidence.pass().await.unwrap();
+    let published = evidence.published();
+    let kept = std::fs::read(world.evidence_parts().dir.join("checkpoint")).unwrap();
+    assert_eq!(SignedCheckpoint::open(&kept, &[key]).unwrap(), published.checkpoint);
+    let entries = entries(&world);
+    assert_eq!(published.checkpoint.size(), entries.len() as u64);
+    let mut tree = Tree::new();
+    tree.append(
+        &entries
+            .iter()
+            .map(|entry| leaf_hash(entry.as_bytes()))
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
+    assert_eq!(published.checkpoint.root(), tree.root());
+}
+
+#[tokio::test]
+async fn entries_and_earlier_trees_are_proved_from_files_and_from_memory() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    note(&world, 300).await;
+    evidence.pass().await.unwrap();
+    let earlier = evidence.published();
+    note(&world, 700).await;
+    evidence.pass().await.unwrap();
+    let now = evidence.published();
+    let (size, root) = (now.checkpoint.size(), now.checkpoint.root());
+    for index in [0, 255, 256, 300, 767, 768, size - 1] {
+        let (entry, hashes) = evidence.prove(index, now.clone()).await.unwrap();
+        verify_inclusion(leaf_hash(entry.as_bytes()), index, size, root, &hashes).unwrap();
+    }
+    assert!(matches!(
+        evidence.prove(size, now.clone()).await,
+        Err(EvidenceError::NoSuchEntry { .. })
+    ));
+    let hashes = evidence
+        .prove_consistency(earlier.checkpoint.size(), now.clone())
+        .await
+        .unwrap();
+    let (from, from_root) = (earlier.checkpoint.size(), earlier.checkpoint.root());
+    verify_consistency(from, from_root, size, root, &hashes).unwrap();
+    // What an earlier reader asks for is still there, and nothing behind the end.
+    let partial = TilePath::new(TileKind::Hashes(0), 1, 45).unwrap();
+    let full = TilePath::full(0, 1).unwrap();
+    let (partial, full) = (
+        evidence.tile(partial).await.unwrap(),
+        evidence.tile(full).await.unwrap(),
+    );
+    assert_eq!(partial.unwrap(), full.unwrap()[..45 * Hash::LEN]);
+    for path in [
+        "tile/0/004",
+        "tile/entries/004",
+        "tile/1/000",
+        "tile/9/000",
+        "tile/entries/x999/999",
+    ] {
+        assert_eq!(evidence.tile(path.parse().unwrap()).await.unwrap(), None, "{path}");
+    }
+    for path in TilePath::all(size) {
+        assert!(evidence.tile(path).await.unwrap().is_some(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn tiles_that_are_gone_or_damaged_are_made_anew_from_the_entries() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    note(&world, 600).await;
+    evidence.pass().await.unwrap();
+    let shown = evidence.published();
+    let tile = world.evidence_parts().dir.join("tile/0/000");
+    let whole = std::fs::read(&tile).unwrap();
+    for damage in [None, Some(whole[..100].to_vec()), Some(vec![0; whole.len()])] {
+        match &damage {
+            None => std::fs::remove_file(&tile).unwrap(),
+            Some(bytes) => std::fs::write(&tile, bytes).unwrap(),
+        }
+        let again = opened(&world).await.unwrap();
+        assert_eq!(again.published().checkpoint.root(), shown.checkpoint.root());
+        assert_eq!(again.tile("tile/0/000".parse().unwrap()).await.unwrap().unwrap(), whole);
+    }
+}
+
+#[tokio::test]
+async fn an_older_database_than_what_was_shown_is_refused_with_the_reason() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    note(&world, 10).await;
+    evidence.pass().await.unwrap();
+    let backup = world.backup();
+    note(&world, 10).await;
+    evidence.pass().await.unwrap();
+    drop(evidence);
+    let restored = world.restored(&backup);
+    let refused = opened(&restored).await.err().unwrap();
+    assert!(
+        matches!(
+            refused,
+            EvidenceError::Shorter {
+                found: 11,
+                shown: 21,
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert!(
+        refused.to_string().contains("This is a backup that was restored"),
+        "{refused}"
+    );
+    // It is no better once it has grown past it.
+    note(&restored, 30).await;
+    assert!(matches!(
+        opened(&restored).await,
+        Err(EvidenceError::Rewritten { shown: 21, .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_log_is_refused() {
+    let world = World::unborn(|_| {});
+    drop(opened(&world).await.unwrap());
+    let other = World::unborn(|_| {});
+    drop(opened(&other).await.unwrap());
+    std::fs::copy(
+        other.evidence_parts().dir.join("checkpoint"),
+        world.evidence_parts().dir.join("checkpoint"),
+    )
+    .unwrap();
+    assert!(matches!(opened(&world).await, Err(EvidenceError::Checkpoint { .. })));
+}
+
+#[tokio::test]
+async fn a_new_key_is_named_by_the_log_and_signs_beside_the_old_one() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    let old = evidence.verifier_keys().remove(0);
+    let new = evidence.rotate_key(Actor::server()).await.unwrap();
+    assert_ne!(old, new);
+    let checkpoint = evidence.published().checkpoint.to_bytes();
+    for key in [&old, &new] {
+        SignedCheckpoint::open(&checkpoint, std::slice::from_ref(key)).unwrap();
+    }
+    let last: Value = serde_json::from_str(entries(&world).last().unwrap()).unwrap();
+    assert_eq!(last["kind"], "log.key_rotated");
+    // And after a restart, too.
+    let again = opened(&world).await.unwrap();
+    assert_eq!(again.verifier_keys(), [new.clone(), old]);
+    // The one after that leaves the first behind.
+    let third = again.rotate_key(Actor::server()).await.unwrap();
+    let checkpoint = again.published().checkpoint.clone();
+    let signed_by = again.verifier_keys().into_iter().filter(|key| {
+        checkpoint
+            .note()
+            .signatures()
+            .iter()
+            .any(|signature| signature.is_by(key))
+    });
+    assert_eq!(signed_by.collect::<Vec<_>>(), [third, new]);
+}
+
+#[tokio::test]
+async fn a_log_whose_key_is_lost_goes_on_with_another_and_says_so() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    let old = evidence.verifier_keys();
+    drop(evidence);
+    let parts = EvidenceParts {
+        keys: Arc::new(MemoryKeys::new()),
+        ..world.evidence_parts()
+    };
+    let evidence = Evidence::open(parts).await.unwrap();
+    assert_eq!(evidence.verifier_keys()[1..], old);
+    let last: Value = serde_json::from_str(entries(&world).last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["kind"], &last["body"]["lost"]),
+        (&json!("log.key_rotated"), &json!(true))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_follows_within_a_second_of_what_is_committed() {
+    let world = World::new().await;
+    let evidence = world.evidence().await;
+    let stop = CancellationToken::new();
+    let running = evidence.clone().run(stop.clone());
+    let watching = async {
+        let mut shown = evidence.subscribe();
+        for _ in 0..5 {
+            note(&world, 3).await;
+            let size = entries(&world).len() as u64;
+            let begun = tokio::time::Instant::now();
+            shown.wait_for(|shown| shown.checkpoint.size() >= size).await.unwrap();
+            assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+        stop.cancel();
+    };
+    tokio::join!(running, watching);
+}
