@@ -154,6 +154,7 @@ async fn an_older_database_than_what_was_shown_is_refused_with_the_reason() {
         "{refused}"
     );
     // It is no better once it has grown past it.
+    note(&restored, 3).await;
     note(&restored, 30).await;
     assert!(matches!(
         opened(&restored).await,
