@@ -161,7 +161,7 @@ impl Settings {
         let issue = issue(&reader.section("svid"), authority.ttl);
         let attestors = attestors(&reader.section("attestor"), reader);
         let (attest_limits, tcp_limits, unix_limits) = limits(&reader.section("limits"), drain);
-        let watch = watch(&reader.section("watch"));
+        let watch = watch(&reader.section("watch"), task_config.lease);
         let log = log(&reader.section("log"));
 
         let settings = reader.finish(|| {
@@ -223,7 +223,10 @@ fn authority(section: &Section<'_>) -> (KeySettings, AuthoritySettings) {
             &[("disk", KeySettings::Disk), ("memory", KeySettings::Memory)],
         )
         .or(KeySettings::Disk);
-    let types: Vec<(String, KeyType)> = KeyType::OF_AUTHORITIES.iter().map(|kind| (kind.to_string(), *kind)).collect();
+    let types: Vec<(String, KeyType)> = KeyType::OF_AUTHORITIES
+        .iter()
+        .map(|kind| (kind.to_string(), *kind))
+        .collect();
     let choices: Vec<(&str, KeyType)> = types.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
     let key_type = section.choice("key_type", &choices).or(KeyType::EcP256);
     let ttl = section.duration("ttl").range(30 * SECOND..=10 * YEAR).or(DAY);
@@ -323,13 +326,25 @@ fn limits(section: &Section<'_>, drain: Duration) -> (AttestLimits, Limits, Limi
     (attest, tcp, unix)
 }
 
-fn watch(section: &Section<'_>) -> WatchSettings {
+fn watch(section: &Section<'_>, lease: Duration) -> WatchSettings {
     let defaults = WatchSettings::default();
+    let beacon_interval = section
+        .duration("beacon_interval")
+        .range(Duration::from_millis(100)..=60 * SECOND)
+        .or(defaults.beacon_interval);
+    // One beacon that is late must not take every task SVID away.
+    if lease < 2 * beacon_interval {
+        section.problem(
+            "beacon_interval",
+            &format!(
+                "leaves no room in tasks.lease, which is {lease:?}: agents withdraw task SVIDs when no word came for so long",
+            ),
+            &format!("at most half of the lease, {:?}, or raise tasks.lease", lease / 2),
+        );
+    }
     WatchSettings {
-        beacon_interval: section
-            .duration("beacon_interval")
-            .range(Duration::from_millis(100)..=60 * SECOND)
-            .or(defaults.beacon_interval),
+        beacon_interval,
+        lease,
         ack_timeout: section
             .duration("ack_timeout")
             .range(SECOND..=300 * SECOND)

@@ -43,7 +43,7 @@ pub const UNATTENDED: &str = "\
     name = \"pay/db-migrate\"\nowner = \"ann\"\n\
     [allowed]\nworkloads = [\"/ns/pay/migrator\"]\n\
     [limits]\nmax_window = \"10m\"\n\
-    [ending]\ncheckpoints = [\"pay-db\"]\n";
+    [ending]\ncheckpoints = [\"pay-db@/svc/pay-db\"]\n";
 
 /// Everything that a story of tasks begins with.
 pub struct TaskWorld {

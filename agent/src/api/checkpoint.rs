@@ -1,5 +1,8 @@
 //! `mayfly.workload.v1.Checkpoint`: consumers of certificates learn what is revoked, and say what they enforce.
 //!
+//! A consumer registers with a name of its choice and as one of its base identities, which its agent attests. It is dropped
+//! as soon as it has not that identity any more: what it said does not count for whoever it is then.
+//!
 //! A stream is a generator, as those of the Workload API: HTTP/2 asks it for the next message when the consumer can take
 //! one, and what came meanwhile is in it. It holds no more than a place in the set that all share.
 
@@ -8,12 +11,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, unfold};
+use mayfly_model::Entry;
+use mayfly_model::task::{CHECKPOINT_MAX, is_checkpoint_name};
 use mayfly_proto::mayfly::workload as pb;
 use mayfly_proto::mayfly::workload::checkpoint_server::{Checkpoint, CheckpointServer};
 use mayfly_proto::mayfly::workload::enforce_request::Body;
 use mayfly_runtime::Clock;
 use mayfly_runtime::listen::ConnInfo;
 use mayfly_svid::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::service::interceptor::InterceptedService;
@@ -21,7 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
 use super::ApiMetrics;
-use super::caller::{Caller, CallerError, Callers, StreamSlot};
+use super::caller::{Caller, CallerError, Callers, SelectorSet, Standing, StreamSlot};
 use super::metrics::Refusal;
 use super::workload::{FRESH, HeaderCheck, refusal_status};
 use crate::news::{Cursor, DenySet, Enforcer, News, Word};
@@ -32,7 +38,6 @@ use crate::view::View;
 const PIECE: usize = 4096;
 /// A consumer says hello within this.
 const HELLO: Duration = Duration::from_secs(10);
-const MAX_NAME: usize = 128;
 
 /// The service.
 #[derive(Clone)]
@@ -55,6 +60,11 @@ struct Consumer {
     /// Until when the consumer believes that the last word counts.
     told_end: Option<Instant>,
     caller: Arc<Caller>,
+    /// What gives the identity that it registered as.
+    entry: Arc<Entry>,
+    views: watch::Receiver<Arc<View>>,
+    standing: watch::Receiver<Standing>,
+    clock: Arc<dyn Clock>,
     connection: ConnInfo,
     metrics: TaskMetrics,
     _slot: StreamSlot,
@@ -72,8 +82,9 @@ impl CheckpointApi {
         refusal_status(reason)
     }
 
-    /// Whether the caller has an identity at all: what is revoked is for those who check certificates of this domain.
-    async fn attest(&self, caller: &Caller) -> Result<(), Status> {
+    /// What holds of the caller, and the entries of its identities: what is revoked is for those who check certificates of
+    /// this domain.
+    async fn attest(&self, caller: &Caller) -> Result<Vec<Arc<Entry>>, Status> {
         let selectors = caller.attest(FRESH).await.map_err(|error| {
             self.refuse(match error {
                 CallerError::Over => Refusal::CallerOver,
@@ -83,26 +94,43 @@ impl CheckpointApi {
         })?;
         let view = Arc::clone(&self.views.borrow());
         let now = Timestamp::from(self.clock.now());
-        if view.matching(&selectors).iter().any(|entry| !entry.is_expired(now)) {
-            return Ok(());
+        let mut found = view.matching(&selectors);
+        found.retain(|entry| !entry.is_expired(now));
+        if found.is_empty() {
+            return Err(self.refuse(if view.synced() {
+                Refusal::NoIdentity
+            } else {
+                Refusal::NotSynced
+            }));
         }
-        Err(self.refuse(if view.synced() {
-            Refusal::NoIdentity
-        } else {
-            Refusal::NotSynced
-        }))
+        Ok(found)
     }
 }
 
 /// The name in a hello, if it is one.
 fn name_of(hello: &pb::EnforceHello) -> Result<&str, Status> {
     let name = hello.checkpoint.as_str();
-    let is_known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._/-".contains(&b);
-    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_known) {
-        let what = format!("checkpoint: a name has 1 to {MAX_NAME} of a-z 0-9 . _ / -");
+    if !is_checkpoint_name(name) {
+        let what = format!("checkpoint: a name has 1 to {CHECKPOINT_MAX} of a-z 0-9 . _ / -");
         return Err(Status::invalid_argument(what));
     }
     Ok(name)
+}
+
+/// The identity that a hello names, or the first one.
+fn entry_of(hello: &pb::EnforceHello, entries: Vec<Arc<Entry>>) -> Result<Arc<Entry>, Status> {
+    let is_named = |entry: &Arc<Entry>| hello.spiffe_id.is_empty() || entry.spec.spiffe_id.as_str() == hello.spiffe_id;
+    let found = entries.into_iter().find(is_named);
+    found.ok_or_else(|| Status::permission_denied("spiffe_id: this process does not have that identity"))
+}
+
+/// Whether `entry` still gives its identity to a process of which `selectors` hold.
+fn stands(entry: &Entry, view: &View, selectors: Option<&SelectorSet>, now: Timestamp) -> bool {
+    let now_so = view.entry(&entry.id).filter(|now_so| {
+        let all_hold = |selectors: &SelectorSet| now_so.spec.selectors.iter().all(|one| selectors.contains(one));
+        !now_so.is_expired(now) && now_so.spec.spiffe_id == entry.spec.spiffe_id && selectors.is_none_or(all_hold)
+    });
+    now_so.is_some()
 }
 
 #[tonic::async_trait]
@@ -120,7 +148,7 @@ impl Checkpoint for CheckpointApi {
         let (caller, connection) = (Arc::clone(caller), connection.clone());
         let slot = self.callers.open_stream(&caller);
         let slot = slot.ok_or_else(|| self.refuse(Refusal::Overload))?;
-        self.attest(&caller).await?;
+        let entries = self.attest(&caller).await?;
         let mut requests = request.into_inner();
         let first = timeout(HELLO, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
@@ -128,15 +156,19 @@ impl Checkpoint for CheckpointApi {
             return Err(Status::invalid_argument("the first message is the hello"));
         };
         let name = name_of(&hello)?;
-        let enforcer = self.news.enforcers().join(name, caller.uid());
+        let entry = entry_of(&hello, entries)?;
+        let spiffe_id = &entry.spec.spiffe_id;
+        let enforcer = self.news.enforcers().join(name, spiffe_id, caller.uid());
         let enforcer = enforcer.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(
             checkpoint = name,
-            version = hello.version.chars().take(MAX_NAME).collect::<String>(),
+            %spiffe_id,
+            version = hello.version.chars().take(CHECKPOINT_MAX).collect::<String>(),
             peer_pid = caller.pid(),
             "consumer enforces what is revoked"
         );
         self.task_metrics.consumers.inc();
+        let standing = caller.standing();
         let consumer = Consumer {
             requests,
             enforcer,
@@ -145,6 +177,10 @@ impl Checkpoint for CheckpointApi {
             cursor: Cursor::default(),
             told_end: None,
             caller,
+            entry,
+            views: self.views.clone(),
+            standing,
+            clock: Arc::clone(&self.clock),
             connection,
             metrics: self.task_metrics.clone(),
             _slot: slot,
@@ -165,6 +201,7 @@ impl Consumer {
     /// The next message; `None` when the consumer has gone.
     async fn next(&mut self) -> Result<Option<pb::EnforceResponse>, Status> {
         loop {
+            self.check_identity()?;
             if let Some(message) = self.due() {
                 return Ok(Some(message));
             }
@@ -182,6 +219,9 @@ impl Consumer {
                     Some(None) => {}
                     None => return Ok(None),
                 },
+                changed = self.views.changed() => changed.map_err(|_| refusal_status(Refusal::Draining))?,
+                // It lives as long as the caller.
+                _ = self.standing.changed() => {}
                 () = self.caller.exited() => return Err(refusal_status(Refusal::CallerOver)),
                 () = self.caller.over() => return Err(refusal_status(Refusal::CallerOver)),
                 () = closing.cancelled() => return Err(refusal_status(Refusal::Draining)),
@@ -190,16 +230,35 @@ impl Consumer {
         }
     }
 
+    /// Ends the stream of who is not any more who registered.
+    fn check_identity(&mut self) -> Result<(), Status> {
+        let selectors = match &*self.standing.borrow_and_update() {
+            Standing::Known(selectors) => Some(Arc::clone(selectors)),
+            // A moment's trouble of an attestor; who is over is told so below.
+            Standing::Unknown | Standing::Unclear | Standing::Over => None,
+        };
+        let now = Timestamp::from(self.clock.now());
+        if stands(&self.entry, &self.views.borrow_and_update(), selectors.as_ref(), now) {
+            return Ok(());
+        }
+        info!(
+            spiffe_id = %self.entry.spec.spiffe_id,
+            peer_pid = self.caller.pid(),
+            "consumer has not the identity any more that it registered as"
+        );
+        Err(refusal_status(Refusal::NoIdentity))
+    }
+
     /// What there is to tell now.
     fn due(&mut self) -> Option<pb::EnforceResponse> {
         let now = Instant::now();
         let word = *self.word.borrow_and_update();
-        let left = word.and_then(|word| word.left(now));
+        let left = word.and_then(|word| word.left_for_consumers(now));
         let piece = self.denied.borrow_and_update().clone().next(&mut self.cursor, PIECE);
         let is_news = match (word, left, self.told_end) {
-            (Some(word), Some(_), told) => {
+            (Some(word), Some(left), told) => {
                 // An update is followed by a word on its own: that need not be told twice.
-                told.is_none_or(|told| word.end() >= told + word.lease / 8)
+                told.is_none_or(|told| now + left >= told + word.lease / 8)
             }
             (_, _, told) => told.is_some(),
         };
@@ -207,10 +266,15 @@ impl Consumer {
             return None;
         }
         self.told_end = left.map(|left| now + left);
+        // What lies in a buffer until the consumer reads it does not become fresher by that.
+        let lease_until_ms = left.map_or(0, |left| {
+            u64::try_from((uptime() + left).as_millis()).unwrap_or(u64::MAX)
+        });
         // Rounded down: never longer than it counts.
         let lease_ms = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX));
         let message = pb::EnforceResponse {
             lease_ms,
+            lease_until_ms,
             epoch: self.cursor.epoch(),
             ..pb::EnforceResponse::default()
         };
@@ -243,6 +307,11 @@ impl Consumer {
         let epoch = epoch.min(self.cursor.epoch());
         self.enforcer.acknowledge(epoch, connections_ended, connections_left);
     }
+}
+
+/// How long the machine runs, sleep included: what consumers on it see as well.
+fn uptime() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).expect("the machine was started before now")
 }
 
 impl Drop for Consumer {

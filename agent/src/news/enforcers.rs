@@ -1,16 +1,19 @@
 //! Consumers that enforce what is revoked, and what they have enforced.
+//!
+//! They choose their names; their SPIFFE IDs were attested. Who has another ID is never summed up with them.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mayfly_proto::mayfly::agent::EnforcedBy;
+use mayfly_svid::SpiffeId;
 use tokio::sync::Notify;
 
 /// Names of checkpoints that the processes of one user may register.
 const NAMES_PER_USER: usize = 64;
 
-/// All consumers that are connected, summed up by the names of their checkpoints.
+/// All consumers that are connected, summed up by the names of their checkpoints and by who they are.
 #[derive(Debug, Default)]
 pub struct Enforcers {
     book: Mutex<Book>,
@@ -20,12 +23,15 @@ pub struct Enforcers {
 #[derive(Debug, Default)]
 struct Book {
     next_id: u64,
-    groups: BTreeMap<(String, u32), Group>,
-    /// Names whose last consumer left since the last report.
-    gone: BTreeMap<String, u32>,
+    groups: BTreeMap<(Consumers, u32), Group>,
+    /// Those whose last one left since the last report.
+    gone: BTreeMap<Consumers, u32>,
 }
 
-/// The consumers of one user under one name.
+/// A name, and who has it.
+type Consumers = (String, SpiffeId);
+
+/// The consumers of one user under one name, with one ID.
 #[derive(Debug, Default)]
 struct Group {
     consumers: HashMap<u64, Consumer>,
@@ -42,7 +48,7 @@ struct Consumer {
 #[derive(Debug)]
 pub struct Enforcer {
     all: Arc<Enforcers>,
-    key: (String, u32),
+    key: (Consumers, u32),
     id: u64,
 }
 
@@ -52,13 +58,18 @@ pub struct Enforcer {
 pub struct TooManyCheckpoints;
 
 impl Enforcers {
-    /// A consumer of the user `uid` under the name `checkpoint`; it has enforced nothing yet.
+    /// A consumer of the user `uid` under the name `checkpoint`, attested to be `spiffe_id`; it has enforced nothing yet.
     ///
     /// # Errors
     /// The user has registered too many names.
-    pub fn join(self: &Arc<Self>, checkpoint: &str, uid: u32) -> Result<Enforcer, TooManyCheckpoints> {
+    pub fn join(
+        self: &Arc<Self>,
+        checkpoint: &str,
+        spiffe_id: &SpiffeId,
+        uid: u32,
+    ) -> Result<Enforcer, TooManyCheckpoints> {
         let mut book = self.lock();
-        let key = (checkpoint.to_owned(), uid);
+        let key = ((checkpoint.to_owned(), spiffe_id.clone()), uid);
         let names = book.groups.keys().filter(|(_, user)| *user == uid).count();
         if !book.groups.contains_key(&key) && names >= NAMES_PER_USER {
             return Err(TooManyCheckpoints);
@@ -86,16 +97,16 @@ impl Enforcers {
         self.len() == 0
     }
 
-    /// The sum for each name: what all of its consumers have enforced. Connections that were ended are told once.
+    /// The sum for each name and ID: what all of its consumers have enforced. Connections that were ended are told once.
     pub fn report(&self) -> Vec<EnforcedBy> {
         let mut book = self.lock();
-        let mut sums: BTreeMap<String, EnforcedBy> = BTreeMap::new();
-        for (checkpoint, ended) in std::mem::take(&mut book.gone) {
-            let sum = sums.entry(checkpoint).or_default();
+        let mut sums: BTreeMap<Consumers, EnforcedBy> = BTreeMap::new();
+        for (consumers, ended) in std::mem::take(&mut book.gone) {
+            let sum = sums.entry(consumers).or_default();
             sum.connections_ended = ended;
         }
-        for ((checkpoint, _), group) in &mut book.groups {
-            let sum = sums.entry(checkpoint.clone()).or_default();
+        for ((consumers, _), group) in &mut book.groups {
+            let sum = sums.entry(consumers.clone()).or_default();
             for consumer in group.consumers.values() {
                 sum.epoch = if sum.consumers == 0 {
                     consumer.epoch
@@ -108,9 +119,11 @@ impl Enforcers {
             let ended = std::mem::take(&mut group.ended);
             sum.connections_ended = sum.connections_ended.saturating_add(ended);
         }
-        let named = sums
-            .into_iter()
-            .map(|(checkpoint, sum)| EnforcedBy { checkpoint, ..sum });
+        let named = sums.into_iter().map(|((checkpoint, spiffe_id), sum)| EnforcedBy {
+            checkpoint,
+            spiffe_id: spiffe_id.to_string(),
+            ..sum
+        });
         named.collect()
     }
 
@@ -177,6 +190,10 @@ impl Drop for Enforcer {
 mod tests {
     use super::*;
 
+    fn service() -> SpiffeId {
+        "spiffe://td/svc/db".parse().unwrap()
+    }
+
     fn told(all: &Enforcers) -> Vec<(String, u32, u64, u32, u32)> {
         let report = all.report().into_iter();
         report
@@ -195,8 +212,11 @@ mod tests {
     #[test]
     fn a_checkpoint_has_enforced_what_all_of_its_consumers_have() {
         let all = Arc::new(Enforcers::default());
-        let (one, two) = (all.join("db", 1).unwrap(), all.join("db", 2).unwrap());
-        let other = all.join("web", 1).unwrap();
+        let (one, two) = (
+            all.join("db", &service(), 1).unwrap(),
+            all.join("db", &service(), 2).unwrap(),
+        );
+        let other = all.join("web", &service(), 1).unwrap();
         one.acknowledge(7, 3, 1);
         other.acknowledge(9, 0, 0);
         assert_eq!(told(&all), [("db".into(), 2, 0, 3, 1), ("web".into(), 1, 9, 0, 0)]);
@@ -220,15 +240,36 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_a_name_is_told_apart_by_who_it_is() {
+        let all = Arc::new(Enforcers::default());
+        let evil = "spiffe://td/ns/evil".parse().unwrap();
+        let (right, wrong) = (
+            all.join("db", &service(), 1).unwrap(),
+            all.join("db", &evil, 1).unwrap(),
+        );
+        right.acknowledge(3, 0, 0);
+        wrong.acknowledge(9, 0, 0);
+        let report = all.report().into_iter().map(|sum| (sum.spiffe_id, sum.epoch));
+        let report: Vec<_> = report.collect();
+        assert_eq!(
+            report,
+            [("spiffe://td/ns/evil".into(), 9), ("spiffe://td/svc/db".into(), 3)]
+        );
+    }
+
+    #[test]
     fn one_user_has_so_many_names() {
         let all = Arc::new(Enforcers::default());
         let held: Vec<_> = (0..NAMES_PER_USER)
-            .map(|i| all.join(&format!("c{i}"), 1).unwrap())
+            .map(|i| all.join(&format!("c{i}"), &service(), 1).unwrap())
             .collect();
-        assert_eq!(all.join("more", 1).unwrap_err(), TooManyCheckpoints);
-        assert!(all.join("c1", 1).is_ok(), "more consumers of a name that it has");
-        assert!(all.join("more", 2).is_ok());
+        assert_eq!(all.join("more", &service(), 1).unwrap_err(), TooManyCheckpoints);
+        assert!(
+            all.join("c1", &service(), 1).is_ok(),
+            "more consumers of a name that it has"
+        );
+        assert!(all.join("more", &service(), 2).is_ok());
         drop(held);
-        assert!(all.join("more", 1).is_ok());
+        assert!(all.join("more", &service(), 1).is_ok());
     }
 }

@@ -13,7 +13,7 @@ mod enforcers;
 mod mailbox;
 mod word;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use mayfly_proto::mayfly::workload::Revoked;
 use tokio::sync::watch;
@@ -22,6 +22,8 @@ pub use denied::{Cursor, DenySet, Piece};
 pub use enforcers::{Enforcer, Enforcers, TooManyCheckpoints};
 pub use mailbox::Mailbox;
 pub use word::{DEFAULT_LEASE, Word};
+
+use crate::witness::{Distrust, Witness};
 
 /// Whether the server knows tasks at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct News {
     tasks: Mailbox,
     held: Mutex<Vec<String>>,
     enforcers: Arc<Enforcers>,
+    witness: OnceLock<Arc<Witness>>,
+    distrust: Distrust,
 }
 
 impl Default for News {
@@ -54,6 +58,8 @@ impl Default for News {
             tasks: Mailbox::default(),
             held: Mutex::default(),
             enforcers: Arc::default(),
+            witness: OnceLock::new(),
+            distrust: Distrust::default(),
         }
     }
 }
@@ -93,15 +99,17 @@ impl News {
         self.word.subscribe()
     }
 
-    /// The server spoke, and what is held here is all that it wanted to be held.
-    pub fn heard(&self) {
-        let next = self.word.borrow().unwrap_or_default().again();
+    /// The server spoke, said for how long that counts, and what is held here is all that it wanted to be held. 0 of a server
+    /// that does not say it.
+    pub fn heard(&self, lease_ms: u32) {
+        let next = self.word.borrow().unwrap_or_default().again(lease_ms);
         self.word.send_replace(Some(next));
     }
 
     /// As [`heard`](Self::heard), with what a beacon says; what is over by the server's clock is forgotten.
-    pub fn heard_beacon(&self, time_unix_ms: i64, interval_ms: u32) {
-        let next = self.word.borrow().unwrap_or_default().beacon(time_unix_ms, interval_ms);
+    pub fn heard_beacon(&self, time_unix_ms: i64, interval_ms: u32, lease_ms: u32) {
+        let word = self.word.borrow().unwrap_or_default();
+        let next = word.beacon(time_unix_ms, interval_ms, lease_ms);
         self.word.send_replace(Some(next));
         if self.denied.borrow().has_expired(time_unix_ms / 1000) {
             let mut set = DenySet::clone(&self.denied.borrow());
@@ -139,5 +147,21 @@ impl News {
     /// Consumers that enforce what is revoked.
     pub fn enforcers(&self) -> &Arc<Enforcers> {
         &self.enforcers
+    }
+
+    /// Who looks at the server's log, if anybody does.
+    pub fn witness(&self) -> Option<&Arc<Witness>> {
+        self.witness.get()
+    }
+
+    /// Has `witness` look at the server's log from now on; the first one stays.
+    pub fn set_witness(&self, witness: Arc<Witness>) {
+        // Said once, by `assemble`.
+        let _ = self.witness.set(witness);
+    }
+
+    /// Whether the server's log is refused, and so every task SVID.
+    pub fn distrust(&self) -> &Distrust {
+        &self.distrust
     }
 }

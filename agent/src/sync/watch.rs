@@ -10,14 +10,16 @@
 //!
 //! A resumed stream names what is held, so nothing is sent twice. Silence for four beacon intervals counts as a lost
 //! connection, a check that fails as a reason to ask for everything. What the messages do is in [`Changes`]. What the
-//! consumers behind this agent enforce goes the other way on the same stream, summed up, a few times a second at most.
+//! consumers behind this agent enforce goes the other way on the same stream, summed up, a few times a second at most; so
+//! does what the [witness](crate::witness) says of the server's log, whose head comes first of all.
 
 use std::time::Duration;
 
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
-use mayfly_proto::mayfly::agent::{Ack, Beacon, Enforced, Hello, WatchRequest, WatchResponse};
+use mayfly_proto::mayfly::agent::{Ack, Beacon, Enforced, Hello, LogHead, WatchRequest, WatchResponse, Witnessed};
 use mayfly_proto::mayfly::agent::{watch_request, watch_response};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -49,6 +51,8 @@ pub(super) struct WatchStream {
     reported_at: Instant,
     /// When consumers' news are to be reported.
     report_at: Option<Instant>,
+    /// The witness looks at the head of the log: it saves what it accepts before it answers.
+    looking: Option<JoinHandle<Witnessed>>,
 }
 
 // === impl WatchStream ===
@@ -71,10 +75,11 @@ impl WatchStream {
             history,
             revision,
             window_ids: holdings.news().held_windows(),
+            witness: holdings.news().witness().and_then(|witness| witness.hello()),
         };
-        // The hello, one acknowledgement, as the server sends nothing more before it has that one, and reports of what
-        // consumers enforce, which leave room for it.
-        let (requests, outgoing) = mpsc::channel(4);
+        // The hello, one acknowledgement and one answer to a head of the log, as the server sends nothing more before it
+        // has those, and reports of what consumers enforce, which leave room for them.
+        let (requests, outgoing) = mpsc::channel(5);
         send(&requests, watch_request::Body::Hello(hello))?;
         let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let opened = tokio::time::timeout(CALL_TIMEOUT, client.watch(ReceiverStream::new(outgoing))).await;
@@ -92,6 +97,7 @@ impl WatchStream {
             reported_at: Instant::now() - REPORT_GAP,
             // What an earlier stream was told means nothing on this one.
             report_at: (!holdings.news().enforcers().is_empty()).then(Instant::now),
+            looking: None,
         })
     }
 
@@ -111,6 +117,12 @@ impl WatchStream {
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.report(holdings);
                 }
+                answer = finished(&mut self.looking), if self.looking.is_some() => {
+                    self.looking = None;
+                    if let Some(answer) = answer {
+                        send(&self.requests, watch_request::Body::Witnessed(answer))?;
+                    }
+                }
                 () = holdings.news().enforcers().changed(), if due.is_none() => {
                     self.report_at = Some(self.reported_at + REPORT_GAP);
                 }
@@ -127,19 +139,22 @@ impl WatchStream {
             .map_err(|status| CallError::new(CALL, status))?
             .ok_or_else(|| CallError::new(CALL, Status::unavailable("the server ended the stream")))?;
         self.deadline = Instant::now() + self.silence;
-        let beacon = match &message.body {
-            Some(watch_response::Body::Beacon(beacon)) => {
-                self.expect_beacons(beacon);
-                Some((beacon.time_unix_ms, beacon.interval_ms))
+        let (mut beacon, mut lease_ms) = (None, 0);
+        match &message.body {
+            Some(watch_response::Body::Beacon(body)) => {
+                self.expect_beacons(body);
+                (beacon, lease_ms) = (Some((body.time_unix_ms, body.interval_ms)), body.lease_ms);
             }
-            _ => None,
-        };
+            Some(watch_response::Body::Update(update)) => lease_ms = update.lease_ms,
+            Some(watch_response::Body::LogHead(head)) => self.look(head.clone(), holdings)?,
+            None => {}
+        }
         let event = self.changes.take(message, holdings)?;
         match (&event, beacon) {
             (WatchEvent::Agreed, Some((time_unix_ms, interval_ms))) => {
-                holdings.news().heard_beacon(time_unix_ms, interval_ms);
+                holdings.news().heard_beacon(time_unix_ms, interval_ms, lease_ms);
             }
-            (WatchEvent::Applied(_), _) => holdings.news().heard(),
+            (WatchEvent::Applied(_), _) => holdings.news().heard(lease_ms),
             _ => {}
         }
         if let (WatchEvent::Applied(applied), Some(position)) = (&event, holdings.position()) {
@@ -156,8 +171,8 @@ impl WatchStream {
     fn report(&mut self, holdings: &Holdings) {
         let now = Instant::now();
         self.reported_at = now;
-        // One place stays free for an acknowledgement.
-        if self.requests.capacity() < 2 {
+        // Places stay free for an acknowledgement and an answer about the log.
+        if self.requests.capacity() < 3 {
             self.report_at = Some(now + REPORT_GAP);
             return;
         }
@@ -170,11 +185,29 @@ impl WatchStream {
         let _ = self.requests.try_send(WatchRequest { body });
     }
 
+    /// Has the witness look at the head of the log.
+    fn look(&mut self, head: LogHead, holdings: &Holdings) -> Result<(), CallError> {
+        if self.looking.is_some() {
+            return Err(CallError::malformed(CALL, "heads of the log came faster than they were answered"));
+        }
+        let witness = holdings.news().witness().cloned();
+        self.looking = witness.map(|witness| tokio::task::spawn_blocking(move || witness.consider(&head)));
+        Ok(())
+    }
+
     /// How long the server may be silent, from what it says of itself.
     fn expect_beacons(&mut self, beacon: &Beacon) {
         let interval = Duration::from_millis(beacon.interval_ms.into());
         self.silence = interval.clamp(Duration::from_millis(100), Duration::from_secs(300)) * MISSED_BEACONS;
         self.deadline = Instant::now() + self.silence;
+    }
+}
+
+/// What the witness answers; none if the process is stopping.
+async fn finished(looking: &mut Option<JoinHandle<Witnessed>>) -> Option<Witnessed> {
+    match looking {
+        Some(looking) => looking.await.ok(),
+        None => None,
     }
 }
 

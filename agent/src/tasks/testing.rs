@@ -311,7 +311,7 @@ impl Stage {
         let beat = async move {
             while !until.is_cancelled() {
                 // By the server's clock, whatever ours is set to.
-                news.heard_beacon(1_750_000_000_000 + clock.elapsed_ms(), 2_500);
+                news.heard_beacon(1_750_000_000_000 + clock.elapsed_ms(), 2_500, 0);
                 tokio::time::sleep(Duration::from_millis(2_500)).await;
             }
         };

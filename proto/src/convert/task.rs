@@ -113,5 +113,6 @@ pub fn close_cause(cause: agent::CloseCause) -> Option<CloseCause> {
         agent::CloseCause::AttestationLost => Some(CloseCause::AttestationLost),
         agent::CloseCause::HeartbeatLost => Some(CloseCause::HeartbeatLost),
         agent::CloseCause::LeaseLost => Some(CloseCause::LeaseLost),
+        agent::CloseCause::Deviated => Some(CloseCause::Deviated),
     }
 }

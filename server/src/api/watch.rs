@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use mayfly_model::task::{CloseCause, TaskStep};
+use mayfly_model::task::{CHECKPOINT_MAX, CloseCause, TaskStep};
 use mayfly_model::{Actor, Agent, Change, Entry, EntryId, Revision, Step};
 use mayfly_proto::convert::task::task_states;
 use mayfly_proto::mayfly::agent as wire;
@@ -59,6 +59,14 @@ pub struct WatchSettings {
     pub admission_wait: Duration,
     /// Between two digests.
     pub digest_interval: Duration,
+    /// For how long a word counts with agents: what they hold of strict definitions is lost after it.
+    pub lease: Duration,
+}
+
+impl WatchSettings {
+    fn lease_ms(&self) -> u32 {
+        u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX)
+    }
 }
 
 impl Default for WatchSettings {
@@ -69,6 +77,7 @@ impl Default for WatchSettings {
             admitted: 256,
             admission_wait: Duration::from_secs(2),
             digest_interval: Duration::from_secs(300),
+            lease: Duration::from_secs(10),
         }
     }
 }
@@ -314,7 +323,9 @@ impl Drop for Live {
     fn drop(&mut self) {
         self.mailbox.caught_up();
         if self.hub.close(self.session.agent_id(), &self.mailbox) {
-            self.feeds.checkpoints.gone(self.session.agent_id());
+            // Strict consumers have refused everything for long by then, as their word has run out.
+            let gone_for = self.settings.lease + self.settings.lease / 2;
+            self.feeds.checkpoints.gone(self.session.agent_id(), gone_for);
         }
     }
 }
@@ -352,6 +363,7 @@ impl Live {
         let revision = *revision;
         let chunk = plan.chunk(CHUNK, entry_weight);
         let update = wire::Update {
+            lease_ms: self.settings.lease_ms(),
             history: plan.state.history().into(),
             revision: revision.0,
             snapshot: plan.snapshot,
@@ -451,21 +463,28 @@ impl Live {
             .filter(|by| by.connections_ended > 0)
             .take(CHECKPOINTS_LOGGED)
         {
-            let name: String = by.checkpoint.chars().take(128).collect();
+            let name: String = by.checkpoint.chars().take(CHECKPOINT_MAX).collect();
             info!(agent_id = %self.session.agent_id(), checkpoint = name, ended = by.connections_ended,
                   left = by.connections_left, epoch = by.epoch, "consumers ended connections");
         }
-        let by_name = report.checkpoints.iter().take(CHECKPOINTS_MAX).map(|by| {
+        let state = self.committer.snapshot();
+        let agent = state.agent(self.session.agent_id());
+        let consumers = report.checkpoints.iter().take(CHECKPOINTS_MAX).filter_map(|by| {
+            let id: SpiffeId = by.spiffe_id.parse().ok()?;
+            // It vouches for the processes of its own node: nobody enforces anything there whose SVID it cannot have.
+            let is_its_own = state
+                .entries_of_spiffe_id(&id)
+                .any(|entry| agent.is_some_and(|agent| state.is_authorized(agent, entry)));
             let enforcing = Enforcing {
                 consumers: by.consumers,
                 epoch: by.epoch,
                 left: by.connections_left,
             };
-            (by.checkpoint.chars().take(128).collect(), enforcing)
+            is_its_own.then(|| ((by.checkpoint.chars().take(CHECKPOINT_MAX).collect(), id), enforcing))
         });
         self.feeds
             .checkpoints
-            .report(self.session.agent_id(), by_name.collect());
+            .report(self.session.agent_id(), consumers.collect());
     }
 
     fn beacon_now(&mut self) -> Result<wire::Beacon, Status> {
@@ -478,6 +497,7 @@ impl Live {
             .unwrap_or(i64::MAX),
             epoch: self.committer.snapshot().epoch(),
             interval_ms: u32::try_from(self.settings.beacon_interval.as_millis()).unwrap_or(u32::MAX),
+            lease_ms: self.settings.lease_ms(),
             ..wire::Beacon::default()
         };
         let observed = self.hub.observed();

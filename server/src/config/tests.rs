@@ -57,7 +57,11 @@ fn every_problem_is_reported_at_once_with_line_and_hint() {
 fn an_authority_has_no_key_that_verifiers_of_svids_need_not_read() {
     for key_type in KeyType::ALL {
         let parsed = parse(&format!("{MINIMAL}[authority]\nkey_type = \"{key_type}\"\n"));
-        assert_eq!(parsed.is_ok(), KeyType::OF_AUTHORITIES.contains(&key_type), "{key_type}");
+        assert_eq!(
+            parsed.is_ok(),
+            KeyType::OF_AUTHORITIES.contains(&key_type),
+            "{key_type}"
+        );
     }
     assert!(!KeyType::OF_AUTHORITIES.contains(&KeyType::Ed25519));
 }
@@ -195,6 +199,11 @@ fn each_mistake_about_people_is_told_with_its_line() {
         ("cache = \"0s\"", "token_file = \"x\"", "is for url, which is not there"),
         ("two_person = true", "two_persons = true", "did you mean `two_person`?"),
         ("two_person = true", "retention = \"1h\"", "tasks.retention"),
+        (
+            "[tickets]",
+            "[watch]\nbeacon_interval = \"5100ms\"\n[tickets]",
+            "leaves no room in tasks.lease, which is 10s",
+        ),
     ] {
         assert!(whole.contains(old), "{old}");
         let all = parse(&whole.replacen(old, new, 1)).unwrap_err().to_string();
@@ -203,6 +212,11 @@ fn each_mistake_about_people_is_told_with_its_line() {
             "no `{says}` in:\n{all}"
         );
     }
+    let short = parse(&format!("{MINIMAL}[tasks]\nlease = \"4s\"\n"))
+        .unwrap_err()
+        .to_string();
+    assert!(short.contains("at most half of the lease, 2s"), "{short}");
+    assert!(parse(&format!("{MINIMAL}[tasks]\nlease = \"5s\"\n")).is_ok());
     let url = "[tickets]\nurl = \"http://tracker.example.org/{ticket}\"\n";
     let all = parse(&format!("{MINIMAL}{url}")).unwrap_err().to_string();
     assert!(

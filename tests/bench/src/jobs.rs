@@ -154,7 +154,7 @@ impl World {
         create(&target, vec![service, job]).await?;
 
         let ending = if has_checkpoint {
-            format!("[ending]\ncheckpoints = [\"{CHECKPOINT}\"]\n")
+            format!("[ending]\ncheckpoints = [\"{CHECKPOINT}@{SERVICE}\"]\n")
         } else {
             String::new()
         };

@@ -13,7 +13,7 @@ const BYSTANDER: u32 = 41_201;
 
 const TWO: &str = "name = \"pay/db-migrate\"\nowner = \"ann\"\n[allowed]\n\
                    workloads = [\"/ns/pay/migrator\", \"/ns/pay/bystander\"]\n\
-                   [limits]\nmax_window = \"10m\"\n[ending]\ncheckpoints = [\"pay-db\"]\n";
+                   [limits]\nmax_window = \"10m\"\n[ending]\ncheckpoints = [\"/svc/pay-db\"]\n";
 
 /// Who holds a window, with a copy of its identity and a connection.
 struct Held {

@@ -23,7 +23,7 @@ const DEFINITION: &str = "\
     name = \"pay/db-migrate\"\nowner = \"ann\"\n\
     [allowed]\nworkloads = [\"/ns/pay/*\"]\n\
     [limits]\nmax_window = \"10m\"\n\
-    [ending]\ncheckpoints = [\"pay-db\"]\n";
+    [ending]\ncheckpoints = [\"/svc/pay-db\"]\n";
 const PROMOTING: &str = "[identity]\npromote_default = true\n";
 
 /// A library's program below a parent that opens windows.

@@ -520,6 +520,7 @@ fn beacon(state: &State) -> Beacon {
         entries: entries.len() as u64,
         digest: Some(digest),
         epoch: state.tasks.epoch,
+        lease_ms: state.tasks.lease_ms,
     }
 }
 

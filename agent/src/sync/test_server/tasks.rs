@@ -30,6 +30,8 @@ pub(in crate::sync) struct TaskBook {
     pub(in crate::sync) windows: BTreeMap<String, (i64, bool)>,
     /// The reports that came.
     pub(in crate::sync) enforced: Vec<Vec<EnforcedBy>>,
+    /// For how long it says that its words count.
+    pub(in crate::sync) lease_ms: u32,
     /// There are none: calls are not known.
     pub(in crate::sync) absent: bool,
 }
@@ -43,6 +45,7 @@ impl TaskBook {
         update.tasks = told.map(|(_, state)| state.clone()).collect();
         update.revoked = revoked;
         update.epoch = self.epoch;
+        update.lease_ms = self.lease_ms;
     }
 }
 

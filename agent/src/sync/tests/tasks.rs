@@ -90,10 +90,9 @@ async fn what_consumers_enforce_is_reported_summed_up_and_seldom() {
     agent.holds(&["a"]).await;
     server.revoke("w1", vec![vec![1]]);
     eventually("the revocation", || agent.news.epoch() == 1).await;
-    let (one, two) = (
-        agent.news.enforcers().join("db", 1).unwrap(),
-        agent.news.enforcers().join("db", 1).unwrap(),
-    );
+    let service = "spiffe://td/svc/db".parse().unwrap();
+    let join = || agent.news.enforcers().join("db", &service, 1).unwrap();
+    let (one, two) = (join(), join());
     let began = Instant::now();
     for ended in 0..1_000 {
         one.acknowledge(1, ended % 2, 0);

@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use mayfly_svid::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{GroupId, PathPattern, PersonId, TaskName};
+use super::{CheckpointRule, GroupId, PathPattern, PersonId, TaskName};
 use crate::Selectors;
 
 /// The longest window of an ordinary definition.
@@ -206,7 +206,7 @@ pub struct Ending {
     /// What happens without fresh word.
     #[serde(default)]
     pub staleness: Staleness,
-    /// The consumers that enforce it, by the names they register with.
+    /// The consumers that enforce it: whom to believe, each text a [`CheckpointRule`].
     #[serde(default)]
     pub checkpoints: BTreeSet<String>,
 }
@@ -313,11 +313,7 @@ impl Definition {
                 refuse(field, format!("at most {max} bytes without control characters"));
             }
         }
-        let words = [
-            ("scopes", &self.scopes),
-            ("ticket.kinds", &self.ticket.kinds),
-            ("ending.checkpoints", &self.ending.checkpoints),
-        ];
+        let words = [("scopes", &self.scopes), ("ticket.kinds", &self.ticket.kinds)];
         for (field, set) in words {
             let is_word = |word: &String| (1..=128).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_graphic());
             if set.len() > 100 || !set.iter().all(is_word) {
@@ -326,6 +322,13 @@ impl Definition {
                     "at most 100, each 1 to 128 printable ASCII characters without space".into(),
                 );
             }
+        }
+        let checkpoints = &self.ending.checkpoints;
+        if checkpoints.len() > 100 || checkpoints.iter().any(|rule| rule.len() > 1024) {
+            refuse("ending.checkpoints", "at most 100, each at most 1024 bytes".into());
+        }
+        for error in checkpoints.iter().filter_map(|rule| CheckpointRule::parse(rule).err()) {
+            refuse("ending.checkpoints", error.to_string());
         }
         if self.allowed.workloads.is_empty() {
             refuse("allowed.workloads", "nobody may run it; name at least one path".into());

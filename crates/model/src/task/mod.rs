@@ -13,6 +13,7 @@
 //! Start at [`Definition`], then [`Stage`], then [`Task`].
 
 mod change;
+mod checkpoint;
 mod decision;
 mod definition;
 mod name;
@@ -24,6 +25,7 @@ mod task;
 mod window;
 
 pub use change::{DefinitionVersion, PolicyFiles, Proposal, ProposalState, ProposedChange, Revocation};
+pub use checkpoint::{CHECKPOINT_MAX, CheckpointRule, CheckpointRuleError, is_checkpoint_name};
 pub use decision::{Approval, Decision, Outcome, Phase};
 pub use definition::{
     APPROVALS_MAX, ActorClass, Allowed, ApprovalRule, BREAKGLASS_WINDOW_MAX, DEFINITION_MAX, Definition,
@@ -31,7 +33,10 @@ pub use definition::{
     TTL_FLOOR, TTL_MAX, TaskClass, TicketRule, USES_MAX, WINDOW_MAX,
 };
 pub use name::{GroupId, NameError, PathPattern, PersonId, TaskName};
-pub use request::{RequestDigest, RequestProblem, TaskId, TaskIdError, TaskRequest};
+pub use request::{
+    KEY_MAX, PARAMETER_KEY_MAX, PARAMETER_VALUE_MAX, PARAMETERS_MAX, REASON_MAX, RequestDigest, RequestProblem,
+    SCOPE_MAX, SCOPES_MAX, TICKET_MAX, TaskId, TaskIdError, TaskRequest,
+};
 pub use stage::{Event, NoSuchStep, Stage};
 pub use step::{StepContext, TaskRefusal, TaskStep};
 pub use task::{Grant, Needs, Task, Terms};

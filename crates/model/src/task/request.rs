@@ -14,18 +14,21 @@ use super::{ActorClass, DefinitionHash, PersonId, TaskName};
 use crate::{EntryId, Selectors};
 
 /// The longest reason, in bytes.
-const REASON_MAX: usize = 1024;
+pub const REASON_MAX: usize = 1024;
 /// The longest ticket reference, in bytes.
-const TICKET_MAX: usize = 128;
+pub const TICKET_MAX: usize = 128;
 /// The longest idempotency key, in bytes.
-const KEY_MAX: usize = 128;
-/// The most scopes, and the longest of them in bytes: as definitions have them.
-const SCOPES_MAX: usize = 100;
-const SCOPE_MAX: usize = 128;
+pub const KEY_MAX: usize = 128;
+/// The most scopes, as definitions have them.
+pub const SCOPES_MAX: usize = 100;
+/// The longest scope, in bytes.
+pub const SCOPE_MAX: usize = 128;
 /// The most parameters.
-const PARAMETERS_MAX: usize = 32;
+pub const PARAMETERS_MAX: usize = 32;
+/// The longest key of a parameter, in bytes.
+pub const PARAMETER_KEY_MAX: usize = 64;
 /// The longest value of a parameter, in bytes.
-const PARAMETER_VALUE_MAX: usize = 256;
+pub const PARAMETER_VALUE_MAX: usize = 256;
 
 /// The ID of a request and of all that comes of it: a UUID (version 7), so that newer ones sort last.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -244,7 +247,7 @@ impl TaskRequest {
             );
         }
         let is_key = |key: &String| {
-            (1..=64).contains(&key.len())
+            (1..=PARAMETER_KEY_MAX).contains(&key.len())
                 && key
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))

@@ -281,3 +281,48 @@ async fn an_agent_that_rejects_without_end_is_let_go() {
     };
     assert_eq!(end.code(), Code::ResourceExhausted);
 }
+
+#[tokio::test]
+async fn every_word_says_for_how_long_it_counts() {
+    let fixture = Fixture::new(8).await;
+    let connected = fixture.attested("a").await;
+    let mut opened = connected.watch_from_nothing().await.opened().await.unwrap();
+    for _ in 0..2 {
+        match opened.next().await.unwrap() {
+            Outbound::Update(update) => {
+                assert_eq!(update.lease_ms, 10_000);
+                opened.acknowledge(update.revision, vec![]).await;
+            }
+            Outbound::Beacon(beacon) => assert_eq!(beacon.lease_ms, 10_000),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_speaks_only_for_consumers_whose_svids_it_may_have() {
+    let fixture = Fixture::new(8).await;
+    let connected = fixture.attested("a").await;
+    fixture.attested("b").await;
+    fixture.world.entry("db", &id("/spire/agent/t/a"), |_| {}).await;
+    fixture.world.entry("elsewhere", &id("/spire/agent/t/b"), |_| {}).await;
+    let opened = connected.watch_from_nothing().await.opened().await.unwrap();
+    let by = |path: &str| wire::EnforcedBy {
+        checkpoint: "db".into(),
+        spiffe_id: id(path).to_string(),
+        consumers: 1,
+        epoch: 7,
+        ..wire::EnforcedBy::default()
+    };
+    let nameless = wire::EnforcedBy {
+        spiffe_id: String::new(),
+        ..by("/db")
+    };
+    let checkpoints = vec![by("/db"), by("/elsewhere"), by("/nobody"), nameless];
+    let body = Some(Inbound::Enforced(wire::Enforced { checkpoints }));
+    let known = fixture.service.feeds.checkpoints.clone();
+    let mut changed = known.changed();
+    opened.requests.send(wire::WatchRequest { body }).await.unwrap();
+    changed.changed().await.unwrap();
+    let rules = ["/db", "/elsewhere", "/nobody", "db@/*"].map(String::from).into();
+    assert_eq!(known.missing(&rules, 7), ["/elsewhere", "/nobody"]);
+}

@@ -20,10 +20,15 @@ struct Kit {
 
 impl Kit {
     async fn connect(channel: Channel, checkpoint: &str) -> Result<Self, Status> {
+        Self::connect_as(channel, checkpoint, "").await
+    }
+
+    async fn connect_as(channel: Channel, checkpoint: &str, spiffe_id: &str) -> Result<Self, Status> {
         let (say, said) = mpsc::channel(8);
         let hello = task::EnforceHello {
             checkpoint: checkpoint.into(),
             version: "test".into(),
+            spiffe_id: spiffe_id.into(),
         };
         let first = task::EnforceRequest {
             body: Some(Body::Hello(hello)),
@@ -82,7 +87,7 @@ async fn a_consumer_gets_everything_then_what_is_new_and_signs_of_life() {
         (3, 2, 0),
         "no word of the server yet"
     );
-    served.news.heard_beacon(1_750_000_000_000, 2_500);
+    served.news.heard_beacon(1_750_000_000_000, 2_500, 0);
     let beacon = kit.hears().await;
     assert_eq!((beacon.snapshot, beacon.epoch, beacon.revoked.len()), (false, 3, 0));
     assert!((9_000..=10_000).contains(&beacon.lease_ms), "{}", beacon.lease_ms);
@@ -97,12 +102,12 @@ async fn a_consumer_gets_everything_then_what_is_new_and_signs_of_life() {
 #[tokio::test]
 async fn a_lease_that_runs_out_is_said_once_and_ends_when_the_server_is_heard() {
     let served = Served::start(vec![entry("a", &["s:1"])]);
-    served.news.heard_beacon(1_750_000_000_000, 125);
+    served.news.heard_beacon(1_750_000_000_000, 125, 0);
     let mut kit = Kit::connect(served.channel().await, "db").await.unwrap();
     let first = kit.hears().await;
     assert!(first.snapshot && (1..=500).contains(&first.lease_ms), "{first:?}");
     assert_eq!(kit.hears().await.lease_ms, 0);
-    served.news.heard_beacon(1_750_000_000_000, 2_500);
+    served.news.heard_beacon(1_750_000_000_000, 2_500, 0);
     assert!(kit.hears().await.lease_ms > 9_000);
 }
 
@@ -164,9 +169,45 @@ async fn a_consumer_has_an_identity_a_name_and_the_header() {
 }
 
 #[tokio::test]
+async fn a_consumer_registers_as_who_it_is_and_only_while_it_is() {
+    let served = Served::start(vec![
+        entry("a", &["s:1"]),
+        entry("b", &["s:1"]),
+        entry("other", &["s:2"]),
+    ]);
+    let as_id = async |id: &str| Kit::connect_as(served.channel().await, "db", id).await;
+    for not_its_own in ["spiffe://td/other", "spiffe://td/none", "b"] {
+        let refused = as_id(not_its_own).await.err().unwrap();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{not_its_own}");
+    }
+    let (mut first, mut second) = (as_id("").await.unwrap(), as_id("spiffe://td/b").await.unwrap());
+    assert!(first.hears().await.snapshot && second.hears().await.snapshot);
+    let registered = || {
+        let report = served.news.enforcers().report().into_iter();
+        report
+            .filter(|sum| sum.consumers > 0)
+            .map(|sum| sum.spiffe_id)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(registered(), ["spiffe://td/a", "spiffe://td/b"]);
+    served.stage.remove("b");
+    let ended = timeout(Duration::from_secs(20), second.hear.message()).await.unwrap();
+    assert_eq!(ended.unwrap_err().code(), Code::PermissionDenied);
+    eventually("one of them", || registered() == ["spiffe://td/a"]).await;
+    // Another entry of the same number is another identity.
+    served.stage.put(Entry {
+        id: "a".parse().unwrap(),
+        ..entry("z", &["s:1"])
+    });
+    let ended = timeout(Duration::from_secs(20), first.hear.message()).await.unwrap();
+    assert_eq!(ended.unwrap_err().code(), Code::PermissionDenied);
+    eventually("none", || registered().is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_revocation_reaches_a_thousand_consumers() {
     let served = Served::start(vec![entry("a", &["s:1"])]);
-    served.news.heard_beacon(1_750_000_000_000, 60_000);
+    served.news.heard_beacon(1_750_000_000_000, 60_000, 0);
     let mut kits = vec![];
     for _ in 0..10 {
         let channel = served.channel().await;
@@ -196,7 +237,7 @@ async fn a_revocation_reaches_a_thousand_consumers() {
 #[tokio::test]
 async fn a_process_runs_a_task_over_the_socket() {
     let served = Served::start(vec![entry("a", &["s:1"])]);
-    served.news.heard_beacon(1_750_000_000_000, 60_000);
+    served.news.heard_beacon(1_750_000_000_000, 60_000, 0);
     let mut client = TasksClient::new(served.channel().await);
     let ask = |reason: &str| task::RequestRequest {
         task: "pay/migrate".into(),

@@ -16,7 +16,7 @@ impl Scene {
             .supervisor
             .spawn_once("beacons", async move |stop: CancellationToken| {
                 while !stop.is_cancelled() {
-                    news.heard_beacon(1_750_000_000_000 + clock.elapsed_ms(), 2_500);
+                    news.heard_beacon(1_750_000_000_000 + clock.elapsed_ms(), 2_500, 0);
                     sleep(Duration::from_millis(2_500)).await;
                 }
                 Ok(())

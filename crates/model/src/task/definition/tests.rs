@@ -102,6 +102,18 @@ fn what_could_not_be_safe_is_refused_with_the_key() {
 }
 
 #[test]
+fn a_checkpoint_is_an_identity_and_not_a_name_that_anybody_can_take() {
+    let declared = |rule: &str| with("[limits]", &format!("[ending]\ncheckpoints = [\"{rule}\"]\n[limits]"));
+    for good in ["/svc/pay-db", "/svc/*", "pay-db@/svc/pay-db"] {
+        assert!(declared(good).is_ok(), "{good}");
+    }
+    assert_eq!(problems(declared("pay-db")), ["ending.checkpoints"]);
+    assert_eq!(problems(declared("/task/*")), ["ending.checkpoints"]);
+    let refused = declared("pay-db").unwrap_err().to_string();
+    assert!(refused.contains("`pay-db` does not say whom to believe"), "{refused}");
+}
+
+#[test]
 fn break_glass_is_short_approved_and_has_a_ticket() {
     assert_eq!(
         problems(with("review_by", "class = 'breakglass'\nreview_by")),
