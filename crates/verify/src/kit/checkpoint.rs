@@ -1,6 +1,5 @@
 //! Follows what is revoked, and tells the agent what is enforced.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,13 +9,13 @@ use mayfly_proto::mayfly::workload::checkpoint_client::CheckpointClient;
 use mayfly_proto::mayfly::workload::enforce_request::Body;
 use mayfly_proto::mayfly::workload::{EnforceAck, EnforceHello, EnforceRequest, EnforceResponse, Revoked};
 use mayfly_runtime::CancellationToken;
-use mayfly_runtime::client::unix_channel;
 use mayfly_svid::{Serial, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tracing::{debug, warn};
 
 use super::deny::Revocation;
+use super::line::{Call, Line};
 use super::settings::Settings;
 use super::source::Progress;
 use super::state::State;
@@ -24,16 +23,21 @@ use super::workload::{MESSAGE_MAX, RECONNECT, with_header};
 
 #[derive(Clone)]
 pub(crate) struct Checkpoint {
-    socket: PathBuf,
+    line: Line,
     name: String,
     state: Arc<State>,
     progress: Arc<watch::Sender<Progress>>,
 }
 
 impl Checkpoint {
-    pub(crate) fn new(settings: &Settings, state: &Arc<State>, progress: &Arc<watch::Sender<Progress>>) -> Self {
+    pub(crate) fn new(
+        line: &Line,
+        settings: &Settings,
+        state: &Arc<State>,
+        progress: &Arc<watch::Sender<Progress>>,
+    ) -> Self {
         Self {
-            socket: settings.socket.clone(),
+            line: line.clone(),
             name: settings.checkpoint.clone(),
             state: Arc::clone(state),
             progress: Arc::clone(progress),
@@ -44,16 +48,17 @@ impl Checkpoint {
     pub(crate) async fn follow(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = RECONNECT.start();
         loop {
-            let mut heard = false;
+            let (mut heard, call) = (false, self.line.call());
             let ended = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                ended = self.stream(&mut heard) => ended,
+                ended = self.stream(&call, &mut heard) => ended,
             };
             if heard {
                 backoff.reset();
             }
             if let Err(status) = &ended {
                 debug!(%status, "the checkpoint's stream ended");
+                self.line.ended(&call, status);
             }
             self.progress.send_modify(|progress| progress.asked = true);
             tokio::select! {
@@ -63,13 +68,15 @@ impl Checkpoint {
         }
     }
 
-    async fn stream(&self, heard: &mut bool) -> Result<(), Status> {
-        let mut client = CheckpointClient::new(unix_channel(&self.socket)).max_decoding_message_size(MESSAGE_MAX);
+    async fn stream(&self, call: &Call, heard: &mut bool) -> Result<(), Status> {
+        let mut client = CheckpointClient::new(call.channel.clone()).max_decoding_message_size(MESSAGE_MAX);
         // When the agent does not take acknowledgements, the next message waits with them.
         let (acks, requests) = mpsc::channel(16);
         let hello = EnforceHello {
             checkpoint: self.name.clone(),
             version: concat!("verify-kit ", env!("CARGO_PKG_VERSION")).into(),
+            // The first base identity, which acceptors show as well.
+            spiffe_id: String::new(),
         };
         let hello = EnforceRequest {
             body: Some(Body::Hello(hello)),
@@ -124,8 +131,12 @@ impl Checkpoint {
             return;
         }
         // Only now: whoever waits for a fresh word must not get in before what it says holds.
-        let lease = Duration::from_millis(message.lease_ms.into());
-        self.state.lease.renew(self.state.time.uptime(), lease);
+        let (uptime, lease) = (self.state.time.uptime(), Duration::from_millis(message.lease_ms.into()));
+        let left = match message.lease_until_ms {
+            0 => lease,
+            until => lease.min(Duration::from_millis(until).saturating_sub(uptime)),
+        };
+        self.state.lease.renew(uptime, left);
         self.state.counters.epoch.store(message.epoch, Ordering::Relaxed);
         if message.snapshot {
             self.progress.send_modify(|progress| progress.revocations = true);

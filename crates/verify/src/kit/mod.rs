@@ -25,6 +25,7 @@ mod crl;
 mod deny;
 mod keeper;
 mod layer;
+mod line;
 mod matcher;
 mod own;
 mod peer;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::acceptor::Acceptor;
 use super::checkpoint::Checkpoint;
 use super::connector::Connector;
+use super::line::Line;
 use super::own::{Show, Shown};
 use super::settings::{Settings, SettingsError, Staleness};
 use super::state::State;
@@ -208,12 +209,13 @@ impl Source {
         let (progress, receiver) = watch::channel(Progress::default());
         let progress = Arc::new(progress);
         let followers = &self.inner.followers;
-        let workload = Workload::new(&self.inner.settings.socket, self.state(), &progress);
+        let line = Line::new(self.inner.settings.socket.clone());
+        let workload = Workload::new(&line, self.state(), &progress);
         followers.spawn("workload api", OnExit::Restart, move |stop| {
             let workload = workload.clone();
             async move { workload.follow(stop).await }
         });
-        let checkpoint = Checkpoint::new(&self.inner.settings, self.state(), &progress);
+        let checkpoint = Checkpoint::new(&line, &self.inner.settings, self.state(), &progress);
         followers.spawn("checkpoint", OnExit::Restart, move |stop| {
             let checkpoint = checkpoint.clone();
             async move { checkpoint.follow(stop).await }

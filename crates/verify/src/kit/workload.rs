@@ -1,13 +1,11 @@
 //! Follows the SPIFFE Workload API: own SVIDs, bundles, revocation lists.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use mayfly_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use mayfly_proto::spiffe::workload::{X509svid, X509svidRequest, X509svidResponse};
-use mayfly_runtime::client::unix_channel;
 use mayfly_runtime::{BackoffPolicy, CancellationToken, Chain};
 use mayfly_svid::{Bundle, SpiffeId, X509Svid};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -16,6 +14,7 @@ use tonic::{Code, Request, Status};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use super::line::{Call, Line};
 use super::own::{OwnSvid, OwnSvids};
 use super::source::Progress;
 use super::state::State;
@@ -28,7 +27,7 @@ pub(crate) const MESSAGE_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct Workload {
-    socket: PathBuf,
+    line: Line,
     state: Arc<State>,
     progress: Arc<watch::Sender<Progress>>,
     /// The bundles of the last message.
@@ -51,9 +50,9 @@ pub(crate) fn with_header<T>(message: T) -> Request<T> {
 }
 
 impl Workload {
-    pub(crate) fn new(socket: &Path, state: &Arc<State>, progress: &Arc<watch::Sender<Progress>>) -> Self {
+    pub(crate) fn new(line: &Line, state: &Arc<State>, progress: &Arc<watch::Sender<Progress>>) -> Self {
         Self {
-            socket: socket.to_owned(),
+            line: line.clone(),
             state: Arc::clone(state),
             progress: Arc::clone(progress),
             bundles: Arc::default(),
@@ -64,16 +63,17 @@ impl Workload {
     pub(crate) async fn follow(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = RECONNECT.start();
         loop {
-            let mut heard = false;
+            let (mut heard, call) = (false, self.line.call());
             let ended = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                ended = self.stream(&mut heard) => ended,
+                ended = self.stream(&call, &mut heard) => ended,
             };
             if heard {
                 backoff.reset();
             }
             if let Err(status) = &ended {
                 debug!(%status, "the workload api's stream ended");
+                self.line.ended(&call, status);
                 if status.code() == Code::PermissionDenied {
                     // No identity any more (SPIFFE Workload API §5.2.1).
                     self.withdraw();
@@ -86,9 +86,8 @@ impl Workload {
         }
     }
 
-    async fn stream(&self, heard: &mut bool) -> Result<(), Status> {
-        let mut client =
-            SpiffeWorkloadApiClient::new(unix_channel(&self.socket)).max_decoding_message_size(MESSAGE_MAX);
+    async fn stream(&self, call: &Call, heard: &mut bool) -> Result<(), Status> {
+        let mut client = SpiffeWorkloadApiClient::new(call.channel.clone()).max_decoding_message_size(MESSAGE_MAX);
         let request = with_header(X509svidRequest::default());
         let mut messages = client.fetch_x509svid(request).await?.into_inner();
         while let Some(message) = messages.message().await? {

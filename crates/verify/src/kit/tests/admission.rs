@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use mayfly_svid::Serial;
 use rustls::HandshakeKind;
@@ -12,6 +13,7 @@ use super::certs::{Leaf, TestCa, now};
 use super::house::{House, JOB, soon, wire};
 use crate::client_config;
 use crate::dangerous::InsecureServerVerifier;
+use crate::kit::time::TimeSource as _;
 use crate::kit::{Lifetime, Matcher, Show, Staleness};
 
 #[tokio::test]
@@ -195,6 +197,24 @@ async fn without_fresh_word_a_strict_service_refuses_tasks_and_one_of_best_effor
         house.visit_by(&acceptor, &base).await.unwrap().talk().await;
         assert_eq!(house.source.status().lease, None);
     }
+}
+
+#[tokio::test]
+async fn a_word_that_lay_unread_until_it_was_over_is_not_fresh() {
+    // A process that was stopped reads what the agent told it long ago.
+    let late = |agent: &super::agent::FakeAgent| agent.words().lease_until_ms = 1;
+    let house = House::open_with(|_| {}, late).await.unwrap();
+    let task = house.ca.issue(&Leaf::task(JOB));
+    assert!(house.refusal(&task).await.contains("NoFreshWord"));
+    let uptime = house.time.uptime();
+    let until = u64::try_from((uptime + Duration::from_secs(30)).as_millis()).unwrap();
+    house.agent.say(|words| words.lease_until_ms = until);
+    soon("a fresh word", async { while house.visit(&task).await.is_err() {} }).await;
+    let lease = house.source.status().lease.unwrap();
+    assert!(
+        lease <= Duration::from_secs(30),
+        "{lease:?} of 60 s, of which 30 had passed"
+    );
 }
 
 #[tokio::test]

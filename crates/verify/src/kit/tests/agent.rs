@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use mayfly_proto::mayfly::workload::checkpoint_server::{Checkpoint, CheckpointServer};
 use mayfly_proto::mayfly::workload::enforce_request::Body;
 use mayfly_proto::mayfly::workload::{EnforceAck, EnforceRequest, EnforceResponse, Revoked};
@@ -29,12 +29,15 @@ pub(super) struct Words {
     pub(super) epoch: u64,
     pub(super) revoked: Vec<Revoked>,
     pub(super) lease_ms: u32,
+    pub(super) lease_until_ms: u64,
     /// No signs of life.
     pub(super) silent: bool,
     pub(super) has_checkpoint: bool,
     pub(super) hellos: Vec<String>,
     pub(super) acks: Vec<EnforceAck>,
     pub(super) streams: usize,
+    /// That were ever made.
+    pub(super) connections: usize,
     /// Called with each acknowledgement before it is noted.
     pub(super) on_ack: Option<Box<dyn Fn(&EnforceAck) + Send>>,
 }
@@ -61,11 +64,13 @@ impl FakeAgent {
                 epoch: 1,
                 revoked: vec![],
                 lease_ms: 60_000,
+                lease_until_ms: 0,
                 silent: false,
                 has_checkpoint: true,
                 hellos: vec![],
                 acks: vec![],
                 streams: 0,
+                connections: 0,
                 on_ack: None,
             })),
             changed: Arc::new(watch::channel(()).0),
@@ -82,10 +87,12 @@ impl FakeAgent {
         let listener = UnixListener::bind(&self.socket).unwrap();
         let stop = CancellationToken::new();
         *self.stop.lock().unwrap() = stop.clone();
+        let agent = self.clone();
+        let incoming = UnixListenerStream::new(listener).inspect(move |_| agent.words().connections += 1);
         let server = Server::builder()
             .add_service(SpiffeWorkloadApiServer::new(self.clone()))
             .add_service(CheckpointServer::new(self.clone()))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
         tokio::spawn(async move { server.await.unwrap() });
     }
 
@@ -199,6 +206,7 @@ impl Checkpoint for FakeAgent {
                         epoch: words.epoch,
                         revoked: words.revoked.iter().filter(|item| item.epoch > from).cloned().collect(),
                         lease_ms: words.lease_ms,
+                        lease_until_ms: words.lease_until_ms,
                     }
                 };
                 let speaks = sent != Some(message.epoch) || !agent.words().silent;

@@ -20,6 +20,26 @@ async fn it_registers_by_its_name_and_acknowledges_the_first_snapshot() {
 }
 
 #[tokio::test]
+async fn one_connection_to_the_agent_does_for_all_streams_and_another_one_after_a_refusal() {
+    let house = House::open().await;
+    house.agent.acknowledged(1).await;
+    let counts = |words: &super::agent::Words| (words.streams, words.connections);
+    assert_eq!(counts(&house.agent.words()), (2, 1));
+    // To the agent a process is who it was when it connected: it may be somebody by another connection.
+    house
+        .agent
+        .say(|words| words.denies = Some(Status::permission_denied("the calling process changed; connect again")));
+    house.agent.until(|words| words.connections > 1).await;
+    house.agent.say(|words| words.denies = None);
+    soon("the identity", async {
+        while house.source.spiffe_id().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_revoked_before_the_service_started_is_refused_from_its_first_connection_on() {
     let window = new_window();
     let prepare = |agent: &super::agent::FakeAgent| {
