@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::canonical::sha256;
 use crate::kinds::is_known;
 use crate::span::Span;
-use crate::{Details, Entry, Invariant, Violation};
+use crate::{Details, Entry, EntryError, Invariant, Violation};
 
 pub use state::{
     Acknowledgement, Approval, ApprovalRule, Checkpoint, Definition, Ended, Exception, Governance, LogEvent, Needs,
@@ -228,10 +228,17 @@ impl Replay {
         self.time = entry.time;
     }
 
+    /// Takes note of an entry that cannot be read; what it said is missing from here on.
+    pub fn take_unreadable(&mut self, error: &EntryError) {
+        self.next_index = error.index.saturating_add(1);
+        self.violate(Invariant::Completeness, error.index, error.problem.to_string());
+    }
+
     fn violate(&mut self, invariant: Invariant, index: u64, message: impl Into<String>) {
         self.violations.push(Violation {
             invariant,
             index,
+            time: self.time,
             message: message.into(),
         });
     }
@@ -289,6 +296,11 @@ impl Replay {
     /// All versions of definitions, by hash.
     pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
         self.definitions.values()
+    }
+
+    /// The version of a definition with this hash.
+    pub fn definition(&self, hash: &str) -> Option<&Definition> {
+        self.definitions.get(hash)
     }
 
     /// The version of a definition that is in force.

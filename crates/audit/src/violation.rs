@@ -46,6 +46,8 @@ pub struct Violation {
     pub invariant: Invariant,
     /// The entry that shows it.
     pub index: u64,
+    /// Its time.
+    pub time: i64,
     /// How, without anything that is private.
     pub message: String,
 }
