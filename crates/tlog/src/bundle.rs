@@ -65,6 +65,12 @@ pub fn entries(bundle: &[u8], width: u16) -> Result<Vec<&[u8]>, BundleError> {
     Ok(found)
 }
 
+/// The first entry of what is left of a bundle, and what is left then. `None` if it is cut off.
+pub(crate) fn split_entry(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, behind) = rest.split_first_chunk()?;
+    behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,6 +57,12 @@ pub enum CheckpointError {
         /// The log it speaks for.
         origin: String,
     },
+    /// A root over no entries that is not [`Hash::EMPTY`].
+    #[error("{root} is not the root of a log without entries")]
+    EmptyRoot {
+        /// The root it says.
+        root: Hash,
+    },
     /// A cosignature that is not by that key over this checkpoint.
     #[error("the cosignature cannot be added")]
     Cosignature(#[from] cosignature::CosignatureError),
@@ -73,6 +79,7 @@ impl Checkpoint {
     pub fn new(origin: &str, size: u64, root: Hash) -> Result<Self, CheckpointError> {
         let text = format!("{origin}\n{size}\n{root}\n");
         let checkpoint = Self::parse(&text)?;
+        checkpoint.check_empty()?;
         if checkpoint.origin != origin {
             return Err(CheckpointError::Line {
                 line: 1,
@@ -97,9 +104,6 @@ impl Checkpoint {
         let size = size.ok_or(failed(2, "a tree size is expected"))?;
         let root = lines.next().and_then(|line| line.parse().ok());
         let root = root.ok_or(failed(3, "a root hash is expected"))?;
-        if size == 0 && root != Hash::EMPTY {
-            return Err(failed(3, "the root of an empty log is the hash of nothing"));
-        }
         let extensions: Vec<String> = lines.map(str::to_owned).collect();
         if let Some(blank) = extensions.iter().position(String::is_empty) {
             return Err(failed(4 + blank, "an extension line is not empty"));
@@ -115,6 +119,14 @@ impl Checkpoint {
     /// Which log.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// A log without entries has one root (RFC 6962 §2.1). Looked at after the signature, as witnesses have to.
+    fn check_empty(&self) -> Result<(), CheckpointError> {
+        match self.size == 0 && self.root != Hash::EMPTY {
+            true => Err(CheckpointError::EmptyRoot { root: self.root }),
+            false => Ok(()),
+        }
     }
 
     /// How many entries it has.
@@ -168,6 +180,7 @@ impl SignedCheckpoint {
                 origin: checkpoint.origin,
             });
         }
+        checkpoint.check_empty()?;
         Ok(Self { checkpoint, note })
     }
 

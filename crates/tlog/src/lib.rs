@@ -7,7 +7,9 @@
 //! | signed-note | [`note`] |
 //! | tlog-checkpoint | [`checkpoint`] |
 //! | tlog-cosignature, Ed25519 | [`cosignature`] |
-//! | tlog-tiles | [`tile`], [`bundle`], [`tree`] |
+//! | tlog-tiles | [`tile`], [`bundle`], [`tree`], [`files`] |
+//! | tlog-proof | [`proof`] |
+//! | tlog-witness | [`witness`] |
 //!
 //! ```text
 //! entry ──leaf_hash──▶ Tree ──▶ full tiles, root ──▶ Checkpoint ──sign──▶ SignedCheckpoint ──▶ witnesses cosign
@@ -20,11 +22,14 @@
 pub mod bundle;
 pub mod checkpoint;
 pub mod cosignature;
+pub mod files;
 mod hash;
 pub mod merkle;
 pub mod note;
 mod number;
+pub mod proof;
 pub mod tile;
 pub mod tree;
+pub mod witness;
 
 pub use hash::{Hash, HashError, leaf_hash};

@@ -159,6 +159,12 @@ impl Note {
         Ok(())
     }
 
+    /// Where the line of one of its signatures begins, in the bytes of the note.
+    pub(crate) fn offset_of(&self, signature: &Signature) -> usize {
+        let before = self.signatures.iter().take_while(|other| *other != signature);
+        self.text.len() + 1 + before.map(|other| other.to_string().len()).sum::<usize>()
+    }
+
     /// Puts a signature in the place of the one of the same key, or at the end.
     pub(crate) fn replace(&mut self, signature: Signature) -> Result<(), NoteError> {
         let same = |old: &&mut Signature| old.name == signature.name && old.key_id == signature.key_id;

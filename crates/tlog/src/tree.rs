@@ -254,6 +254,11 @@ impl Tree {
         self.size += 1;
     }
 
+    /// The hashes of the partial tile of each level, from the leaves up; one that is empty for a level that has none.
+    pub(crate) fn into_levels(self) -> Vec<Vec<Hash>> {
+        self.levels
+    }
+
     /// Two trees of the same entries are equal, however they came to be.
     fn trim(&mut self) {
         while self.levels.last().is_some_and(Vec::is_empty) {
@@ -263,7 +268,7 @@ impl Tree {
 }
 
 /// The root over full subtrees of falling size, and over `right` behind them.
-fn fold_right(mut hashes: &[Hash], right: Option<Hash>) -> Option<Hash> {
+pub(crate) fn fold_right(mut hashes: &[Hash], right: Option<Hash>) -> Option<Hash> {
     let mut roots = Vec::new();
     while !hashes.is_empty() {
         let largest = 1 << hashes.len().ilog2();
