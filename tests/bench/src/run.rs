@@ -15,8 +15,8 @@ use crate::target::Target;
 use crate::{output, parts, pin};
 
 /// Every figure there is.
-pub const ALL: [&str; 15] = [
-    "p1", "p2", "p4", "p6", "p7", "r1", "r2", "c2", "c3", "c4", "c5", "c7", "c8", "c9", "l1",
+pub const ALL: [&str; 17] = [
+    "p1", "p2", "p4", "p6", "p7", "r1", "r2", "e1", "e2", "c2", "c3", "c4", "c5", "c7", "c8", "c9", "l1",
 ];
 
 /// How a run is to be.
@@ -153,6 +153,9 @@ pub async fn run(options: Options) -> Result<Run> {
     }
     if ctx.begins("revocation", &["r1", "r2"])? {
         parts::revocation::run(&mut ctx).await.context("revocation")?;
+    }
+    if ctx.begins("the log", &["e1", "e2"])? {
+        parts::evidence::run(&mut ctx).await.context("the log")?;
     }
     if ctx.begins("many entries", &["c7", "c9"])? {
         parts::entries::run(&mut ctx).await.context("many entries")?;

@@ -58,14 +58,14 @@ pub async fn run(ctx: &mut Context) -> Result<()> {
 }
 
 /// An agent that may ask, and what it may ask for.
-struct Asker {
+pub(crate) struct Asker {
     client: SvidClient<Channel>,
     requests: Vec<NewX509svidParams>,
 }
 
 impl Asker {
     /// The `number`th request of `batch` certificates.
-    async fn ask(&self, number: u64, batch: usize) -> Result<()> {
+    pub(crate) async fn ask(&self, number: u64, batch: usize) -> Result<()> {
         let first = usize::try_from(number)? * batch;
         let params = (first..first + batch).map(|at| self.requests[at % self.requests.len()].clone());
         let request = BatchNewX509svidRequest {
@@ -121,7 +121,8 @@ async fn measure(
         .with("server_cpu_share_saturated", most.cpu_share()))
 }
 
-async fn prepare(target: &Target, requests: usize) -> Result<Vec<Asker>> {
+/// Agents, each with an entry for each of `requests`.
+pub(crate) async fn prepare(target: &Target, requests: usize) -> Result<Vec<Asker>> {
     let identities = target.join(AGENTS, None).await?;
     let csrs: Vec<Vec<u8>> = (0..requests).map(|_| attest::csr().0).collect();
     let mut askers = Vec::new();
