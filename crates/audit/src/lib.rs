@@ -20,6 +20,8 @@ pub mod meter;
 pub mod replay;
 pub mod report;
 pub mod span;
+#[cfg(test)]
+mod testing;
 mod violation;
 
 pub use details::{Details, NotCommitted, commitment_of};

@@ -17,10 +17,12 @@ const GONE: i64 = DAY;
 pub(crate) fn uncovered(held: &Privileged, replay: &Replay, view: &View) -> Vec<Span> {
     let begin = held.since.saturating_add(view.thresholds.exception_grace);
     let span = within(&[(begin, held.until.unwrap_or(i64::MAX))], view.frame());
-    let exceptions = exceptions_of(&held.spiffe_id, replay)
-        .flat_map(Exception::in_force)
-        .collect();
+    let exceptions = covering(held, replay).flat_map(Exception::in_force).collect();
     without(&span, &merged(exceptions))
+}
+
+fn covering<'a>(held: &'a Privileged, replay: &'a Replay) -> impl Iterator<Item = &'a Exception> {
+    replay.exceptions().filter(move |exception| exception.covers(held))
 }
 
 fn exceptions_of<'a>(identity: &'a str, replay: &'a Replay) -> impl Iterator<Item = &'a Exception> {
@@ -54,7 +56,7 @@ pub(super) fn findings(replay: &Replay, view: &View) -> Vec<Finding> {
 fn of_privileged(held: &Privileged, replay: &Replay, view: &View) -> Option<Finding> {
     // What follows an exception that expired is told with the exception.
     let is_told = |span: &Span| {
-        let mut expired = exceptions_of(&held.spiffe_id, replay).filter(|exception| is_expired(exception, view));
+        let mut expired = covering(held, replay).filter(|exception| is_expired(exception, view));
         expired.any(|exception| exception.expires_at() <= span.0)
     };
     let spans: Vec<Span> = uncovered(held, replay, view)

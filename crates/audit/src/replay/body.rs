@@ -267,6 +267,8 @@ pub(super) struct Exception {
     #[serde(default, alias = "compensating_control")]
     pub(super) control: Value,
     #[serde(default)]
+    pub(super) scopes: BTreeSet<String>,
+    #[serde(default)]
     pub(super) expires_at: Option<i64>,
 }
 

@@ -248,6 +248,8 @@ impl Replay {
 
     fn take_exception(&mut self, entry: &Entry) -> Result<(), String> {
         let body: ExceptionBody = read(entry)?;
+        // If a second person agreed, it was to this.
+        self.commit.agreed = None;
         let id = entry.field("id").as_str().unwrap_or(&entry.subject).to_owned();
         let until = body.expires_at;
         if entry.kind == "exception.granted" {
@@ -258,6 +260,7 @@ impl Replay {
                 owner: body.owner,
                 reason: body.reason,
                 control: body.control,
+                scopes: body.scopes,
                 granted_at: entry.time,
                 index: entry.index,
                 spans: vec![(entry.time, until)],

@@ -319,7 +319,7 @@ pub struct Privileged {
 pub struct Exception {
     /// Its ID.
     pub id: String,
-    /// For whom.
+    /// For whom: a SPIFFE ID, or a registration entry.
     pub identity: String,
     /// Who answers for it.
     pub owner: Value,
@@ -327,6 +327,8 @@ pub struct Exception {
     pub reason: Value,
     /// What makes up for it.
     pub control: Value,
+    /// What it covers; everything if nothing is named.
+    pub scopes: BTreeSet<String>,
     /// When it was granted.
     pub granted_at: i64,
     /// The entry.
@@ -493,6 +495,13 @@ impl Exception {
         let ended = self.ended.map_or(i64::MAX, |(at, _)| at);
         let cut = self.spans.iter().map(|(from, to)| (*from, (*to).min(ended)));
         merged(cut.filter(|(from, to)| from < to).collect())
+    }
+
+    /// Whether it says why an identity has privileges of its own.
+    pub fn covers(&self, held: &Privileged) -> bool {
+        let is_meant = self.identity == held.spiffe_id || self.identity == held.entry_id;
+        let covers = |right: &&str| self.scopes.contains(&format!("mayfly:{right}"));
+        is_meant && (self.scopes.is_empty() || held.rights.iter().all(|right| covers(&right)))
     }
 
     /// The first second at which it is not in force any more, unless it is ended before.

@@ -180,7 +180,7 @@ pub(super) fn debt(replay: &Replay, view: &View) -> Debt {
         until: held.until,
         exceptions: exceptions
             .iter()
-            .filter(|row| row.identity == held.spiffe_id)
+            .filter(|row| row.identity == held.spiffe_id || row.identity == held.entry_id)
             .map(|row| row.id.clone())
             .collect(),
         uncovered_seconds: seconds(&uncovered(held, replay, view)),
