@@ -65,6 +65,11 @@ impl Evidence {
             .expect("the tokens can be counted")
     }
 
+    /// The entries of the log, as they are hashed.
+    pub fn entries(&self) -> Vec<String> {
+        self.strings("SELECT entry FROM log WHERE kind <> ?1 ORDER BY log_index", "")
+    }
+
     /// Fails unless the log is numbered from 0 without gaps, in the order of its revisions.
     ///
     /// # Panics
@@ -76,7 +81,11 @@ impl Evidence {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .expect("the log can be read");
-        assert_eq!((first, last.map(|last| last + 1)), (Some(0), Some(count)), "the log has gaps");
+        assert_eq!(
+            (first, last.map(|last| last + 1)),
+            (Some(0), Some(count)),
+            "the log has gaps"
+        );
         let disorder: i64 = self
             .0
             .query_row(
@@ -94,7 +103,7 @@ impl Evidence {
         assert_eq!(check, "ok");
     }
 
-    fn strings(&self, sql: &str, kind: &str) -> BTreeSet<String> {
+    fn strings<T: FromIterator<String>>(&self, sql: &str, kind: &str) -> T {
         let mut statement = self.0.prepare(sql).expect("plain SQL");
         let rows = statement
             .query_map([kind], |row| row.get(0))

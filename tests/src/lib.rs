@@ -43,6 +43,7 @@ pub mod program;
 pub mod proxy;
 pub mod python;
 pub mod server;
+pub mod shown;
 pub mod stats;
 pub mod tasks;
 

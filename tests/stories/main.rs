@@ -9,6 +9,7 @@ mod clients;
 mod conformance;
 mod dev;
 mod durability;
+mod evidence;
 mod faults;
 mod identity;
 mod latency;

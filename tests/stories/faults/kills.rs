@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use mayfly_tests::caller::WorkloadStream;
 use mayfly_tests::daemon::PATIENCE;
 use mayfly_tests::faults::seen;
+use mayfly_tests::shown::Shown;
 use mayfly_tests::{Agent, Caller, Lane, Millis, effort, eventually};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -65,6 +66,7 @@ async fn killed_at_random_moments_they_keep_all_that_was_acknowledged_and_serve_
     let mut rng = StdRng::seed_from_u64(seed);
     let mut server = open_server().await;
     let ledger = Shared::new(Mutex::default());
+    let mut shown = Shown::of(server.dir());
     let bundle = server.admin().bundle().await;
     let issuee = ledger::issuee(&server, &ledger).await;
     let mut nodes = vec![];
@@ -98,6 +100,7 @@ async fn killed_at_random_moments_they_keep_all_that_was_acknowledged_and_serve_
         for node in &mut nodes[victims.clone()] {
             node.kill();
         }
+        shown.look();
         agents += victims.len();
         killed += usize::from(with_server) + victims.len();
         ledger::end(&ledger);
@@ -129,6 +132,8 @@ async fn killed_at_random_moments_they_keep_all_that_was_acknowledged_and_serve_
         ledger::check(&server, &ledger, &issuee, &mut rng).await;
     }
     ledger::check_records(&server, &ledger);
+    shown.look();
+    let checkpoints = shown.check();
     let ledger = ledger.lock().unwrap();
     println!("acknowledged and found after each kill: {}", ledger.size());
     println!("from start to ready: {ready}");
@@ -141,7 +146,8 @@ async fn killed_at_random_moments_they_keep_all_that_was_acknowledged_and_serve_
     seen(
         &format!("{killed} kill -9 at random moments under load: server {servers}, agents {agents}"),
         &format!(
-            "0 of {} lost; no SVID without its record; ready p50 {:.0?} max {:.0?}; all workloads served p50 {:.0?} max {:.0?}",
+            "0 of {} lost; no SVID without its record; the log leads to each of {checkpoints} checkpoints that it had \
+             shown; ready p50 {:.0?} max {:.0?}; all workloads served p50 {:.0?} max {:.0?}",
             ledger.size(),
             ready.quantile(0.5),
             ready.quantile(1.0),

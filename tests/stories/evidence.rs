@@ -1,0 +1,3 @@
+//! The log, as others check it.
+
+mod backup;
