@@ -84,6 +84,15 @@ pub struct LogFacts {
     pub end: TreeHead,
     /// Who cosigned that, by the names of the witnesses.
     pub cosigned_by: Vec<String>,
+    /// The signed checkpoint that `end` is taken from, as a note; empty if there is none.
+    #[serde(default)]
+    pub checkpoint: String,
+    /// The hashes, in hex, that show that the log at `end` begins with the one at `begin` (RFC 6962 §2.1.2).
+    #[serde(default)]
+    pub consistency: Vec<String>,
+    /// The verifier keys of the log by its own word, the newest first. Whoever checks compares them with what they know.
+    #[serde(default)]
+    pub keys: Vec<String>,
 }
 
 /// Part 1.
