@@ -3,7 +3,8 @@
 //! ```text
 //!   Keeper (sync) ──publishes──▶ View ──▶ Worker (svids) ◀── WorkloadServer (api) ◀── processes
 //!        │                                   │
-//!        └── Link ◀── ServerIssuer ◀─────────┘ certificates
+//!        ├── Link ◀── ServerIssuer ◀─────────┘ certificates
+//!        └── Witness: is the server's log the one that it was?
 //! ```
 
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use crate::config::Settings;
 use crate::news::News;
 use crate::svids::{self, SvidMetrics};
 use crate::sync::{AGENT_VERSION, Keeper, KeeperParts, Link, ServerIssuer, ServerTasks, SyncMetrics, channel_settings};
-use crate::tasks::{self, TaskMetrics, TaskParts, TaskSettings};
+use crate::tasks::{self, TaskMetrics, TaskParts};
 use crate::view::ViewPublisher;
+use crate::witness::{Witness, WitnessMetrics, WitnessParts};
 
 /// An agent whose sockets are bound and whose tasks run.
 #[derive(Debug)]
@@ -58,6 +60,17 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         svid_metrics,
     );
 
+    let witness_metrics = WitnessMetrics::default();
+    witness_metrics.register(&mut registry);
+    let witness = Witness::open(WitnessParts {
+        data_dir: &settings.data_dir,
+        clock: Arc::clone(&clock),
+        distrust: news.distrust().clone(),
+        readiness: readiness.clone(),
+        metrics: witness_metrics,
+    })?;
+    news.set_witness(witness);
+
     let sync_metrics = SyncMetrics::default();
     sync_metrics.register(&mut registry);
     let keeper = Keeper::new(KeeperParts {
@@ -85,7 +98,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
         boot_id: boot_id()?,
         metrics: task_metrics.clone(),
     };
-    let (tasks, task_keeper) = tasks::start(TaskSettings::default(), parts);
+    let (tasks, task_keeper) = tasks::start(settings.tasks, parts);
 
     let api_metrics = ApiMetrics::default();
     api_metrics.register(&mut registry);

@@ -22,3 +22,4 @@ pub mod svids;
 pub mod sync;
 pub mod tasks;
 pub mod view;
+pub mod witness;

@@ -76,6 +76,11 @@ impl TaskApi {
         Ok((Arc::clone(caller), connection.clone()))
     }
 
+    /// Nobody gets further into a task while the server's log is refused; out of it always.
+    fn ensure_trusted(&self) -> Result<(), Status> {
+        self.news.distrust().refusal().map_or(Ok(()), |why| Err(Status::failed_precondition(why)))
+    }
+
     /// As [`caller`](Self::caller), and still who connected.
     fn holder<T>(&self, request: &Request<T>) -> Result<Arc<dyn Holder>, Status> {
         let (caller, connection) = self.caller(request)?;
@@ -146,12 +151,14 @@ impl Service for TaskApi {
 
     async fn request(&self, request: Request<pb::RequestRequest>) -> Result<Response<pb::TaskState>, Status> {
         limits::check(request.get_ref()).map_err(Status::invalid_argument)?;
+        self.ensure_trusted()?;
         let applicant = self.applicant(&request).await?;
         let entry_id = self.entry(&applicant, &request.get_ref().spiffe_id)?;
         answer(self.tasks.request(applicant, entry_id, request.into_inner()).await)
     }
 
     async fn open(&self, request: Request<pb::OpenRequest>) -> Result<Response<pb::TaskState>, Status> {
+        self.ensure_trusted()?;
         let applicant = self.applicant(&request).await?;
         let pb::OpenRequest {
             request_id,
@@ -184,11 +191,13 @@ impl Service for TaskApi {
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::TaskState>, Status> {
+        self.ensure_trusted()?;
         let holder = self.holder(&request)?;
         answer(self.tasks.renew(holder, request.into_inner().request_id).await)
     }
 
     async fn extend(&self, request: Request<pb::ExtendRequest>) -> Result<Response<pb::TaskState>, Status> {
+        self.ensure_trusted()?;
         let holder = self.holder(&request)?;
         let pb::ExtendRequest { request_id, seconds } = request.into_inner();
         answer(self.tasks.extend(holder, request_id, seconds).await)

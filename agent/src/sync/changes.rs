@@ -49,8 +49,8 @@ impl Changes {
         match message.body {
             Some(watch_response::Body::Update(chunk)) => self.gather(chunk, holdings),
             Some(watch_response::Body::Beacon(beacon)) => Ok(self.check(&beacon, holdings)),
-            // A message of a later version of the interface.
-            None => Ok(WatchEvent::Alive),
+            // The head of the log is a matter of the witness; or a message of a later version of the interface.
+            Some(watch_response::Body::LogHead(_)) | None => Ok(WatchEvent::Alive),
         }
     }
 

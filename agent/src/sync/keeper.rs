@@ -286,6 +286,9 @@ impl Keeper {
 
     /// Follows the server and renews, as long as the agent has an identity.
     async fn serve(&mut self, identity: &mut Arc<Identity>, is_kept: &mut bool) -> Lost {
+        if let Some(witness) = self.holdings.news().witness() {
+            witness.becomes(identity.svid().spiffe_id());
+        }
         let mut channel = match self.joining.connector.identified(identity) {
             Ok(channel) => channel,
             Err(error) => {

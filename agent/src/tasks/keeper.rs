@@ -3,6 +3,7 @@
 mod answers;
 mod asked;
 mod endings;
+mod tripwire;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -26,8 +27,9 @@ use super::process::Processes;
 use super::window::{Plan, Window};
 use super::{
     Applicant, Board, Command, HolderError, HolderEvent, ProcessKey, Reply, SelectorSet, Shown, TaskError, TaskMetrics,
-    TaskParts, TaskServer, TaskSettings,
+    TaskParts, TaskServer, TaskSettings, Tracer,
 };
+use self::tripwire::Tripwire;
 use crate::news::{Cursor, DenySet, News, Word};
 use crate::svids::check::{Authorities, NewKey, Standing};
 use crate::view::View;
@@ -40,6 +42,8 @@ pub struct Keeper {
     views: watch::Receiver<Arc<View>>,
     denied: watch::Receiver<Arc<DenySet>>,
     word: watch::Receiver<Option<Word>>,
+    /// Why the server's log is refused, if it is.
+    distrust: watch::Receiver<Option<Arc<str>>>,
     clock: Arc<dyn Clock>,
     boot_id: String,
     metrics: TaskMetrics,
@@ -63,6 +67,8 @@ pub struct Keeper {
     dirty: bool,
     /// The server could be reached when it was last looked.
     was_fresh: bool,
+    /// When holders are looked at next.
+    tripwire: Tripwire,
 }
 
 /// A call that came back.
@@ -100,6 +106,11 @@ enum Landed {
         window_id: String,
         result: Result<TaskState, TaskError>,
     },
+    /// A look at the holders of windows.
+    Looked {
+        tracers: Vec<(Arc<str>, Tracer)>,
+        took: Duration,
+    },
 }
 
 /// Why there is no further SVID.
@@ -125,6 +136,7 @@ impl Keeper {
         Self {
             denied: parts.news.denied(),
             word: parts.news.word(),
+            distrust: parts.news.distrust().subscribe(),
             authorities: Authorities::of(&own),
             closes: Closes::new(settings.closes, settings.backoff),
             settings,
@@ -147,6 +159,7 @@ impl Keeper {
             outbox: vec![],
             dirty: false,
             was_fresh: false,
+            tripwire: Tripwire::default(),
         }
     }
 
@@ -177,6 +190,11 @@ impl Keeper {
                     self.view_changed();
                 }
                 changed = self.word.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                changed = self.distrust.changed() => {
                     if changed.is_err() {
                         break;
                     }
@@ -228,6 +246,7 @@ impl Keeper {
         for (id, cause, detail) in over {
             self.end(&id, cause, detail, None);
         }
+        self.end_distrusted();
         for id in unheard {
             self.lease_lost(&id);
         }
@@ -251,7 +270,9 @@ impl Keeper {
             let _ = reply.send(result);
         }
         self.metrics.closes_pending.set(self.closes.len() as i64);
-        self.closes.next_timer().into_iter().chain([next]).min().unwrap_or(next)
+        let look = self.look_at_holders(now);
+        let timers = self.closes.next_timer().into_iter().chain(look);
+        timers.chain([next]).min().unwrap_or(next)
     }
 
     /// Shows who gets what, and what a hello would name.

@@ -45,10 +45,14 @@ pub enum End {
     TimedOut,
     /// Its holder is not any more who it was.
     AttestationLost,
+    /// Something was done to its holder that does not happen to one.
+    Deviated,
     /// No signs of life.
     HeartbeatLost,
     /// The server said so.
     Server,
+    /// The agent refuses the server's log.
+    LogRefused,
 }
 
 impl EncodeLabelValue for End {
@@ -65,8 +69,10 @@ impl End {
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
             Self::AttestationLost => "attestation_lost",
+            Self::Deviated => "deviated",
             Self::HeartbeatLost => "heartbeat_lost",
             Self::Server => "server",
+            Self::LogRefused => "log_refused",
         }
     }
 }

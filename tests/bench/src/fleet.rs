@@ -282,6 +282,7 @@ async fn watch(channel: Channel, state: &State, held: &mut Held) -> Result<std::
         history: held.history.clone(),
         revision: held.revision,
         window_ids: vec![],
+        witness: None,
     };
     let request = |body| WatchRequest { body: Some(body) };
     requests.send(request(Outbound::Hello(hello))).await?;

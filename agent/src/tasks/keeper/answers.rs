@@ -78,6 +78,7 @@ impl Keeper {
                 self.beaten(&window, result, reply);
             }
             Landed::Closed { window_id, result } => self.closed(&window_id, result),
+            Landed::Looked { tracers, took } => self.looked(tracers, took),
         }
     }
 
@@ -100,6 +101,13 @@ impl Keeper {
             let state = state.ok_or_else(|| TaskError::new(ErrorKind::Internal, "the server opened no window"))?;
             Ok((key, answer, state))
         });
+        if let (Ok((_, _, state)), Some(why)) = (&answer, self.news.distrust().refusal()) {
+            self.close_unheld(&state.window_id, End::LogRefused, "the agent refuses the server's log");
+            for reply in waiting.into_iter().flatten() {
+                self.outbox.push((reply, Err(TaskError::new(ErrorKind::FailedPrecondition, &why))));
+            }
+            return;
+        }
         let (key, answer, state) = match answer {
             Ok(answer) => answer,
             Err(error) => {

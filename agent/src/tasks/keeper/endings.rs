@@ -32,6 +32,19 @@ impl Keeper {
         self.drop_window(id, End::Server, &reasons.join(", "));
     }
 
+    /// While the server's log is refused there are no windows: what was signed by it may not be on record.
+    pub(super) fn end_distrusted(&mut self) {
+        let why = self.distrust.borrow_and_update().clone();
+        let Some(why) = why.filter(|_| !self.windows.is_empty()) else {
+            return;
+        };
+        let detail = format!("the agent refuses the server's log: {why}");
+        let windows: Vec<Arc<str>> = self.windows.keys().cloned().collect();
+        for id in windows {
+            self.end(&id, End::LogRefused, &detail, None);
+        }
+    }
+
     /// A window of which this agent has nothing, and that shall not stay open.
     pub(super) fn close_unheld(&mut self, id: &str, cause: End, detail: &str) {
         warn!(
@@ -125,10 +138,11 @@ impl Keeper {
 fn close_request(id: &str, cause: End, detail: &str) -> CloseTaskRequest {
     let wire = match cause {
         End::Completed => CloseCause::Completed,
-        // The server's own refusal needs no cause of ours, and is not the holder's misconduct.
-        End::Failed | End::Server => CloseCause::Failed,
+        // The server's own refusal, or its log's, needs no cause of ours, and is not the holder's misconduct.
+        End::Failed | End::Server | End::LogRefused => CloseCause::Failed,
         End::TimedOut => CloseCause::TimedOut,
         End::AttestationLost => CloseCause::AttestationLost,
+        End::Deviated => CloseCause::Deviated,
         End::HeartbeatLost => CloseCause::HeartbeatLost,
     };
     let end = (0..=MAX_DETAIL.min(detail.len()))

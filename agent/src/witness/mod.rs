@@ -1,0 +1,285 @@
+//! This agent as a witness of its server's log: it remembers the last checkpoint, and the next one has to go on from there.
+//!
+//! ```text
+//!   sync ── LogHead ──▶ Witness ──▶ Memory: witness.json, saved before anything is answered
+//!        ◀─ Witnessed ──┘     └───▶ Distrust ──▶ tasks, api: no task SVIDs, for this reason
+//! ```
+//!
+//! A log that is shorter, has another past, is another one, or is signed by no key that is known here is refused, and while
+//! it is, nobody on this node gets a task SVID; base SVIDs stay. That outlives restarts, and ends when the log that is known
+//! here is shown again, or when an operator has the agent forget it (`docs/witness.md`). The keys of the log are taken on
+//! trust at the first contact, from the server that the agent authenticated; a later one needs the signature of one that is
+//! known.
+//!
+//! Not here: trees and notes (`mayfly-tlog`), the stream (`sync`). Start at [`Witness::consider`].
+
+mod distrust;
+mod judge;
+mod memory;
+mod metrics;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mayfly_proto::mayfly::agent::{LogHead, Witness as Hello, Witnessed};
+use mayfly_runtime::files::{FileError, read_private};
+use mayfly_runtime::{BlockReady, Chain, Clock, Readiness};
+use mayfly_svid::SpiffeId;
+use mayfly_tlog::note::{Algorithm, Ed25519Key, KeyFileError};
+use tracing::{debug, error, info, warn};
+use zeroize::Zeroizing;
+
+pub use distrust::Distrust;
+pub use metrics::WitnessMetrics;
+
+use judge::{Refusal, Verdict, judge};
+use memory::{Memory, Refused};
+
+/// The key in the data folder: PKCS#8, mode 0600.
+const KEY_FILE: &str = "witness.key";
+/// What is remembered.
+const MEMORY_FILE: &str = "witness.json";
+/// An Ed25519 key has less.
+const KEY_BYTES: u64 = 1024;
+
+/// What readiness waits for, in the words of `/ready`, before the reason.
+const TRUSTED_LOG: &str = "a log of the server that can be trusted";
+
+/// What a witness is made of.
+pub struct WitnessParts<'a> {
+    /// Where key and memory are kept. Locked by the caller.
+    pub data_dir: &'a Path,
+    /// For cosignatures.
+    pub clock: Arc<dyn Clock>,
+    /// Who has to know when the log is refused.
+    pub distrust: Distrust,
+    /// Blocked while the log is refused.
+    pub readiness: Readiness,
+    /// Counters.
+    pub metrics: WitnessMetrics,
+}
+
+/// Why the agent cannot be a witness, and does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WitnessError {
+    /// Its key cannot be read or made.
+    #[error("the key that cosigns the server's log")]
+    Key(#[from] KeyFileError),
+    /// Its key cannot be read.
+    #[error("the key that cosigns the server's log")]
+    File(#[from] FileError),
+}
+
+/// The witness; one of each agent.
+pub struct Witness {
+    file: PathBuf,
+    pkcs8: Zeroizing<Vec<u8>>,
+    clock: Arc<dyn Clock>,
+    distrust: Distrust,
+    readiness: Readiness,
+    metrics: WitnessMetrics,
+    state: Mutex<State>,
+}
+
+struct State {
+    memory: Memory,
+    /// In the name that the agent has now; none before it has one.
+    key: Option<Ed25519Key>,
+    blocked: Option<BlockReady>,
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// Goes on with what the data folder keeps. A memory that cannot be read is no reason to trust any log: it counts as a
+    /// refusal until somebody looks after it. Blocks.
+    ///
+    /// # Errors
+    /// There is no key, and none can be made.
+    pub fn open(parts: WitnessParts<'_>) -> Result<Arc<Self>, WitnessError> {
+        let WitnessParts {
+            data_dir,
+            clock,
+            distrust,
+            readiness,
+            metrics,
+        } = parts;
+        let key_file = data_dir.join(KEY_FILE);
+        Ed25519Key::open_or_create(&key_file, "agent", Algorithm::CosignatureV1)?;
+        let pkcs8 = read_private(&key_file, KEY_BYTES)?;
+        let file = data_dir.join(MEMORY_FILE);
+        let memory = Memory::load(&file).unwrap_or_else(|failure| {
+            let why = format!("what this agent knew of it cannot be read: {}", Chain(&failure));
+            Memory::unreadable(why, clock.unix_now())
+        });
+        let witness = Self {
+            file,
+            pkcs8,
+            clock,
+            distrust,
+            readiness,
+            metrics,
+            state: Mutex::new(State {
+                memory: Memory::default(),
+                key: None,
+                blocked: None,
+            }),
+        };
+        let mut state = witness.lock();
+        witness.show(&mut state, memory);
+        drop(state);
+        Ok(Arc::new(witness))
+    }
+
+    /// The agent has this ID from now on: its cosignatures are in this name.
+    pub fn becomes(&self, agent: &SpiffeId) {
+        let id = agent.to_string();
+        let name = id.strip_prefix("spiffe://").unwrap_or(&id);
+        let key = Ed25519Key::from_pkcs8(name, Algorithm::CosignatureV1, &self.pkcs8);
+        if !matches!(key, Ok(Some(_))) {
+            error!(name, "the key that cosigns the server's log cannot have this name");
+        }
+        self.lock().key = key.ok().flatten();
+    }
+
+    /// What a stream begins with; none while the agent has no ID.
+    pub fn hello(&self) -> Option<Hello> {
+        use mayfly_tlog::note::NoteSigner as _;
+        let state = self.lock();
+        let key = state.key.as_ref()?.verifier_key().to_string();
+        let known = state.memory.known.as_ref();
+        Some(Hello {
+            key,
+            checkpoint: known.map_or_else(Vec::new, |known| known.checkpoint.to_bytes()),
+            refused: state.memory.why().unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Looks at the head of the log: accepts, remembers and cosigns it, or refuses the log. Blocks on the disk.
+    pub fn consider(&self, head: &LogHead) -> Witnessed {
+        let mut state = self.lock();
+        if state.memory.is_unreadable {
+            return self.answer(&state, vec![]);
+        }
+        match judge(state.memory.known.as_ref(), head) {
+            Verdict::Accepted { accepted, known } => {
+                let memory = Memory {
+                    known: Some(*known),
+                    refused: None,
+                    is_unreadable: false,
+                };
+                if let Err(failure) = self.save(&state, &memory) {
+                    error!(error = %Chain(&failure), "a checkpoint of the log is not remembered, so it does not count");
+                    return self.answer(&state, vec![]);
+                }
+                self.note_progress(&state.memory, &memory);
+                self.show(&mut state, memory);
+                let now = u64::try_from(self.clock.unix_now()).unwrap_or(0);
+                let cosigned = state.key.as_ref().map(|key| accepted.cosign(key, now));
+                let cosignature = match cosigned {
+                    Some(Ok(signature)) => signature.to_string().into_bytes(),
+                    Some(Err(failure)) => {
+                        error!(error = %Chain(&failure), "a checkpoint of the log is not cosigned");
+                        vec![]
+                    }
+                    None => vec![],
+                };
+                self.metrics.cosigned.inc_by(u64::from(!cosignature.is_empty()));
+                self.answer(&state, cosignature)
+            }
+            // Where we stand goes with the answer; the next proof begins there.
+            Verdict::OtherStart => {
+                debug!(from = head.from, "the proof does not begin where this agent stands");
+                self.answer(&state, vec![])
+            }
+            Verdict::Refused(refusal) => {
+                self.refuse(&mut state, &refusal, head);
+                self.answer(&state, vec![])
+            }
+        }
+    }
+
+    fn refuse(&self, state: &mut State, refusal: &Refusal, head: &LogHead) {
+        let why = refusal.to_string();
+        let hint = "no task SVIDs on this node until the log that is known here is shown again; if the server has a new log \
+                    on purpose, stop the agent, delete the file, and start the agent";
+        error!(why, file = %self.file.display(), hint, "the server's log is refused: task SVIDs withdrawn");
+        self.metrics.refusals.inc();
+        let refused = Refused {
+            why,
+            at: self.clock.unix_now(),
+            checkpoint: String::from_utf8_lossy(&head.checkpoint).into_owned(),
+        };
+        let memory = Memory {
+            known: state.memory.known.clone(),
+            refused: Some(refused),
+            is_unreadable: false,
+        };
+        // It counts, remembered or not.
+        if let Err(failure) = self.save(state, &memory) {
+            error!(error = %Chain(&failure), "that the log is refused is not remembered beyond the end of this process");
+        }
+        self.show(state, memory);
+    }
+
+    fn save(&self, state: &State, memory: &Memory) -> Result<(), FileError> {
+        if memory.says_the_same(&state.memory) {
+            return Ok(());
+        }
+        memory.save(&self.file)
+    }
+
+    fn note_progress(&self, before: &Memory, now: &Memory) {
+        let Some(known) = &now.known else { return };
+        let origin = known.checkpoint.origin();
+        match &before.known {
+            None => info!(origin, size = known.checkpoint.size(), keys = ?known.key_texts(), "the server's log is known from now on"),
+            Some(old) if old.keys != known.keys => {
+                info!(origin, keys = ?known.key_texts(), "the server's log has another key, which the one before vouches for");
+            }
+            Some(_) => {}
+        }
+        if before.refused.is_some() {
+            warn!(origin, size = known.checkpoint.size(), "the log that is known here is shown again: task SVIDs can be had");
+        }
+    }
+
+    /// Everybody sees it.
+    fn show(&self, state: &mut State, memory: Memory) {
+        let why = memory.why();
+        state.blocked = match (why, state.blocked.take()) {
+            (None, _) => None,
+            (Some(_), Some(blocked)) if state.memory.why() == why => Some(blocked),
+            (Some(why), _) => Some(self.readiness.block(format!("{TRUSTED_LOG} ({why})"))),
+        };
+        self.distrust.set(why);
+        self.metrics.refused.set(i64::from(why.is_some()));
+        let size = memory.known.as_ref().map_or(0, |known| known.checkpoint.size());
+        self.metrics.size.set(i64::try_from(size).unwrap_or(i64::MAX));
+        state.memory = memory;
+    }
+
+    fn answer(&self, state: &State, cosignature: Vec<u8>) -> Witnessed {
+        Witnessed {
+            size: state.memory.known.as_ref().map_or(0, |known| known.checkpoint.size()),
+            cosignature,
+            refused: state.memory.why().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// What is held is whole between any two steps.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witness").field("file", &self.file).finish_non_exhaustive()
+    }
+}
