@@ -30,7 +30,7 @@ use crate::app::caller::{Access, Caller, Identified, identify};
 /// Metadata with what a caller says about why; percent-encoded where it is not printable ASCII.
 const REASON: &str = "mayfly-reason";
 /// Its longest value, in bytes as sent.
-const REASON_MAX: usize = 1024;
+pub(super) const REASON_MAX: usize = 1024;
 const REQUEST_ID: &str = "mayfly-request-id";
 const UNKNOWN: MethodLabels = MethodLabels {
     service: "unknown",

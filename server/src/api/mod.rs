@@ -19,6 +19,7 @@ pub mod watch;
 
 mod agent;
 mod agent_tasks;
+mod audit;
 mod batch;
 mod bundle;
 mod call;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use mayfly_proto::grpc::health::health_server::HealthServer;
 use mayfly_proto::mayfly::agent::tasks_server::TasksServer as AgentTasksServer;
 use mayfly_proto::mayfly::agent::watch_server::WatchServer;
+use mayfly_proto::mayfly::audit::audit_server::AuditServer;
 use mayfly_proto::mayfly::task::definitions_server::DefinitionsServer;
 use mayfly_proto::mayfly::task::policy_server::PolicyServer;
 use mayfly_proto::mayfly::task::proposals_server::ProposalsServer;
@@ -218,6 +220,17 @@ pub const SERVICES: &[Service] = &[
             ("List", Access::Person),
             ("Approve", Access::Confirm),
             ("Reject", Access::Confirm),
+        ],
+    },
+    Service {
+        name: "mayfly.audit.v1.Audit",
+        methods: &[
+            ("GetCheckpoint", READ),
+            ("Search", READ),
+            ("Export", READ),
+            ("Prove", READ),
+            ("Erase", CHANGE),
+            ("RotateKey", CHANGE),
         ],
     },
     Service {
@@ -428,6 +441,7 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
     add!(TasksServer<_>, Arc::new(tasks::TasksService(api.clone())));
     add!(PolicyServer<_>, Arc::new(policy::PolicyService(api.clone())));
     add!(ProposalsServer<_>, Arc::new(proposals::ProposalsService(api.clone())));
+    add!(AuditServer<_>, Arc::new(audit::AuditService(api.clone())));
     add!(HealthServer<_>, Arc::new(health::HealthService(api.clone(), face)));
     if face == Face::Local {
         add!(

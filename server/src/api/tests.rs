@@ -1,6 +1,7 @@
 //! The services as callers meet them: through the gate, over a real store, without sockets.
 
 mod agents;
+mod audit;
 mod bundles;
 mod callers;
 mod definitions;

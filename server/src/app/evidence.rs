@@ -12,7 +12,11 @@
 //!
 //! Not here: what entries say (`mayfly-model`, `mayfly-audit`), trees and notes (`mayfly-tlog`).
 
+pub mod erase;
+mod export;
 mod key;
+pub mod prove;
+pub mod search;
 mod tiles;
 mod writer;
 
@@ -134,6 +138,18 @@ pub enum EvidenceError {
         /// The size.
         size: u64,
     },
+    /// No checkpoint covers an entry within the time in which one should.
+    #[error("entry {index} is not under a checkpoint yet; try again in a second")]
+    NotCovered {
+        /// The entry.
+        index: u64,
+    },
+    /// No entry says anything about it.
+    #[error("the log has no entries about it")]
+    NothingAbout,
+    /// What is to be forgotten stands in the reason for that.
+    #[error("the reason says what is to be forgotten, and reasons are kept; say it in other words")]
+    SaidAgain,
     /// A file.
     #[error("the files of the log")]
     File(#[from] FileError),
@@ -175,10 +191,11 @@ impl EvidenceError {
     /// What it means for a caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchEntry { .. } => ErrorKind::NotFound,
+            Self::NoSuchEntry { .. } | Self::NothingAbout => ErrorKind::NotFound,
+            Self::SaidAgain => ErrorKind::InvalidArgument,
             Self::Archive(error) => error.kind(),
             Self::Commit(error) => error.kind(),
-            Self::Store(_) | Self::Stopped => ErrorKind::Unavailable,
+            Self::Store(_) | Self::Stopped | Self::NotCovered { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
         }
     }
