@@ -158,7 +158,10 @@ impl Settings {
         let task_config = tasks::tasks(&reader.section("tasks"));
         let tickets = tasks::tickets(&reader.section("tickets"));
         let (keys, authority) = authority(&reader.section("authority"));
-        let issue = issue(&reader.section("svid"), authority.ttl);
+        let issue = IssueSettings {
+            require_exceptions: task_config.require_exceptions,
+            ..issue(&reader.section("svid"), authority.ttl)
+        };
         let attestors = attestors(&reader.section("attestor"), reader);
         let (attest_limits, tcp_limits, unix_limits) = limits(&reader.section("limits"), drain);
         let watch = watch(&reader.section("watch"), task_config.lease);
@@ -238,6 +241,7 @@ fn issue(section: &Section<'_>, authority_ttl: Duration) -> IssueSettings {
     let settings = IssueSettings {
         x509_svid_ttl: ttl("x509_svid_ttl"),
         agent_ttl: ttl("agent_ttl"),
+        require_exceptions: false,
     };
     // An authority signs until two thirds of its life, so a third of it is what every SVID can count on.
     for (key, ttl) in [

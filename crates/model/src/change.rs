@@ -12,7 +12,8 @@ use crate::task::{
     Definition, DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskId, TaskName, TaskRefusal, TaskStep,
 };
 use crate::{
-    Actor, AdditionalAttributes, Agent, Authority, Entry, EntryError, EntryId, EntrySpec, Selectors, TokenHash,
+    Actor, AdditionalAttributes, Agent, Authority, Entry, EntryError, EntryId, EntrySpec, Exception, ExceptionStep,
+    Selectors, TokenHash,
 };
 
 /// One change with who asked for it and when it was decided.
@@ -174,6 +175,15 @@ pub enum Change {
         /// The instant.
         before: Timestamp,
     },
+    /// A step of an exception of the register. Guard: [`Exception::after`]. Of who agrees, `approved_by` is the record.
+    ExceptionStep {
+        /// Which.
+        id: String,
+        /// What happens.
+        step: Box<ExceptionStep>,
+        /// Who agrees to it.
+        approved_by: String,
+    },
     /// Forgets private values that entries of the log commit to. Guard: at least one of them is still known.
     PrivateErase(Vec<Commitment>),
     /// Takes an authority out of the bundle: no verifier accepts what it signed. Guard: it is there and not `base`.
@@ -301,6 +311,8 @@ pub enum Delta {
     PolicyPut(Arc<PolicyFiles>),
     /// A proposal is there with this content.
     ProposalPut(Arc<Proposal>),
+    /// An exception is there with this content.
+    ExceptionPut(Arc<Exception>),
     /// A task is there with this content.
     TaskPut(Arc<Task>),
     /// A task was forgotten; its last content.
@@ -361,6 +373,18 @@ pub enum Conflict {
     /// Another version is in force by now.
     #[error("the definition of `{0}` has changed since; ask again")]
     DefinitionChanged(TaskName),
+    /// The identity has this one, or this one was granted since.
+    #[error("exception `{0}` is there for this identity; renew it, or end it first")]
+    ExceptionExists(String),
+    /// No such exception.
+    #[error("exception not found")]
+    ExceptionNotFound,
+    /// It was ended, or would be over before it begins.
+    #[error("the exception is over; grant a new one")]
+    ExceptionOver,
+    /// It is not in force, or its end has not come.
+    #[error("the exception does not expire now")]
+    ExceptionNotDue,
     /// None of the values is known any more.
     #[error("there is nothing to erase: none of these values is kept any more")]
     NothingToErase,

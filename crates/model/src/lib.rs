@@ -12,6 +12,7 @@ mod authority;
 mod change;
 mod entry;
 mod error;
+mod exception;
 pub mod log;
 mod reserved;
 mod selector;
@@ -23,6 +24,10 @@ pub use authority::{Authority, AuthorityEvent, AuthorityState, InvalidTransition
 pub use change::{BundleDeleteMode, BundlePatch, Change, Conflict, Delta, EntryPatch, Step, SvidIntent};
 pub use entry::{AdditionalAttributes, Entry, EntryError, EntryId, EntryIdError, EntrySpec, entries_digest};
 pub use error::ErrorKind;
+pub use exception::{
+    ADMIN_SCOPE, DOWNSTREAM_SCOPE, EXCEPTION_MAX, Excepted, ExceptedError, Exception, ExceptionProblem, ExceptionState,
+    ExceptionStep,
+};
 pub use log::{Actor, LogEntry, Revision};
 pub use reserved::{ReservedPath, agent_path, is_agent_id, reserved_path};
 pub use selector::{MatchBy, Selector, SelectorError, Selectors};

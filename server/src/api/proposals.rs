@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::batch::ANSWER_MAX;
 use super::status::to_status;
 use super::{Api, Call};
+use crate::app::exceptions;
 
 pub(super) struct ProposalsService(pub(super) Arc<Api>);
 
@@ -76,6 +77,12 @@ fn shown(proposal: &model::Proposal) -> Proposal {
             }
             ("policy", String::new(), String::new(), content)
         }
+        ProposedChange::Exception { id, change } => (
+            "exception",
+            id.clone(),
+            String::new(),
+            exceptions::describe(id, change),
+        ),
     };
     let state = match proposal.state {
         ProposalState::Pending => "pending",

@@ -1,4 +1,4 @@
-//! Changes of what gives authority: definitions and policies, by one person or, where the settings want it, by two.
+//! Changes of what gives authority: definitions, policies and exceptions, by one person or, where the settings want it, by two.
 //!
 //! ```text
 //!   submit ─▶ sound? may the author? ─┬─ one person ──▶ in force
@@ -8,7 +8,7 @@
 //! Whoever decides sees exactly what would be in force: a proposal holds the whole of it. That author and decider are two is
 //! asked twice: by a guard of the policy that nothing overrides, and inside the commit.
 //!
-//! Not here: whether a definition or policy is sound (`definitions`, `policy`).
+//! Not here: whether a definition, policy or exception is sound (`definitions`, `policy`, `exceptions`).
 
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use mayfly_svid::Timestamp;
 
 use super::caller::CallerError;
 use super::definitions;
+use super::exceptions::{self, ExceptionError};
 use super::people::People;
 use super::policy::{self, PolicyHolder};
 use super::standing::Standing;
@@ -89,6 +90,9 @@ pub enum ChangeError {
         /// Its digest.
         present: String,
     },
+    /// It is no exception, or none that could be granted.
+    #[error(transparent)]
+    Exception(#[from] ExceptionError),
     /// The caller may not, or is nobody.
     #[error(transparent)]
     Caller(#[from] CallerError),
@@ -158,6 +162,14 @@ impl Changes {
                         .map_or(Timestamp::default(), |present| present.set_at),
                 ),
             },
+            ProposedChange::Exception { id, change } => {
+                exceptions::agrees(by, &id, &change)?;
+                Change::ExceptionStep {
+                    id,
+                    step: change,
+                    approved_by: author,
+                }
+            }
         };
         match self.commit(by, change).await {
             Ok(()) => Ok(Became::InForce),
@@ -183,6 +195,9 @@ impl Changes {
             self.check(by, &proposal.change).await?;
             if is_outdated(proposal, by.snapshot) {
                 return Err(ChangeError::Outdated);
+            }
+            if let ProposedChange::Exception { id, change } = &proposal.change {
+                exceptions::agrees(by, id, change)?;
             }
             let author = self.author_of(proposal);
             self.authorize(by, &proposal.change, author, vec![by.standing.principal().clone()])?;
@@ -221,6 +236,7 @@ impl Changes {
                 present.ok_or_else(|| CommitError::from(Conflict::DefinitionNotFound(name.clone())))?;
             }
             ProposedChange::Policy { files } => return Ok(Some(policy::check_aside(files).await?)),
+            ProposedChange::Exception { id, change } => exceptions::check(by, &self.people, id, change)?,
         }
         Ok(None)
     }
@@ -240,7 +256,8 @@ impl Changes {
                 let present = present.ok_or_else(|| CommitError::from(Conflict::DefinitionNotFound(name.clone())))?;
                 Edited::Definition(Pinned::new(present.definition.clone()))
             }
-            ProposedChange::Policy { .. } => Edited::Policy { team: String::new() },
+            // Standing power is nobody's team's.
+            ProposedChange::Policy { .. } | ProposedChange::Exception { .. } => Edited::Policy { team: String::new() },
         };
         let decision = self.policy.of(by.snapshot).set().authorize_edit(&EditFacts {
             now: by.now,
@@ -306,7 +323,7 @@ fn may(standing: &Standing, change: &ProposedChange) -> Result<(), CallerError> 
     match change {
         ProposedChange::Definition { definition } => standing.may(&path(&definition.name)),
         ProposedChange::Retirement { name } => standing.may(&path(name)),
-        ProposedChange::Policy { .. } => standing.may_everywhere(),
+        ProposedChange::Policy { .. } | ProposedChange::Exception { .. } => standing.may_everywhere(),
     }
 }
 
@@ -320,7 +337,7 @@ fn is_in_force(change: &ProposedChange, snapshot: &Snapshot) -> bool {
         ProposedChange::Definition { definition } => snapshot
             .definition(&definition.name)
             .is_some_and(|present| !present.retired && present.hash == definition.hash()),
-        ProposedChange::Retirement { .. } => false,
+        ProposedChange::Retirement { .. } | ProposedChange::Exception { .. } => false,
         ProposedChange::Policy { files } => match snapshot.policy() {
             Some(present) => present.files == *files,
             None => files.is_empty(),
@@ -334,6 +351,7 @@ fn is_outdated(proposal: &Proposal, snapshot: &Snapshot) -> bool {
         ProposedChange::Definition { definition } => snapshot.definition(&definition.name).map(|now| now.defined_at),
         ProposedChange::Retirement { .. } => None,
         ProposedChange::Policy { .. } => snapshot.policy().map(|now| now.set_at),
+        ProposedChange::Exception { id, .. } => snapshot.exception(id).map(|now| now.approved_at),
     };
     since.is_some_and(|since| since > proposal.proposed_at)
 }
@@ -344,6 +362,7 @@ pub fn size(change: &ProposedChange) -> usize {
         ProposedChange::Definition { definition } => definition.to_toml().len(),
         ProposedChange::Retirement { name } => name.as_str().len(),
         ProposedChange::Policy { files } => files.iter().map(|(name, text)| name.len() + text.len() + 16).sum(),
+        ProposedChange::Exception { id, change } => exceptions::describe(id, change).len(),
     }
 }
 
@@ -354,6 +373,7 @@ impl ChangeError {
             Self::Definition(_) | Self::Policy(_) => ErrorKind::InvalidArgument,
             Self::LockedOut | Self::Outdated => ErrorKind::FailedPrecondition,
             Self::PolicyChanged { .. } => ErrorKind::Aborted,
+            Self::Exception(error) => error.kind(),
             Self::Caller(error) => error.kind(),
             Self::Denied(_) => ErrorKind::PermissionDenied,
             Self::Full => ErrorKind::ResourceExhausted,

@@ -26,6 +26,7 @@ use mayfly_runtime::Clock;
 use mayfly_svid::{Serial, SpiffeId, Timestamp, X509Svid};
 use tracing::{debug, error};
 
+use super::exceptions::{self, Cover};
 use crate::commit::{CommitError, Committer, Done, Snapshot};
 
 pub use error::IssueError;
@@ -38,6 +39,8 @@ pub struct IssueSettings {
     pub x509_svid_ttl: Duration,
     /// Of an agent's SVID.
     pub agent_ttl: Duration,
+    /// Entries with `admin` or `downstream` get nothing without an exception.
+    pub require_exceptions: bool,
 }
 
 /// The authority that signs now, published by `authorities`.
@@ -106,7 +109,7 @@ impl Issuance {
             .map(|(id, csr_der)| {
                 let entry = state.entry(&id).filter(|entry| state.is_authorized(agent, entry));
                 let entry = entry.ok_or(IssueError::EntryNotFound)?;
-                let validity = self.validity_of(entry, now)?;
+                let validity = self.validity_of(&state, entry, now)?;
                 Ok(Request {
                     spiffe_id: entry.spec.spiffe_id.clone(),
                     dns_names: entry.spec.dns_names.clone(),
@@ -118,8 +121,11 @@ impl Issuance {
             .collect();
         let prepared = self.prepare(requests).await;
         let recorded = self.record(actor, prepared, vec![]).await.unwrap_or_else(all_failed);
-        let agent_id = agent.id.clone();
-        let still = move |state: &Snapshot, prepared: &Prepared| still_allowed(state, &agent_id, prepared);
+        let (agent_id, issuance) = (agent.id.clone(), self.clone());
+        let still = move |state: &Snapshot, prepared: &Prepared| {
+            let entry = still_allowed(state, &agent_id, prepared)?;
+            issuance.validity_of(state, entry, issuance.now()).map(|_| ())
+        };
         self.sign(actor, recorded, still).await
     }
 
@@ -165,11 +171,18 @@ impl Issuance {
         dns_names: Vec<String>,
         ttl: Option<Duration>,
     ) -> Result<X509Svid, IssueError> {
+        let ttl = ttl.unwrap_or(self.settings.x509_svid_ttl);
+        let now = self.now();
+        let validity = match exceptions::cover_of(&self.committer.snapshot(), spiffe_id, now) {
+            Cover::Over { id } => return Err(IssueError::ExceptionOver(id)),
+            Cover::Unnamed => Validity::For(ttl),
+            Cover::Until(end) => Validity::Until(end.minus(Duration::from_secs(1)).min(now.plus(ttl))),
+        };
         let request = Request {
             spiffe_id: spiffe_id.clone(),
             dns_names,
             csr_der: csr_der.to_vec(),
-            validity: Validity::For(ttl.unwrap_or(self.settings.x509_svid_ttl)),
+            validity,
             entry: None,
         };
         let prepared = self.prepare(vec![Ok(request)]).await;
@@ -181,14 +194,26 @@ impl Issuance {
         self.clock.now().into()
     }
 
-    /// As long as the entry or the default says, and never past the entry's own end.
-    fn validity_of(&self, entry: &Entry, now: Timestamp) -> Result<Validity, IssueError> {
+    /// As long as the entry or the default says, and never past the entry's own end or that of what excepts it.
+    fn validity_of(&self, state: &Snapshot, entry: &Entry, now: Timestamp) -> Result<Validity, IssueError> {
         let ttl = entry.spec.x509_svid_ttl.unwrap_or(self.settings.x509_svid_ttl);
-        match entry.spec.expires_at {
-            None => Ok(Validity::For(ttl)),
-            Some(end) if end <= now => Err(IssueError::EntryExpired(end)),
-            Some(end) => Ok(Validity::Until(end.min(now.plus(ttl)))),
-        }
+        let end = match entry.spec.expires_at {
+            Some(end) if end <= now => return Err(IssueError::EntryExpired(end)),
+            end => end,
+        };
+        let covered = match exceptions::cover(state, entry, now) {
+            Cover::Over { id } => return Err(IssueError::ExceptionOver(id)),
+            Cover::Unnamed if self.settings.require_exceptions && exceptions::power_of(entry).next().is_some() => {
+                return Err(IssueError::ExceptionNeeded);
+            }
+            Cover::Unnamed => None,
+            // A certificate's last second counts.
+            Cover::Until(end) => Some(end.minus(Duration::from_secs(1))),
+        };
+        Ok(match end.into_iter().chain(covered).min() {
+            None => Validity::For(ttl),
+            Some(end) => Validity::Until(end.min(now.plus(ttl))),
+        })
     }
 
     /// Checks each CSR and fixes what will be signed. A proof of possession costs a signature check.
@@ -371,14 +396,18 @@ fn in_force<'s>(state: &'s Snapshot, id: &SpiffeId) -> Result<&'s Agent, IssueEr
 }
 
 /// Whether the agent may still have what was prepared for one of its entries.
-fn still_allowed(state: &Snapshot, agent_id: &SpiffeId, prepared: &Prepared) -> Result<(), IssueError> {
+fn still_allowed<'s>(
+    state: &'s Snapshot,
+    agent_id: &SpiffeId,
+    prepared: &Prepared,
+) -> Result<&'s Arc<Entry>, IssueError> {
     let agent = in_force(state, agent_id)?;
     let asked = prepared.entry.as_ref().ok_or(IssueError::EntryNotFound)?;
     let entry = state.entry(&asked.id).filter(|entry| state.is_authorized(agent, entry));
     let entry = entry.ok_or(IssueError::EntryNotFound)?;
     let version = |entry: &Entry| (entry.revision_number, entry.created_at);
     if version(entry) == version(asked) {
-        Ok(())
+        Ok(entry)
     } else {
         Err(IssueError::EntryChanged)
     }

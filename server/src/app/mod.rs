@@ -10,6 +10,7 @@ pub mod changes;
 pub mod checkpoints;
 pub mod definitions;
 pub mod evidence;
+pub mod exceptions;
 pub mod issue;
 pub mod mint;
 pub mod people;

@@ -90,6 +90,7 @@ impl World {
             IssueSettings {
                 x509_svid_ttl: ttl,
                 agent_ttl: ttl,
+                require_exceptions: false,
             },
         );
         Self {

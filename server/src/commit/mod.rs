@@ -81,6 +81,9 @@ fn conflict_kind(conflict: &Conflict) -> ErrorKind {
         Conflict::DefinitionChanged(_) | Conflict::NotSettled(_) | Conflict::ReviewDue(_) | Conflict::KeyReused => {
             ErrorKind::FailedPrecondition
         }
+        Conflict::ExceptionExists(_) => ErrorKind::AlreadyExists,
+        Conflict::ExceptionNotFound => ErrorKind::NotFound,
+        Conflict::ExceptionOver | Conflict::ExceptionNotDue => ErrorKind::FailedPrecondition,
         Conflict::NothingToErase => ErrorKind::NotFound,
         Conflict::EntryInvalid(_) | Conflict::FederatedBundleNotFound(_) => ErrorKind::InvalidArgument,
         Conflict::AgentBanned | Conflict::SerialNotInUse => ErrorKind::PermissionDenied,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskId, TaskName};
 use mayfly_model::{
-    Agent, Authority, AuthorityState, Delta, Entry, EntryId, KeyClass, Revision, Selector, is_agent_id,
+    Agent, Authority, AuthorityState, Delta, Entry, EntryId, Excepted, Exception, ExceptionState, KeyClass, Revision, Selector,
+    is_agent_id,
 };
 use mayfly_store::State;
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain, WindowId};
@@ -23,6 +24,8 @@ pub struct Snapshot {
     entries_by_parent: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<EntryId>>,
     entries_by_spiffe_id: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<EntryId>>,
     entries_by_expiry: RedBlackTreeSetSync<(Timestamp, EntryId)>,
+    /// Those with power over the server.
+    privileged: RedBlackTreeSetSync<EntryId>,
     agents: RedBlackTreeMapSync<SpiffeId, Arc<Agent>>,
     agents_by_selector: HashTrieMapSync<Selector, RedBlackTreeSetSync<SpiffeId>>,
     authorities: RedBlackTreeMapSync<String, Arc<Authority>>,
@@ -30,6 +33,11 @@ pub struct Snapshot {
     definitions: RedBlackTreeMapSync<TaskName, Arc<DefinitionVersion>>,
     policy: Option<Arc<PolicyFiles>>,
     proposals: RedBlackTreeMapSync<String, Arc<Proposal>>,
+    exceptions: RedBlackTreeMapSync<String, Arc<Exception>>,
+    /// The one that was granted last, of each identity.
+    exception_of: HashTrieMapSync<Excepted, String>,
+    /// Those that are in force.
+    exceptions_by_expiry: RedBlackTreeSetSync<(Timestamp, String)>,
     tasks: RedBlackTreeMapSync<TaskId, Arc<Task>>,
     /// Those to which something can still happen.
     live_tasks: RedBlackTreeSetSync<TaskId>,
@@ -52,6 +60,7 @@ impl Snapshot {
             definitions,
             policy,
             proposals,
+            exceptions,
             tasks,
             revocations,
             epoch,
@@ -66,6 +75,7 @@ impl Snapshot {
             entries_by_parent: HashTrieMapSync::new_sync(),
             entries_by_spiffe_id: HashTrieMapSync::new_sync(),
             entries_by_expiry: RedBlackTreeSetSync::new_sync(),
+            privileged: RedBlackTreeSetSync::new_sync(),
             agents: RedBlackTreeMapSync::new_sync(),
             agents_by_selector: HashTrieMapSync::new_sync(),
             authorities: RedBlackTreeMapSync::new_sync(),
@@ -73,6 +83,9 @@ impl Snapshot {
             definitions: RedBlackTreeMapSync::new_sync(),
             policy: policy.map(Arc::new),
             proposals: RedBlackTreeMapSync::new_sync(),
+            exceptions: RedBlackTreeMapSync::new_sync(),
+            exception_of: HashTrieMapSync::new_sync(),
+            exceptions_by_expiry: RedBlackTreeSetSync::new_sync(),
             tasks: RedBlackTreeMapSync::new_sync(),
             live_tasks: RedBlackTreeSetSync::new_sync(),
             tasks_by_agent: HashTrieMapSync::new_sync(),
@@ -94,6 +107,9 @@ impl Snapshot {
         }
         for proposal in proposals {
             loaded.proposals.insert_mut(proposal.id.clone(), Arc::new(proposal));
+        }
+        for exception in exceptions {
+            loaded.exception_put(Arc::new(exception));
         }
         tasks.into_iter().for_each(|task| loaded.task_put(Arc::new(task)));
         for revocation in revocations {
@@ -133,6 +149,7 @@ impl Snapshot {
                 Delta::ProposalPut(proposal) => {
                     next.proposals.insert_mut(proposal.id.clone(), proposal.clone());
                 }
+                Delta::ExceptionPut(exception) => next.exception_put(exception.clone()),
                 Delta::TaskPut(task) => next.task_put(task.clone()),
                 Delta::TaskGone(task) => {
                     // Nothing of it can count any more.
@@ -299,6 +316,42 @@ impl Snapshot {
         self.proposals.get(id)
     }
 
+    /// The register of exceptions, those that are over too, in no meaningful order.
+    pub fn exceptions(&self) -> impl Iterator<Item = &Arc<Exception>> {
+        self.exceptions.values()
+    }
+
+    /// The exception with this ID.
+    pub fn exception(&self, id: &str) -> Option<&Arc<Exception>> {
+        self.exceptions.get(id)
+    }
+
+    /// The exception that counts for `who`: the one that was granted last.
+    pub fn exception_of(&self, who: &Excepted) -> Option<&Arc<Exception>> {
+        self.exceptions.get(self.exception_of.get(who)?)
+    }
+
+    /// Those that count for an entry: by its ID, and by the identity that it gives.
+    pub fn exceptions_of_entry(&self, entry: &Entry) -> impl Iterator<Item = &Arc<Exception>> {
+        // Most servers have none, and this is asked for each SVID.
+        let named = (!self.exception_of.is_empty()).then(|| {
+            let by_id = Excepted::Entry(entry.id.clone());
+            [by_id, Excepted::Identity(entry.spec.spiffe_id.clone())]
+        });
+        let named = named.into_iter().flatten();
+        named.filter_map(|who| self.exception_of(&who))
+    }
+
+    /// The exception that ends next, of those whose end nobody has noted.
+    pub fn next_exception_end(&self) -> Option<(Timestamp, String)> {
+        self.exceptions_by_expiry.first().cloned()
+    }
+
+    /// Entries with `admin` or `downstream`, in the order of their IDs.
+    pub fn privileged_entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.privileged.iter().filter_map(|id| self.entries.get(id))
+    }
+
     /// The request with this ID and all that came of it.
     pub fn task(&self, id: &TaskId) -> Option<&Arc<Task>> {
         self.tasks.get(id)
@@ -449,6 +502,9 @@ impl Snapshot {
         if let Some(end) = entry.spec.expires_at {
             self.entries_by_expiry.insert_mut((end, entry.id.clone()));
         }
+        if entry.spec.admin || entry.spec.downstream {
+            self.privileged.insert_mut(entry.id.clone());
+        }
         self.entries.insert_mut(entry.id.clone(), entry);
     }
 
@@ -461,7 +517,26 @@ impl Snapshot {
         if let Some(end) = entry.spec.expires_at {
             self.entries_by_expiry.remove_mut(&(end, id.clone()));
         }
+        self.privileged.remove_mut(id);
         self.entries.remove_mut(id);
+    }
+
+    fn exception_put(&mut self, exception: Arc<Exception>) {
+        // What is there already is not granted anew.
+        match self.exceptions.get(&exception.id) {
+            Some(old) => {
+                self.exceptions_by_expiry
+                    .remove_mut(&(old.expires_at, old.id.clone()));
+            }
+            None => self
+                .exception_of
+                .insert_mut(exception.identity.clone(), exception.id.clone()),
+        }
+        if exception.state == ExceptionState::InForce {
+            self.exceptions_by_expiry
+                .insert_mut((exception.expires_at, exception.id.clone()));
+        }
+        self.exceptions.insert_mut(exception.id.clone(), exception);
     }
 
     fn agent_put(&mut self, agent: Arc<Agent>) {

@@ -13,6 +13,8 @@ use crate::app::tickets::{TicketSettings, TicketSource, TicketUrl};
 pub struct TaskConfig {
     /// Definitions and policies come into force when somebody else than their author agrees.
     pub two_person: bool,
+    /// Entries with `admin` or `downstream` get nothing without an exception of the register.
+    pub require_exceptions: bool,
     /// An agent that was not heard for so long has lost its windows of definitions that are strict.
     pub lease: Duration,
     /// A window whose checkpoints have not acknowledged by then is `RevocationIncomplete`.
@@ -24,6 +26,7 @@ pub struct TaskConfig {
 pub(super) fn tasks(section: &Section<'_>) -> TaskConfig {
     TaskConfig {
         two_person: section.bool("two_person").or(false),
+        require_exceptions: section.bool("require_exceptions").or(false),
         lease: section.duration("lease").range(SECOND..=60 * SECOND).or(10 * SECOND),
         settle_within: section
             .duration("settle_within")

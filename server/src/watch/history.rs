@@ -146,6 +146,7 @@ fn changed(delta: &Delta, before: &Snapshot) -> Vec<Changed> {
         | Delta::DefinitionPut(_)
         | Delta::PolicyPut(_)
         | Delta::ProposalPut(_)
+        | Delta::ExceptionPut(_)
         | Delta::TaskPut(_)
         | Delta::TaskGone(_)
         | Delta::Revoked(_) => vec![],

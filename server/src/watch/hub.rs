@@ -255,6 +255,7 @@ impl Hub {
                 | Delta::DefinitionPut(_)
                 | Delta::PolicyPut(_)
                 | Delta::ProposalPut(_)
+                | Delta::ExceptionPut(_)
                 | Delta::TaskGone(_) => {}
             }
         }

@@ -8,6 +8,7 @@ use mayfly_svid::Timestamp;
 
 use crate::StoreError;
 use crate::dialect::Database;
+use crate::exception::exception_step;
 use crate::step::{Effect, Refusal};
 use crate::task::{task_apply, tasks_of};
 
@@ -194,6 +195,7 @@ pub(crate) fn proposal_decide(
                 };
                 policy_set(database, &policy, None, effect)?;
             }
+            ProposedChange::Exception { id, change } => exception_step(database, id, change, &author, time, effect)?,
         }
     }
     proposal.state = if approve {

@@ -18,6 +18,7 @@ mod definition;
 mod dialect;
 mod entry;
 mod error;
+mod exception;
 mod history;
 mod log;
 mod port;

@@ -1,7 +1,7 @@
 //! What the rest of the server knows of the store: the port and the values that cross it.
 
 use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task};
-use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, EntrySpec, Revision, Step};
+use mayfly_model::{Agent, Authority, Conflict, Delta, Entry, EntryId, EntrySpec, Exception, Revision, Step};
 use mayfly_svid::{Bundle, SpiffeId, TrustDomain};
 
 use crate::StoreError;
@@ -28,6 +28,8 @@ pub struct State {
     pub policy: Option<PolicyFiles>,
     /// All proposals, by ID.
     pub proposals: Vec<Proposal>,
+    /// The register of exceptions, those that are over too, in the order of granting.
+    pub exceptions: Vec<Exception>,
     /// All tasks that were not forgotten, by ID.
     pub tasks: Vec<Task>,
     /// What is refused, by epoch.

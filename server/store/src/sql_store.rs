@@ -11,6 +11,7 @@ use crate::bundle::{bundle_list, own_bundle_ensure};
 use crate::definition::{definition_list, policy_find, proposal_list};
 use crate::dialect::{Database, Row};
 use crate::entry::entry_list;
+use crate::exception::exception_list;
 use crate::history::{changes_append, changes_list};
 use crate::log::PendingLog;
 use crate::step::{Refusal, step_do};
@@ -180,6 +181,7 @@ impl<D: Database> Store for SqlStore<D> {
                 definitions: definition_list(database)?,
                 policy: policy_find(database)?,
                 proposals: proposal_list(database)?,
+                exceptions: exception_list(database)?,
                 revocations: revocations_of(&tasks),
                 tasks,
                 epoch: epoch_now(database)?,

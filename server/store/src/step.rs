@@ -8,6 +8,7 @@ use crate::authority::{authority_activate, authority_prepare, authority_prune, a
 use crate::bundle::{bundle_append, bundle_create, bundle_delete, bundle_set, bundle_update};
 use crate::definition::{definition_put, definition_retire, policy_set, proposal_add, proposal_decide};
 use crate::dialect::Database;
+use crate::exception::exception_step;
 use crate::entry::{entry_create, entry_delete, entry_expire, entry_update};
 use crate::log::private_erase;
 use crate::task::{task_prune, task_step, task_submit};
@@ -106,6 +107,9 @@ fn change_do(
         Change::PolicySet { policy, replaces } => policy_set(database, policy, *replaces, out)?,
         Change::ProposalAdd(proposal) => proposal_add(database, proposal, out)?,
         Change::ProposalDecide { id, by, approve } => proposal_decide(database, id, by, *approve, time, out)?,
+        Change::ExceptionStep { id, step, approved_by } => {
+            exception_step(database, id, step, approved_by, time, out)?;
+        }
         Change::TaskSubmit(task) => task_submit(database, task, time, out)?,
         Change::TaskStep { id, step } => task_step(database, id, step, time, out)?,
         Change::PrivateErase(commitments) => private_erase(database, commitments)?,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Change, Delta, SvidIntent};
 use crate::log::{Body, Record};
 use crate::task::{ProposedChange, Task, TaskStep};
-use crate::{Entry, EntryId};
+use crate::{Entry, EntryId, Exception, ExceptionState};
 
 impl Change {
     /// What the log says of this change, once it has happened and caused `deltas`.
@@ -95,6 +95,7 @@ impl Change {
             Self::AuthorityRevoke(id) => one("authority.revoked", id.clone(), json!({})),
             Self::DefinitionPut { .. }
             | Self::DefinitionRetire(_)
+            | Self::ExceptionStep { .. }
             | Self::PolicySet { .. }
             | Self::ProposalAdd(_)
             | Self::ProposalDecide { .. }
@@ -220,7 +221,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
 fn task_records(change: &Change, deltas: &[Delta]) -> Vec<Record> {
     let one = |kind, subject: String, body: Value| vec![record((kind, subject, body))];
     match change {
-        Change::DefinitionPut { .. } | Change::DefinitionRetire(_) => deltas.iter().flat_map(followed).collect(),
+        Change::DefinitionPut { .. } | Change::DefinitionRetire(_) | Change::ExceptionStep { .. } => deltas.iter().flat_map(followed).collect(),
         Change::PolicySet { policy, .. } => one("policy.set", String::new(), json!({ "files": policy.files })),
         Change::ProposalAdd(proposal) => one("proposal.added", proposal.id.clone(), json_value(proposal)),
         Change::ProposalDecide { id, by, approve } => {
@@ -257,7 +258,7 @@ fn task_records(change: &Change, deltas: &[Delta]) -> Vec<Record> {
     }
 }
 
-/// What a change of a definition did: to itself, and to requests under its earlier version.
+/// What a change of a definition did, to itself and to requests under its earlier version; what became of an exception.
 fn followed(delta: &Delta) -> Option<Record> {
     match delta {
         Delta::DefinitionPut(version) => {
@@ -272,6 +273,11 @@ fn followed(delta: &Delta) -> Option<Record> {
                 json_value(version.as_ref()),
             )))
         }
+        Delta::ExceptionPut(exception) => Some(record((
+            exception_kind(exception),
+            exception.id.clone(),
+            exception_body(exception),
+        ))),
         Delta::TaskPut(task) => Some(record((
             "task.superseded",
             task.id.to_string(),
@@ -279,6 +285,33 @@ fn followed(delta: &Delta) -> Option<Record> {
         ))),
         _ => None,
     }
+}
+
+fn exception_kind(exception: &Exception) -> &'static str {
+    match exception.state {
+        ExceptionState::InForce if exception.renewals == 0 => "exception.granted",
+        ExceptionState::InForce => "exception.renewed",
+        ExceptionState::Ended => "exception.ended",
+        ExceptionState::Expired => "exception.expired",
+    }
+}
+
+/// All of it, under names of which those are private that people wrote or are.
+fn exception_body(exception: &Exception) -> Value {
+    json!({
+        "id": exception.id,
+        "identity": exception.identity,
+        "detail": exception.allows,
+        "scopes": exception.scopes,
+        "owner": exception.owner,
+        "reason": exception.reason,
+        "compensating_control": exception.compensating_control,
+        "approver": exception.approved_by,
+        "granted_at": exception.granted_at,
+        "expires_at": exception.expires_at,
+        "renewals": exception.renewals,
+        "power_removed": exception.power_removed,
+    })
 }
 
 fn requested_body(task: &Task) -> Value {

@@ -6,6 +6,7 @@ use mayfly_svid::{Serial, Timestamp, WindowId};
 use serde::{Deserialize, Serialize};
 
 use super::{Definition, DefinitionHash, TaskName};
+use crate::ExceptionStep;
 
 /// A version of a definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,13 @@ pub enum ProposedChange {
     Policy {
         /// It, whole.
         files: BTreeMap<String, String>,
+    },
+    /// Something happens to an exception of the register.
+    Exception {
+        /// Its ID.
+        id: String,
+        /// What.
+        change: Box<ExceptionStep>,
     },
 }
 

@@ -19,6 +19,12 @@ pub enum IssueError {
     /// The entry has expired.
     #[error("the entry expired at {0}")]
     EntryExpired(Timestamp),
+    /// What excepted this identity is over.
+    #[error("EXCEPTION_OVER: exception `{0}` of this identity is over; renew it, or end it once the power is taken away")]
+    ExceptionOver(String),
+    /// Power over the server needs an exception here.
+    #[error("EXCEPTION_NEEDED: the entry has power over the server, and no exception in force says why")]
+    ExceptionNeeded,
     /// The entry is another one than when it was asked for: what was prepared says what it said then.
     #[error("the entry changed meanwhile; ask again")]
     EntryChanged,
@@ -67,7 +73,11 @@ impl IssueError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::EntryNotFound => ErrorKind::NotFound,
-            Self::EntryExpired(_) | Self::WindowTooShort { .. } | Self::WindowNotOpen => ErrorKind::FailedPrecondition,
+            Self::EntryExpired(_)
+            | Self::ExceptionOver(_)
+            | Self::ExceptionNeeded
+            | Self::WindowTooShort { .. }
+            | Self::WindowNotOpen => ErrorKind::FailedPrecondition,
             Self::EntryChanged | Self::AuthorityRevoked => ErrorKind::Aborted,
             Self::AgentNotActive => ErrorKind::PermissionDenied,
             Self::Csr(_) => ErrorKind::InvalidArgument,

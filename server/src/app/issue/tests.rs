@@ -1,4 +1,5 @@
 mod descent;
+mod exceptions;
 
 use std::sync::Mutex;
 use std::thread::{self, ThreadId};
@@ -247,6 +248,7 @@ async fn what_was_prepared_for_an_entry_that_changed_is_not_signed() {
     };
     let (id, patch) = (entry, Box::new(patch));
     world.commit(Change::EntryUpdate { id, patch }).await.unwrap();
-    let refused = still_allowed(&world.committer.snapshot(), &agent.id, &prepared);
+    let state = world.committer.snapshot();
+    let refused = still_allowed(&state, &agent.id, &prepared);
     assert!(matches!(refused, Err(IssueError::EntryChanged)));
 }

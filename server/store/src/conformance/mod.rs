@@ -9,13 +9,15 @@ mod authorities;
 mod batches;
 mod bundles;
 mod entries;
+mod exceptions;
 mod privates;
 mod random;
 mod tasks;
 mod world;
 
 pub(crate) use {
-    agents::*, authorities::*, batches::*, bundles::*, entries::*, privates::*, random::*, tasks::*, world::*,
+    agents::*, authorities::*, batches::*, bundles::*, entries::*, exceptions::*, privates::*, random::*, tasks::*,
+    world::*,
 };
 
 /// The tests of one back end.
@@ -57,6 +59,9 @@ macro_rules! suite {
             an_end_has_an_epoch_and_what_it_refuses_is_known_after_a_restart
             break_glass_waits_for_its_review_and_what_is_over_is_forgotten
             a_proposal_is_decided_once_by_somebody_else_and_does_what_it_says
+            an_exception_goes_from_grant_to_end_and_the_log_says_so
+            an_exception_that_was_replaced_is_not_renewed_whenever_it_was_asked_for
+            a_proposed_exception_is_granted_with_its_approval
             what_is_private_is_beside_the_log_and_the_same_value_has_the_same_commitment
             what_was_erased_is_not_known_again_by_its_old_commitment
             what_is_too_large_for_an_entry_is_beside_it

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task};
 use mayfly_model::{
-    Actor, Agent, Authority, AuthorityState, Change, Conflict, Delta, Entry, EntrySpec, KeyClass, LogEntry, Revision,
-    Step, TokenHash,
+    Actor, Agent, Authority, AuthorityState, Change, Conflict, Delta, Entry, EntrySpec, Exception, KeyClass, LogEntry,
+    Revision, Step, TokenHash,
 };
 use mayfly_svid::{Bundle, Serial, SpiffeId, Timestamp, TrustDomain, X509Authority};
 
@@ -31,6 +31,7 @@ pub(crate) struct Memory {
     pub(crate) definitions: BTreeMap<String, Arc<DefinitionVersion>>,
     pub(crate) policy: Option<Arc<PolicyFiles>>,
     pub(crate) proposals: BTreeMap<String, Arc<Proposal>>,
+    pub(crate) exceptions: BTreeMap<String, Arc<Exception>>,
     pub(crate) tasks: BTreeMap<String, Arc<Task>>,
     pub(crate) revocations: BTreeMap<u64, Arc<Revocation>>,
 }
@@ -91,6 +92,11 @@ impl Memory {
                 .into_iter()
                 .map(|proposal| (proposal.id.clone(), Arc::new(proposal)))
                 .collect(),
+            exceptions: state
+                .exceptions
+                .into_iter()
+                .map(|exception| (exception.id.clone(), Arc::new(exception)))
+                .collect(),
             tasks: state
                 .tasks
                 .into_iter()
@@ -132,6 +138,7 @@ impl Memory {
             }
             Delta::PolicyPut(policy) => self.policy = Some(policy.clone()),
             Delta::ProposalPut(proposal) => drop(self.proposals.insert(proposal.id.clone(), proposal.clone())),
+            Delta::ExceptionPut(put) => drop(self.exceptions.insert(put.id.clone(), put.clone())),
             Delta::TaskPut(task) => drop(self.tasks.insert(task.id.to_string(), task.clone())),
             Delta::TaskGone(task) => assert_eq!(self.tasks.remove(task.id.as_str()).as_ref(), Some(task)),
             Delta::Revoked(revocation) => drop(self.revocations.insert(revocation.epoch, revocation.clone())),

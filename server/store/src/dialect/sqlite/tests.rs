@@ -77,7 +77,7 @@ fn a_database_of_another_trust_domain_or_a_newer_release_is_refused() {
         .unwrap();
     let error = open_sqlite(&path, &own()).err().unwrap();
     assert!(
-        matches!(error, StoreError::NewerSchema { found: 99, known: 2 }),
+        matches!(error, StoreError::NewerSchema { found: 99, known: 3 }),
         "{error}"
     );
 }
