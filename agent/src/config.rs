@@ -16,6 +16,7 @@ use crate::api::ApiSettings;
 use crate::attest::Attestors;
 use crate::svids::SvidSettings;
 use crate::sync::{BundleUrl, Evidence, TrustSource};
+use crate::tasks::TaskSettings;
 
 /// What an agent runs with. Nothing in here is a secret: those lie in files that are named here.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Settings {
     pub api: ApiSettings,
     /// How SVIDs are asked for and kept.
     pub svids: SvidSettings,
+    /// How windows of tasks are kept.
+    pub tasks: TaskSettings,
     /// Logs.
     pub log: LogSettings,
     /// Where the health and metrics pages are; off if none.
@@ -89,6 +92,7 @@ fn settings(reader: &Reader, overrides: &Overrides) -> Result<Settings, Problems
     let attestors = Attestors::from_config(&reader.section("attest"));
     let api = api(reader, drain);
     let svids = svids(&reader.section("svid"));
+    let tasks = tasks(&reader.section("tasks"));
     let log = log(&reader.section("log"));
     let health = reader.section("health").socket_addr("bind_address").optional();
     let effective = reader.effective();
@@ -102,6 +106,7 @@ fn settings(reader: &Reader, overrides: &Overrides) -> Result<Settings, Problems
             attestors,
             api,
             svids,
+            tasks,
             log,
             health,
             drain,
@@ -316,6 +321,15 @@ fn svids(section: &Section<'_>) -> SvidSettings {
     }
 }
 
+fn tasks(section: &Section<'_>) -> TaskSettings {
+    let default = TaskSettings::default();
+    let wanted = section.bool("tripwires").or(default.tripwires.is_some());
+    TaskSettings {
+        tripwires: default.tripwires.filter(|_| wanted),
+        ..default
+    }
+}
+
 fn log(section: &Section<'_>) -> LogSettings {
     let default = LogSettings::default();
     let checked = |level: String| telemetry::check_level(&level).map(|()| level);
@@ -349,6 +363,7 @@ mod tests {
         .unwrap();
         assert_eq!(written.api, least.api);
         assert_eq!(written.svids, least.svids);
+        assert_eq!(written.tasks, least.tasks);
         assert_eq!(written.log, least.log);
         assert_eq!((&written.data_dir, written.drain), (&least.data_dir, least.drain));
         let number = |settings: &Settings, wanted: &str| {
@@ -364,6 +379,14 @@ mod tests {
             let shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{name} ="));
             assert!(text.lines().any(shown), "`{key}` is not in the sample");
         }
+    }
+
+    #[test]
+    fn tripwires_are_on_unless_somebody_says_no() {
+        let least = format!("{LEAST}[attestor.join_token]\ntoken_file = 't'\n");
+        assert!(read(&least).unwrap().tasks.tripwires.is_some());
+        let off = read(&format!("{least}[tasks]\ntripwires = false\n"));
+        assert_eq!(off.unwrap().tasks.tripwires, None);
     }
 
     #[test]

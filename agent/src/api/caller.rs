@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
 use super::{ApiMetrics, ApiSettings};
-use crate::attest::{Ancestor, AttestError, Attestors, PeerError, PeerProcess};
+use crate::attest::{Ancestor, AttestError, Attestors, PeerError, PeerProcess, Tracer};
 use crate::quiet::Quiet;
 pub(super) use crate::tasks::SelectorSet;
 
@@ -43,6 +43,8 @@ pub(super) trait Process: Send + Sync + 'static {
     fn start_time(&self) -> u64;
     /// The processes above it, nearest first; empty if that cannot be said for sure.
     fn ancestors(&self) -> Vec<Ancestor>;
+    /// Who traces it or, with `descendants`, one of those below it.
+    fn tracer(&self, descendants: bool) -> Option<Tracer>;
     /// Cheap: whether it is still who connected.
     fn ensure_unchanged(&self) -> Result<(), PeerError>;
     /// Returns when it has ended.
@@ -153,6 +155,10 @@ impl Process for LocalProcess {
 
     fn ancestors(&self) -> Vec<Ancestor> {
         self.peer.ancestors()
+    }
+
+    fn tracer(&self, descendants: bool) -> Option<Tracer> {
+        self.peer.tracer(descendants)
     }
 
     fn ensure_unchanged(&self) -> Result<(), PeerError> {

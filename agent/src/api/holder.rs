@@ -9,7 +9,7 @@ use futures_util::{FutureExt, StreamExt};
 use mayfly_runtime::Chain;
 
 use super::caller::{Caller, CallerError, Standing};
-use crate::tasks::{Ancestor, Holder, HolderError, HolderEvent, ProcessKey, SelectorSet};
+use crate::tasks::{Ancestor, Holder, HolderError, HolderEvent, ProcessKey, SelectorSet, Tracer};
 
 #[async_trait]
 impl Holder for Caller {
@@ -26,6 +26,14 @@ impl Holder for Caller {
 
     fn is_unchanged(&self) -> bool {
         self.ensure_unchanged().is_ok()
+    }
+
+    fn tracer(&self, descendants: bool) -> Option<Tracer> {
+        let found = self.process.tracer(descendants)?;
+        Some(Tracer {
+            pid: found.pid,
+            traced: found.traced,
+        })
     }
 
     fn ancestors(&self) -> Vec<Ancestor> {

@@ -17,6 +17,7 @@
 mod ancestry;
 pub mod peer;
 pub mod proc_text;
+mod tracer;
 pub mod unix;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ use crate::quiet::Quiet;
 
 pub use ancestry::Ancestor;
 pub use peer::{PeerError, PeerProcess};
+pub use tracer::Tracer;
 
 /// How long one attestor may take before its selectors are done without.
 const TIME_LIMIT: Duration = Duration::from_secs(10);

@@ -73,6 +73,25 @@ pub fn status(text: &[u8]) -> Result<Status, ProcTextError> {
     })
 }
 
+/// Reads in `/proc/<pid>/task/<tid>/status` which process traces the thread; 0 for none.
+///
+/// # Errors
+/// `TracerPid` is missing, repeated or malformed.
+pub fn tracer(text: &[u8]) -> Result<u32, ProcTextError> {
+    const FIELD: &str = "TracerPid";
+    let mut tracer = None;
+    for line in text.split(|octet| *octet == b'\n') {
+        if let Some(value) = line.strip_prefix(b"TracerPid:") {
+            let mut numbers = numbers(FIELD, value);
+            let (Some(first), None) = (numbers.next(), numbers.next()) else {
+                return Err(ProcTextError::Malformed(FIELD));
+            };
+            once(FIELD, &mut tracer, first?)?;
+        }
+    }
+    tracer.ok_or(ProcTextError::Missing(FIELD))
+}
+
 /// What `/proc/<pid>/stat` says of a process's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -194,6 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tracer_is_read_and_is_there_once() {
+        use ProcTextError::{Malformed, Missing, Repeated};
+        for (text, expected) in [
+            ("Name:\tTracerPid:\nTracerPid:\t4711\nUid:\t0\n", Ok(4711)),
+            ("TracerPid:\t0\n", Ok(0)),
+            ("Uid:\t0\n", Err(Missing("TracerPid"))),
+            ("TracerPid:\t0\nTracerPid:\t1\n", Err(Repeated("TracerPid"))),
+            ("TracerPid:\t\n", Err(Malformed("TracerPid"))),
+            ("TracerPid:\t1 2\n", Err(Malformed("TracerPid"))),
+            ("TracerPid:\tx\n", Err(Malformed("TracerPid"))),
+        ] {
+            assert_eq!(tracer(text.as_bytes()), expected, "{text}");
+        }
+        assert!(tracer(&std::fs::read("/proc/self/status").unwrap()).is_ok());
+    }
+
+    #[test]
     fn a_name_cannot_move_the_start_time() {
         let rest = "S 1 42 42 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 987654321 1000 10";
         for name in [
@@ -250,6 +286,7 @@ mod tests {
             let text = [head.as_bytes(), &text].concat();
             let _ = status(&text);
             let _ = stat(&text);
+            let _ = tracer(&text);
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 const PART: &str = "MAYFLY_TEST_PART";
 const SOCKET: &str = "MAYFLY_TEST_SOCKET";
+const TARGET: &str = "MAYFLY_TEST_TARGET";
 
 /// A socket, its folder, and who connects to it.
 pub(crate) struct Stage {
@@ -129,6 +130,36 @@ impl Drop for Actor {
     }
 }
 
+/// A child that traces a thread, and lets go of it when this is dropped.
+pub(crate) struct Debugger {
+    _actor: Actor,
+    thread: u32,
+}
+
+impl Debugger {
+    pub(crate) fn attach(thread: u32) -> Self {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "--test-threads=1", &format!("{module}::play")])
+            .env(PART, "debug")
+            .env(TARGET, thread.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut actor = Actor { child };
+        let mut lines = BufReader::new(actor.child.stdout.as_mut().unwrap()).lines();
+        let said = lines.find_map(|line| Some(line.unwrap().split_once("attached by ")?.1.to_owned()));
+        let thread = said.expect("the debugger attaches").parse().unwrap();
+        Self { _actor: actor, thread }
+    }
+
+    /// As the kernel names it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.thread
+    }
+}
+
 pub(crate) fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -142,6 +173,16 @@ pub(crate) fn is_root() -> bool {
 #[allow(clippy::zombie_processes, reason = "it outlives this process on purpose")]
 fn play() {
     let Ok(part) = std::env::var(PART) else { return };
+    if part == "debug" {
+        let target = std::env::var(TARGET).unwrap().parse().unwrap();
+        nix::sys::ptrace::seize(nix::unistd::Pid::from_raw(target), nix::sys::ptrace::Options::empty()).unwrap();
+        println!("attached by {}", nix::unistd::gettid());
+        return drop(std::io::stdin().lock().read_line(&mut String::new()));
+    }
+    if part == "threads" {
+        #[allow(clippy::disallowed_methods, reason = "it ends with the process")]
+        std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(60)));
+    }
     if part == "other user connects" {
         nix::unistd::setgroups(&[0.into(), 4321.into()]).unwrap();
         nix::unistd::setresgid(4_000_000_002.into(), 4_000_000_002.into(), 4_000_000_002.into()).unwrap();

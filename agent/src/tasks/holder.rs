@@ -23,6 +23,15 @@ pub struct ProcessKey {
 /// A process above another.
 pub type Ancestor = ProcessKey;
 
+/// A process that traces another: a debugger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracer {
+    /// Its number.
+    pub pid: u32,
+    /// Whom it traces.
+    pub traced: u32,
+}
+
 /// What became of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HolderEvent {
@@ -61,6 +70,9 @@ pub trait Holder: Send + Sync + 'static {
 
     /// Whether it lives and is still what it was; some system calls.
     fn is_unchanged(&self) -> bool;
+
+    /// Who traces it, if somebody does; with `descendants`, or one of those. Some system calls for each process and thread.
+    fn tracer(&self, descendants: bool) -> Option<Tracer>;
 
     /// The processes above it, nearest first. Empty if that cannot be said for sure.
     fn ancestors(&self) -> Vec<Ancestor>;

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info};
 
+use self::tripwire::Tripwire;
 use super::closes::Closes;
 use super::process::Processes;
 use super::window::{Plan, Window};
@@ -29,7 +30,6 @@ use super::{
     Applicant, Board, Command, HolderError, HolderEvent, ProcessKey, Reply, SelectorSet, Shown, TaskError, TaskMetrics,
     TaskParts, TaskServer, TaskSettings, Tracer,
 };
-use self::tripwire::Tripwire;
 use crate::news::{Cursor, DenySet, News, Word};
 use crate::svids::check::{Authorities, NewKey, Standing};
 use crate::view::View;

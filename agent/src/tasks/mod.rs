@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One [`Keeper`] owns all state, so nothing here is locked. A window is bound to the process that opened it, and ends
-//! here by whatever comes first: its holder says so, dies or is not any more who it was; its time is over by our own
+//! here by whatever comes first: its holder says so, dies, is not any more who it was, or is debugged; its time is over by our own
 //! monotonic clock; signs of life do not come; the server says so. Then the key is wiped and the SVID is off the board in
 //! the same step, with the server reachable or not; that the server hears of it is tried until it answers.
 //!
@@ -42,7 +42,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use board::{Board, Shown};
-pub use holder::{Ancestor, Holder, HolderError, HolderEvent, ProcessKey, SelectorSet};
+pub use holder::{Ancestor, Holder, HolderError, HolderEvent, ProcessKey, SelectorSet, Tracer};
 pub use keeper::Keeper;
 pub use metrics::TaskMetrics;
 pub use server::{TaskError, TaskServer};
@@ -71,6 +71,8 @@ pub struct TaskSettings {
     pub requests_per_process: usize,
     /// Windows that ended here and of which the server has not heard.
     pub closes: usize,
+    /// How often holders are looked at for what a holder does not do; not at all if none.
+    pub tripwires: Option<Duration>,
 }
 
 impl Default for TaskSettings {
@@ -83,6 +85,7 @@ impl Default for TaskSettings {
             processes_per_uid: 256,
             requests_per_process: 64,
             closes: 4096,
+            tripwires: Some(Duration::from_millis(500)),
         }
     }
 }

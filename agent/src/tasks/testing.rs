@@ -225,6 +225,7 @@ pub(crate) struct FakeHolder {
     pub(crate) changed: Mutex<bool>,
     pub(crate) above: Mutex<Vec<Ancestor>>,
     pub(crate) attestation: Mutex<Option<HolderError>>,
+    pub(crate) tracer: Mutex<Option<Tracer>>,
     events: broadcast::Sender<HolderEvent>,
 }
 
@@ -236,6 +237,7 @@ impl FakeHolder {
             changed: Mutex::default(),
             above: Mutex::default(),
             attestation: Mutex::default(),
+            tracer: Mutex::default(),
             events: broadcast::channel(16).0,
         })
     }
@@ -257,6 +259,10 @@ impl Holder for FakeHolder {
 
     fn is_unchanged(&self) -> bool {
         !*self.changed.lock().unwrap()
+    }
+
+    fn tracer(&self, _: bool) -> Option<Tracer> {
+        *self.tracer.lock().unwrap()
     }
 
     fn ancestors(&self) -> Vec<Ancestor> {

@@ -372,3 +372,36 @@ async fn an_extension_moves_the_end_by_the_servers_word() {
         .unwrap_err();
     assert_eq!(refused.kind, ErrorKind::NotFound);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_debugger_on_its_holder_ends_a_window_and_leaves_all_others() {
+    let stage = Stage::start();
+    let _heard = stage.beacons();
+    let (job, other) = (FakeHolder::new(7), FakeHolder::new(8));
+    let opened = stage.opened(&job, true).await;
+    stage.opened(&other, true).await;
+    sleep(60 * SECOND).await;
+    assert_eq!(stage.serials(&job).len(), 1, "nobody did anything");
+    *job.tracer.lock().unwrap() = Some(Tracer { pid: 66, traced: 7 });
+    let start = Instant::now();
+    stage.gets(&job, 0).await;
+    assert!(start.elapsed() <= SECOND, "{:?}", start.elapsed());
+    asked(&stage, "close deviated", 1).await;
+    let told = state(&stage, &job, &opened.request_id).await;
+    assert_eq!(
+        (stage_of(&told), &told.reasons[..]),
+        (TaskStage::Closed, &["deviated".to_owned()][..])
+    );
+    assert_eq!(stage.serials(&other).len(), 1);
+    // It is still who it was: when it is left alone, it may have another one.
+    *job.tracer.lock().unwrap() = None;
+    stage.server.lock().stage = TaskStage::Armed;
+    let again = stage.ask(&job, "2").await.unwrap();
+    stage
+        .tasks
+        .open(applicant(&job), again.request_id, false)
+        .await
+        .unwrap();
+    sleep(60 * SECOND).await;
+    assert_eq!(stage.serials(&job).len(), 1);
+}

@@ -24,7 +24,7 @@ use tonic::Code;
 
 use super::*;
 use crate::api::caller::Process;
-use crate::attest::{Ancestor, AttestError, PeerError};
+use crate::attest::{Ancestor, AttestError, PeerError, Tracer};
 use crate::news::News;
 use crate::svids::testing::{Stage, bundle, ca, entry, td};
 use crate::tasks::Tasks;
@@ -63,6 +63,10 @@ impl Process for FakeProcess {
 
     fn ancestors(&self) -> Vec<Ancestor> {
         self.0.above.lock().unwrap().clone()
+    }
+
+    fn tracer(&self, _: bool) -> Option<Tracer> {
+        None
     }
 
     fn ensure_unchanged(&self) -> Result<(), PeerError> {

@@ -104,7 +104,8 @@ impl Keeper {
         if let (Ok((_, _, state)), Some(why)) = (&answer, self.news.distrust().refusal()) {
             self.close_unheld(&state.window_id, End::LogRefused, "the agent refuses the server's log");
             for reply in waiting.into_iter().flatten() {
-                self.outbox.push((reply, Err(TaskError::new(ErrorKind::FailedPrecondition, &why))));
+                self.outbox
+                    .push((reply, Err(TaskError::new(ErrorKind::FailedPrecondition, &why))));
             }
             return;
         }
