@@ -321,6 +321,8 @@ async fn watch(channel: Channel, state: &State, held: &mut Held) -> Result<std::
                 requests.send(request(Outbound::Ack(ack))).await?;
             }
             Some(Inbound::Beacon(beacon)) => held.revision = held.revision.max(beacon.revision),
+            // Only for witnesses, which these are not.
+            Some(Inbound::LogHead(_)) => bail!("the log was shown to nobody who asked for it"),
             None => bail!("a message without content"),
         }
     }
