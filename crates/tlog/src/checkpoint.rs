@@ -273,3 +273,6 @@ impl fmt::Display for SignedCheckpoint {
         fmt::Display::fmt(&self.note, f)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -242,3 +242,6 @@ impl From<NoteError> for ProofTextError {
         Self::Checkpoint(error.into())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,3 +206,123 @@ impl fmt::Display for TilePath {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_tile_has_one_name() {
+        let names = [
+            ("tile/0/000", TileKind::Hashes(0), 0, 256),
+            ("tile/63/999", TileKind::Hashes(63), 999, 256),
+            ("tile/1/x001/000", TileKind::Hashes(1), 1000, 256),
+            ("tile/0/x001/x234/067", TileKind::Hashes(0), 1_234_067, 256),
+            ("tile/0/x001/x234/067.p/5", TileKind::Hashes(0), 1_234_067, 5),
+            ("tile/entries/x001/234.p/255", TileKind::Entries, 1234, 255),
+            (
+                "tile/0/x009/x223/x372/x036/x854/x775/807",
+                TileKind::Hashes(0),
+                i64::MAX as u64,
+                256,
+            ),
+        ];
+        for (name, kind, index, width) in names {
+            let path = TilePath::new(kind, index, width).unwrap();
+            assert_eq!(path.to_string(), name);
+            assert_eq!(name.parse(), Ok(path));
+        }
+        let refused = [
+            "",
+            "tile",
+            "tile/",
+            "tile/0",
+            "tile/0/",
+            "/tile/0/000",
+            "tile/0/000/",
+            "tile//000",
+            "tile/00/000",
+            "tile/64/000",
+            "tile/256/000",
+            "tile/-1/000",
+            "tile/data/000",
+            "tile/8/0/000",
+            "tile/0/0",
+            "tile/0/0000",
+            "tile/0/x000",
+            "tile/0/x000/001",
+            "tile/0/001/000",
+            "tile/0/x001/x000",
+            "tile/0/X001/000",
+            "tile/0/xx01/000",
+            "tile/0/+01",
+            "tile/0/000.p/0",
+            "tile/0/000.p/256",
+            "tile/0/000.p/01",
+            "tile/0/000.p/",
+            "tile/0/000.p",
+            "tile/0/000.p/1/2",
+            "tile/0/x001.p/1/000",
+            "tile/0/../000",
+            "tile/0/000\0",
+            "tile/entries/0/000",
+            "tile/0/x009/x223/x372/x036/x854/x775/808",
+            "tile/0/x018/x446/x744/x073/x709/x551/616",
+        ];
+        for name in refused {
+            assert_eq!(name.parse::<TilePath>(), Err(TilePathError), "{name}");
+        }
+        assert!(TilePath::new(TileKind::Hashes(64), 0, 1).is_err());
+        assert!(TilePath::new(TileKind::Entries, 0, 0).is_err());
+        assert!(TilePath::new(TileKind::Entries, 0, 257).is_err());
+        assert!(TilePath::new(TileKind::Entries, u64::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn the_tiles_of_a_tree_are_those_of_the_specification() {
+        // tlog-tiles, Partial Tiles: a tree of 70,000 entries, and one of 256.
+        let count = |size, kind: fn(&TilePath) -> bool| TilePath::all(size).filter(kind).count();
+        assert_eq!(
+            count(70_000, |path| path.kind() == TileKind::Hashes(0) && path.is_full()),
+            273
+        );
+        let partial: Vec<String> = TilePath::all(70_000)
+            .filter(|path| !path.is_full())
+            .map(|path| path.to_string())
+            .collect();
+        let expected = [
+            "tile/entries/273.p/112",
+            "tile/0/273.p/112",
+            "tile/1/001.p/17",
+            "tile/2/000.p/1",
+        ];
+        assert_eq!(partial, expected);
+        let all: Vec<String> = TilePath::all(256).map(|path| path.to_string()).collect();
+        assert_eq!(all, ["tile/entries/000", "tile/0/000", "tile/1/000.p/1"]);
+        assert_eq!(TilePath::all(0).count(), 0);
+        assert_eq!(
+            TilePath::all(u64::MAX).take(10).count(),
+            10,
+            "no size is too large to begin with"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_others_make_no_panic(text in "tile/([0-9]{1,3}|entries)/(x[0-9]{3}/){0,8}[0-9]{2,4}(.p/[0-9]{1,4})?") {
+            if let Ok(path) = text.parse::<TilePath>() {
+                prop_assert_eq!(path.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(level in 0..=63u8, index in 0..=i64::MAX as u64, width in 1..=256u16) {
+            for kind in [TileKind::Hashes(level), TileKind::Entries] {
+                let path = TilePath::new(kind, index, width).unwrap();
+                prop_assert_eq!(path.to_string().parse(), Ok(path));
+            }
+        }
+    }
+}

@@ -41,7 +41,6 @@ pub struct Known {
 /// A checkpoint that goes on from the last one. Only [`Witness::consider`] makes one, and only its cosignature may be
 /// handed out, after [`Witness::record`] and after the state is saved.
 #[derive(Clone, Debug)]
-#[must_use = "an accepted checkpoint is to be recorded"]
 pub struct Accepted {
     checkpoint: SignedCheckpoint,
     before: Option<Known>,

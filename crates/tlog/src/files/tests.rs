@@ -164,3 +164,255 @@ fn every_flipped_bit_is_named_with_its_place() {
     println!("{} different bits", tried.len());
     assert!(log.damages().is_empty());
 }
+
+#[test]
+fn a_place_in_a_log_of_three_levels_is_named_in_each() {
+    let log = log(66_000);
+    let place = |damage: &Damage| (damage.file.clone(), damage.entry, damage.offset);
+    // The length of entry 51,402, which is the one at 202 of bundle 200; it takes the lengths behind it along.
+    let before = (51_200..51_402).map(|index| 2 + entry(index).len() as u64).sum();
+    log.flip("tile/entries/200", before, 0);
+    let damage = log.damage();
+    assert_eq!(place(&damage), ("tile/entries/200".into(), Some(51_402), Some(before)));
+    let text = damage.to_string();
+    assert!(
+        text.starts_with(&format!("tile/entries/200, entry 51402, byte {before}: ")),
+        "{text}"
+    );
+    log.flip("tile/entries/200", before, 0);
+
+    for (file, at) in [
+        ("tile/0/137", 8191),
+        ("tile/1/000", 4000),
+        ("tile/1/001.p/1", 5),
+        ("tile/2/000.p/1", 31),
+    ] {
+        log.flip(file, at, 7);
+        assert_eq!(place(&log.damage()), (file.into(), None, Some(at)), "{file}");
+        log.flip(file, at, 7);
+    }
+
+    // In all of them at once; 66,000 are 257 full bundles and one of 208.
+    let all = [
+        "tile/2/000.p/1",
+        "tile/1/000",
+        "tile/0/137",
+        "tile/entries/200",
+        "tile/1/001.p/1",
+        "tile/0/257.p/208",
+    ];
+    for file in all {
+        log.flip(file, 2, 0);
+    }
+    let found: BTreeSet<String> = log.damages().into_iter().map(|damage| damage.file).collect();
+    assert_eq!(found, all.map(str::to_owned).into());
+    for file in all {
+        log.flip(file, 2, 0);
+    }
+    assert!(log.damages().is_empty());
+}
+
+#[test]
+fn an_entry_that_is_dropped_added_or_swapped_is_named() {
+    let log = log(600);
+    let rewrite = |file: &str, entries: Vec<Vec<u8>>| {
+        let mut bytes = Vec::new();
+        for entry in &entries {
+            push_entry(&mut bytes, entry).unwrap();
+        }
+        let damage = {
+            let old = log.change(file, |all| std::mem::replace(all, bytes));
+            let damage = log.damage();
+            log.change(file, |all| *all = old);
+            damage
+        };
+        assert_eq!(damage.file, file);
+        damage
+    };
+    let second: Vec<Vec<u8>> = (256..512).map(entry).collect();
+
+    let mut swapped = second.clone();
+    swapped.swap(2, 101);
+    let damage = rewrite("tile/entries/001", swapped);
+    assert_eq!(
+        (damage.entry, damage.kind),
+        (Some(258), DamageKind::Entry { others: 1 })
+    );
+
+    let mut dropped = second.clone();
+    dropped.remove(9);
+    let damage = rewrite("tile/entries/001", dropped);
+    assert_eq!(
+        (damage.entry, damage.kind),
+        (Some(265), DamageKind::Entry { others: 246 })
+    );
+
+    let mut added = second;
+    added.push(b"one more".to_vec());
+    let damage = rewrite("tile/entries/001", added);
+    assert_eq!((damage.entry, damage.kind), (None, DamageKind::TooMany));
+    assert!(damage.offset.is_some());
+
+    let damage = rewrite("tile/entries/002.p/88", (512..599).map(entry).collect());
+    assert_eq!(
+        (damage.entry, damage.kind),
+        (Some(599), DamageKind::Entry { others: 0 })
+    );
+}
+
+#[test]
+fn a_missing_or_cut_file_is_named() {
+    let log = log(600);
+    for file in log.files() {
+        let old = fs::read(log.path(&file)).unwrap();
+        fs::remove_file(log.path(&file)).unwrap();
+        let damage = log.damage();
+        assert_eq!(
+            (damage.file.as_str(), &damage.kind),
+            (file.as_str(), &DamageKind::Missing)
+        );
+        fs::create_dir(log.path(&file)).unwrap();
+        let damage = log.damage();
+        assert!(
+            matches!(damage.kind, DamageKind::Unreadable { .. }) && damage.file == file,
+            "{damage}"
+        );
+        fs::remove_dir(log.path(&file)).unwrap();
+        for cut in [&old[..0], &old[..1], &old[..old.len() - 1]] {
+            fs::write(log.path(&file), cut).unwrap();
+            assert_eq!(log.damage().file, file);
+        }
+        fs::write(log.path(&file), [&old[..], b"x"].concat()).unwrap();
+        assert_eq!(log.damage().file, file);
+        fs::write(log.path(&file), old).unwrap();
+    }
+    assert!(log.damages().is_empty());
+}
+
+#[test]
+fn a_log_that_was_rewritten_is_not_the_one_that_was_signed() {
+    let log = log(600);
+    let old = log.dir().read_checkpoint().unwrap();
+    // The same entries but one, with all their hashes; a key of the same log, so that only the root tells.
+    fs::remove_file(log.path(CHECKPOINT)).unwrap();
+    let forged = (0..600).map(|index| if index == 77 { b"forged".to_vec() } else { entry(index) });
+    write(log.folder.path(), forged, &log.log_key);
+    assert!(log.damages().is_empty(), "consistent in itself");
+    fs::write(log.path(CHECKPOINT), &old).unwrap();
+    let damage = log.damage();
+    assert_eq!(
+        (damage.file.as_str(), damage.kind),
+        (CHECKPOINT, DamageKind::Replaced { entries: 600 })
+    );
+
+    // Only one bundle and its tile were exchanged: the tile above tells which.
+    write_again(&log);
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), (0..600).map(|index| entry(index + 1)), &log.log_key);
+    for file in ["tile/0/000", "tile/entries/000"] {
+        fs::copy(other.path().join(file), log.path(file)).unwrap();
+    }
+    let damage = log.damage();
+    assert_eq!((damage.file.as_str(), damage.entry), ("tile/0/000", Some(0)));
+    assert_eq!(damage.kind, DamageKind::Replaced { entries: 256 });
+}
+
+/// The log as it was, over whatever is there; its checkpoint stays.
+fn write_again(log: &Fixture) {
+    let old = log.dir().read_checkpoint().unwrap();
+    fs::remove_file(log.path(CHECKPOINT)).unwrap();
+    write(log.folder.path(), (0..log.size).map(entry), &log.log_key);
+    fs::write(log.path(CHECKPOINT), old).unwrap();
+}
+
+#[test]
+fn a_signature_that_cannot_be_verified_is_named_or_allowed() {
+    let log = log(10);
+    let known = LogKeys::new([log.log_key.verifier_key().clone()]);
+    let damages = log.dir().verify_all(&known).unwrap_err();
+    let [damage] = &damages.found[..] else {
+        panic!("{damages}");
+    };
+    let name = "witness.example".to_owned();
+    assert_eq!(damage.kind, DamageKind::UnknownSignature { name: name.clone() });
+    let text = String::from_utf8(log.dir().read_checkpoint().unwrap()).unwrap();
+    let line = text.find("\u{2014} witness").unwrap();
+    assert_eq!(damage.offset, Some(line as u64));
+    let verified = log.dir().verify_all(&known.allow_unknown_signatures()).unwrap();
+    assert_eq!(verified.unknown_signatures(), [name]);
+    assert!(verified.cosigned().is_empty());
+
+    let nobody = LogKeys::new([]).allow_unknown_signatures();
+    let damages = log.dir().verify_all(&nobody).unwrap_err();
+    assert!(
+        matches!(damages.found[0].kind, DamageKind::UnknownSignature { .. }),
+        "{damages}"
+    );
+}
+
+#[test]
+fn entries_that_change_after_the_log_was_verified_are_not_all_read() {
+    let log = log(600);
+    let verified = log.dir().verify_all(&log.keys).unwrap();
+    log.flip("tile/entries/001", 700, 3);
+    let read: Vec<Result<(u64, Vec<u8>), Damage>> = verified.entries().collect();
+    assert!(
+        read.iter().rev().take(1).all(Result::is_err),
+        "the last one is the error"
+    );
+    assert_eq!(read.iter().filter(|entry| entry.is_err()).count(), 1);
+}
+
+#[test]
+fn a_claim_of_many_entries_that_are_not_there_does_not_take_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, _) = Ed25519Key::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    let dir = LogDir::open(folder.path());
+    for size in [1 << 20, 1 << 40, (1 << 62) + 12_345, crate::checkpoint::MAX_TREE_SIZE] {
+        let checkpoint = Checkpoint::new(ORIGIN, size, leaf_hash(b"")).unwrap();
+        dir.write_checkpoint(&SignedCheckpoint::sign(checkpoint, &key).unwrap())
+            .unwrap();
+        let keys = LogKeys::new([key.verifier_key().clone()]);
+        let damages = dir.verify_all(&keys).unwrap_err();
+        assert!(
+            damages.found.len() <= MAX_DAMAGES && !damages.found.is_empty(),
+            "{size}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_holds_one_log_and_that_of_its_checkpoint() {
+    let log = log(10);
+    assert!(matches!(
+        LogWriter::create(log.folder.path()),
+        Err(WriteError::Taken { .. })
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::create(folder.path()).unwrap();
+    writer.append(b"one").unwrap();
+    let early = checkpoint_of(writer.tree(), &log.log_key);
+    let long = writer.append(&vec![0; 65_536]);
+    assert!(matches!(long, Err(WriteError::Entry { index: 1, .. })));
+    writer.append(b"two").unwrap();
+    assert!(matches!(
+        writer.finish(&early),
+        Err(WriteError::OtherLog { written: 2, .. })
+    ));
+    assert!(!folder.path().join(CHECKPOINT).exists());
+}
+
+#[test]
+fn a_tree_goes_on_from_a_folder() {
+    let log = log(600);
+    let tail: Vec<Hash> = (512..600).map(|index| leaf_hash(&entry(index))).collect();
+    let tree = Tree::resume(600, &tail, &log.dir()).unwrap();
+    let verified = log.dir().verify_all(&log.keys).unwrap();
+    assert_eq!(tree.root(), verified.checkpoint().root());
+    assert!(tree.prove_inclusion(300, 600, &log.dir()).is_ok());
+    fs::remove_file(log.path("tile/0/001")).unwrap();
+    assert!(matches!(
+        tree.prove_inclusion(300, 600, &log.dir()),
+        Err(TreeError::Missing { .. })
+    ));
+}
