@@ -10,8 +10,8 @@
 //! guards; the store calls it inside the commit, so that a step which two ask for happens once.
 //!
 //! Not here: whether policy allows a step (`mayfly-policy`), who may ask (`server`), keys.
-//! Nor is there a step that makes an open window narrower (T17): what would become narrower are its scopes, which no X.509-SVID
-//! carries, so nobody who checks certificates would notice.
+//! Nor is there a step that makes an open window narrower (T17): what would become narrower are its scopes, which no
+//! X.509-SVID carries, so nobody who checks certificates would notice.
 //! Start at [`Definition`], then [`Stage`], then [`Task`].
 
 mod change;
