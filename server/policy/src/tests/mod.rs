@@ -13,6 +13,7 @@ mod edits;
 mod engine;
 mod examples;
 mod guards;
+mod lints;
 mod loading;
 mod properties;
 mod requests;
