@@ -1,3 +1,4 @@
 //! The log, as others check it.
 
 mod backup;
+mod tiles;
