@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_proto::grpc::health::health_client::HealthClient;
+use mayfly_proto::mayfly::audit::audit_client::AuditClient;
 use mayfly_proto::mayfly::task::definitions_client::DefinitionsClient;
 use mayfly_proto::mayfly::task::policy_client::PolicyClient;
 use mayfly_proto::mayfly::task::proposals_client::ProposalsClient;
@@ -239,6 +240,15 @@ impl Server {
         request
     }
 
+    /// A request without a deadline, for answers that come for as long as they like.
+    pub(crate) fn stream_request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(reason) = &self.reason {
+            request.metadata_mut().insert(REASON, reason.clone());
+        }
+        request
+    }
+
     /// The error of a call that was to `doing`.
     pub(crate) fn failed(&self, doing: impl Into<String>, status: Status) -> CliError {
         CliError::Call {
@@ -292,6 +302,11 @@ impl Server {
     /// `mayfly.task.v1.Tasks`.
     pub(crate) fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// `mayfly.audit.v1.Audit`.
+    pub(crate) fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
     }
 
     /// `grpc.health.v1.Health`.

@@ -11,6 +11,7 @@ use crate::errors::{CliError, Exit};
 use crate::{Context, Globals};
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod completion;
 pub(crate) mod dev;
@@ -53,6 +54,7 @@ pub(crate) const COMMANDS: &[Noun] = &[
     why::WHY,
     why::WHY_NOT,
     policy::WHAT_IF,
+    audit::NOUN,
     doctor::NOUN,
     completion::NOUN,
 ];
