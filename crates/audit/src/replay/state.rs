@@ -501,7 +501,7 @@ impl Exception {
     pub fn covers(&self, held: &Privileged) -> bool {
         let is_meant = self.identity == held.spiffe_id || self.identity == held.entry_id;
         let covers = |right: &&str| self.scopes.contains(&format!("mayfly:{right}"));
-        is_meant && (self.scopes.is_empty() || held.rights.iter().all(|right| covers(&right)))
+        is_meant && (self.scopes.is_empty() || held.rights.iter().all(|right| covers(right)))
     }
 
     /// The first second at which it is not in force any more, unless it is ended before.
