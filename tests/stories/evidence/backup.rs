@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The files of the database, which a server that was stopped in order has left whole.
 const DATABASE: &str = "server.db";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_does_not_start_on_an_old_backup_and_says_why_and_starts_on_the_right_one() {
     let mut server = Server::start().await;
     let folder = server.dir().join("server");
