@@ -15,6 +15,7 @@ use mayfly_proto::mayfly::audit::*;
 use mayfly_runtime::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::audit_report;
 use super::driven::{Out, driven};
 use super::gate::REASON_MAX;
 use super::status::{Failure, invalid, to_status};
@@ -31,7 +32,7 @@ const TERMS_MAX: usize = 64;
 /// The most entries that are counted from the end.
 const NEWEST_MAX: u32 = 10_000;
 /// Of a file, in one message.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 /// Proofs in one message: of entries of usual length some hundred KiB.
 const PROOFS: usize = 32;
 /// Its name in [`super::SERVICES`].
@@ -46,6 +47,7 @@ impl Audit for AuditService {
     type SearchStream = Answers<SearchResponse>;
     type ExportStream = Answers<ExportResponse>;
     type ProveStream = Answers<ProveResponse>;
+    type ReportStream = Answers<ReportResponse>;
 
     async fn get_checkpoint(
         &self,
@@ -89,6 +91,15 @@ impl Audit for AuditService {
         let (indexes, published) = found.map_err(|failure| to_status(&failure))?;
         Ok(Response::new(Box::pin(driven(|out| {
             prove(evidence, indexes, published, out)
+        }))))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<Self::ReportStream>, Status> {
+        let call = Call::of(&request)?;
+        let wanted = audit_report::read(request.into_inner(), self.0.now())?;
+        let evidence = self.0.evidence.clone();
+        Ok(Response::new(Box::pin(driven(|out| {
+            audit_report::answer(evidence, wanted, call.actor, out)
         }))))
     }
 

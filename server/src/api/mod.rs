@@ -20,6 +20,7 @@ pub mod watch;
 mod agent;
 mod agent_tasks;
 mod audit;
+mod audit_report;
 mod batch;
 mod bundle;
 mod call;
@@ -229,6 +230,7 @@ pub const SERVICES: &[Service] = &[
             ("Search", READ),
             ("Export", READ),
             ("Prove", READ),
+            ("Report", READ),
             ("Erase", CHANGE),
             ("RotateKey", CHANGE),
         ],

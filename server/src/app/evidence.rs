@@ -16,6 +16,7 @@ pub mod erase;
 mod export;
 mod key;
 pub mod prove;
+pub mod report;
 pub mod search;
 mod tiles;
 mod writer;
@@ -38,7 +39,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{error, info, warn};
 
 use super::archive::{Archive, ArchiveError};
@@ -79,6 +80,8 @@ pub struct Evidence {
     writer: Arc<Mutex<Writer>>,
     signing: Mutex<LogKeys>,
     published: watch::Sender<Arc<Published>>,
+    /// One report at a time: each reads the whole log.
+    reporting: Semaphore,
     metrics: Metrics,
 }
 
@@ -256,6 +259,7 @@ impl Evidence {
             writer: Arc::new(Mutex::new(writer)),
             signing: Mutex::new(signing),
             published: watch::Sender::new(Arc::new(published)),
+            reporting: Semaphore::new(1),
             metrics,
         }))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mayfly_keys::{KeyError, KeyManager, KeyType, Signer};
 use mayfly_store::{ArchiveReader, StoreError};
 use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
-use mayfly_tlog::note::{Algorithm, NoteSigner, SignError, VerifierKey};
+use mayfly_tlog::note::{Algorithm, Note, NoteSigner, SignError, VerifierKey};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -142,6 +142,17 @@ impl LogKeys {
             signed.sign_also(&signer)?;
         }
         Ok(signed)
+    }
+
+    /// Signs a text that is no checkpoint, with the same keys.
+    pub(super) fn sign_text(&self, text: &str) -> Result<Note, EvidenceError> {
+        let mut note = Note::new(text).map_err(|error| EvidenceError::Format(error.to_string()))?;
+        for key in self.keys.iter().take(1 + BESIDE) {
+            if let Some(signer) = &key.signer {
+                note.sign(&NoteKey(&key.verifier_key, signer.as_ref()))?;
+            }
+        }
+        Ok(note)
     }
 }
 
