@@ -27,9 +27,12 @@ impl Keeper {
         self.closes.push(close_request(id, cause, detail), waiter);
     }
 
-    /// The server has ended it.
+    /// The server has ended it. It is told that nothing is left of it here: before, it cannot take the window for settled.
     pub(super) fn end_by_server(&mut self, id: &str, reasons: &[String]) {
-        self.drop_window(id, End::Server, &reasons.join(", "));
+        let detail = reasons.join(", ");
+        if self.drop_window(id, End::Server, &detail).is_some() {
+            self.closes.push(close_request(id, End::Server, &detail), None);
+        }
     }
 
     /// While the server's log is refused there are no windows: what was signed by it may not be on record.
