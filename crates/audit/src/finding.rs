@@ -51,6 +51,10 @@ pub const CODES: &[(&str, &str)] = &[
         "an exception is over, and nobody renewed or ended it",
     ),
     (
+        "task-over-standing-power",
+        "who may run a task has what it gives without a window as well",
+    ),
+    (
         "exception-too-long",
         "an exception was granted for longer than exceptions may be",
     ),

@@ -2,6 +2,8 @@
 
 mod people;
 mod standing;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use crate::Replay;
@@ -71,7 +73,7 @@ fn of_the_log(replay: &Replay, view: &View) -> Vec<Finding> {
     let notes = replay.notes();
     for (index, before, after) in &notes.clock_steps {
         if view.has(*after) || view.has(*before) {
-            let message = format!("the server's clock was set back by {} s", before - after);
+            let message = format!("the server's clock was set back by {} s", before.saturating_sub(*after));
             findings.push(finding(
                 "clock-set-back",
                 Severity::Low,

@@ -198,7 +198,8 @@ impl Sum {
         self.asked = self.asked.saturating_add(window.asked);
         self.privileged = self.privileged.saturating_add(privileged);
         self.longest = self.longest.max(privileged);
-        self.residual += window.settled.as_ref().map_or(0, |settled| settled.residual);
+        let residual = window.settled.as_ref().map_or(0, |settled| settled.residual);
+        self.residual = self.residual.saturating_add(residual);
         self.spans.extend(spans);
     }
 
@@ -258,13 +259,12 @@ impl Meter {
 }
 
 fn days(windows: &[&Window], view: &View) -> Vec<MeterDay> {
-    let day_of = |at: i64| at.div_euclid(DAY) * DAY;
     let mut days: BTreeMap<i64, (u64, i64, Vec<i64>)> = BTreeMap::new();
     let mut day = day_of(view.from);
     // A hundred years of days are shown; a longer period is somebody's slip.
     while day < view.to && days.len() < 36_525 {
         days.insert(day, Default::default());
-        day += DAY;
+        day = day.saturating_add(DAY);
     }
     for window in windows {
         if let Some(day) = days.get_mut(&day_of(window.opened_at)) {
@@ -273,7 +273,7 @@ fn days(windows: &[&Window], view: &View) -> Vec<MeterDay> {
         for (from, to) in within(&window.in_force(view.to), view.frame()) {
             let mut at = from;
             while at < to {
-                let end = (day_of(at) + DAY).min(to);
+                let end = day_of(at).saturating_add(DAY).min(to);
                 if let Some(day) = days.get_mut(&day_of(at)) {
                     day.1 += end - at;
                 }
@@ -293,6 +293,11 @@ fn days(windows: &[&Window], view: &View) -> Vec<MeterDay> {
         residual_p95: Distribution::of(residuals).p95,
     };
     days.into_iter().map(day).collect()
+}
+
+/// The first second of a day.
+pub(crate) fn day_of(at: i64) -> i64 {
+    at.div_euclid(DAY).saturating_mul(DAY)
 }
 
 /// The names that stand for a set of consumers, for tables.

@@ -204,7 +204,7 @@ impl Replay {
         if entry.revision < self.revision {
             let message = format!("revision {} comes after revision {}", entry.revision, self.revision);
             self.violate(Invariant::I14, entry.index, message);
-        } else if !is_first && entry.revision > self.revision + 1 {
+        } else if !is_first && entry.revision > self.revision.saturating_add(1) {
             let message = format!(
                 "the log has nothing of revisions {} to {}",
                 self.revision + 1,

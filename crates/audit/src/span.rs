@@ -45,7 +45,8 @@ pub fn without(spans: &[Span], others: &[Span]) -> Vec<Span> {
 
 /// Seconds in `spans`, each one counted as often as it is in one.
 pub fn seconds(spans: &[Span]) -> i64 {
-    spans.iter().map(|(from, to)| to.saturating_sub(*from).max(0)).sum()
+    let each = spans.iter().map(|(from, to)| to.saturating_sub(*from).max(0));
+    each.fold(0, i64::saturating_add)
 }
 
 /// `part` of `whole` in thousandths, rounded down; 0 of nothing.

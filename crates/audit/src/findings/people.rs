@@ -120,7 +120,7 @@ fn break_glass(replay: &Replay, view: &View) -> Vec<Finding> {
             .saturating_add(limits.review_within);
         if reviewed.map_or(view.to, |reviewed| reviewed.at) > due {
             let when = match reviewed {
-                Some(reviewed) => format!("only {} h after it was due", (reviewed.at - due) / 3600),
+                Some(reviewed) => format!("only {} h after it was due", reviewed.at.saturating_sub(due) / 3600),
                 None => "never".to_owned(),
             };
             let message = format!("an emergency of {} was looked at {when}", window.task);

@@ -6,7 +6,7 @@ use super::finding;
 use crate::Replay;
 use crate::finding::{Finding, Scope, Severity};
 use crate::meter::{DAY, View, declared};
-use crate::replay::{Exception, Privileged, Probe};
+use crate::replay::{Definition, Exception, Privileged, Probe};
 use crate::span::{Span, merged, within, without};
 
 /// How long a consumer may be away that definitions rely on.
@@ -123,6 +123,7 @@ fn of_exception(exception: &Exception, replay: &Replay, view: &View) -> Vec<Find
             evidence.clone(),
         ));
     }
+    findings.extend(bolted_on(exception, replay, view));
     let longest = exception
         .spans
         .iter()
@@ -145,6 +146,44 @@ fn of_exception(exception: &Exception, replay: &Replay, view: &View) -> Vec<Find
     findings
 }
 
+/// A task is no control over what its holder has anyway (S5).
+fn bolted_on(exception: &Exception, replay: &Replay, view: &View) -> Vec<Finding> {
+    let is_in_force = exception
+        .in_force()
+        .iter()
+        .any(|(from, to)| *from < view.to && *to >= view.to);
+    let is_both = |definition: &&Definition| {
+        definition.until.is_none()
+            && definition.allows(&exception.identity)
+            && !definition.scopes.is_disjoint(&exception.scopes)
+    };
+    let definitions = replay.definitions().filter(|_| is_in_force).filter(is_both);
+    let told = |definition: &Definition| {
+        let common: Vec<&str> = definition
+            .scopes
+            .intersection(&exception.scopes)
+            .map(String::as_str)
+            .collect();
+        let message = format!(
+            "{} may run it, and has `{}` without a window as well, by the exception {}",
+            exception.identity,
+            common.join("`, `"),
+            exception.id
+        );
+        let evidence = vec![definition.index, exception.index];
+        let since = definition.defined_at.max(exception.granted_at);
+        finding(
+            "task-over-standing-power",
+            Severity::Medium,
+            &definition.name,
+            since,
+            message,
+            evidence,
+        )
+    };
+    definitions.map(told).collect()
+}
+
 fn of_definitions(replay: &Replay, view: &View) -> Vec<Finding> {
     let mut findings = vec![];
     for definition in replay.definitions().filter(|definition| definition.until.is_none()) {
@@ -155,7 +194,7 @@ fn of_definitions(replay: &Replay, view: &View) -> Vec<Finding> {
         if let Some(due) = definition.review_by.filter(|due| *due < view.to) {
             let message = format!(
                 "its review, by {owner}, has been due for {} days",
-                (view.to - due) / DAY
+                view.to.saturating_sub(due) / DAY
             );
             let code = "definition-overdue";
             findings.push(finding(
@@ -169,7 +208,7 @@ fn of_definitions(replay: &Replay, view: &View) -> Vec<Finding> {
         }
         let used = definition.used_at.unwrap_or(definition.defined_at);
         if view.to.saturating_sub(used) >= view.thresholds.dormant {
-            let message = format!("nobody has used it for {} days", (view.to - used) / DAY);
+            let message = format!("nobody has used it for {} days", view.to.saturating_sub(used) / DAY);
             let code = "definition-dormant";
             findings.push(finding(
                 code,

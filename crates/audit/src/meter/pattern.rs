@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DAY, View};
+use super::{DAY, View, day_of};
 use crate::Replay;
 use crate::replay::{Request, Window};
 use crate::span::{Span, merged, permille, seconds, within};
@@ -122,7 +122,7 @@ fn pattern(
     if is_long || day_permille >= limits.duty_day_permille {
         let shown = windows
             .iter()
-            .filter(|window| is_long || window.opened_at.div_euclid(DAY) * DAY == day);
+            .filter(|window| is_long || day_of(window.opened_at) == day);
         sign(
             "duty-cycle",
             shown.map(|window| (window.opened_at, window.index)).collect(),
@@ -165,7 +165,7 @@ fn most_identical<'a>(requests: &[&'a Request], period: i64) -> Vec<&'a Request>
         same.sort_by_key(|request| (request.requested_at, request.index));
         let mut first = 0;
         for last in 0..same.len() {
-            while same[last].requested_at - same[first].requested_at >= period {
+            while same[last].requested_at.saturating_sub(same[first].requested_at) >= period {
                 first += 1;
             }
             if last + 1 - first > best.len() {
@@ -199,13 +199,18 @@ fn longest_chain<'a>(windows: &[&'a Window], view: &View) -> Vec<&'a Window> {
 
 /// The day with the largest share, of those that are whole within the period.
 fn fullest_day(spans: &[Span], view: &View) -> (i64, u64) {
-    let first = view.from.div_euclid(DAY) * DAY + if view.from.rem_euclid(DAY) == 0 { 0 } else { DAY };
-    let days = spans.iter().flat_map(|(from, to)| {
-        let (begin, end) = (from.div_euclid(DAY), (to - 1).div_euclid(DAY));
-        (begin..=end).map(|day| day * DAY)
-    });
-    let whole = days.filter(|day| *day >= first && day + DAY <= view.to);
-    let shares = whole.map(|day| (permille(seconds(&within(spans, (day, day + DAY))), DAY), day));
-    let best = shares.max_by_key(|(share, day)| (*share, std::cmp::Reverse(*day)));
-    best.map_or((0, 0), |(share, day)| (day, share))
+    let mut days: BTreeMap<i64, i64> = BTreeMap::new();
+    for (from, to) in spans {
+        let mut at = *from;
+        // A hundred years of days: a longer period is somebody's slip.
+        while at < *to && days.len() < 36_525 {
+            let end = day_of(at).saturating_add(DAY).min(*to);
+            *days.entry(day_of(at)).or_default() += end - at;
+            at = end;
+        }
+    }
+    let is_whole = |day: i64| day >= view.from && day.saturating_add(DAY) <= view.to;
+    let shares = days.into_iter().filter(|(day, _)| is_whole(*day));
+    let best = shares.max_by_key(|(day, seconds)| (*seconds, std::cmp::Reverse(*day)));
+    best.map_or((0, 0), |(day, seconds)| (day, permille(seconds, DAY)))
 }

@@ -210,11 +210,19 @@ pub(super) struct Definition {
     #[serde(default)]
     pub(super) review_by: Value,
     #[serde(default)]
+    pub(super) allowed: Allowed,
+    #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
     pub(super) approval: Rule,
     #[serde(default)]
     pub(super) ending: Ending,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Allowed {
+    #[serde(default)]
+    pub(super) workloads: BTreeSet<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use mayfly_svid::Timestamp;
 use serde_json::Value;
 
 use super::Replay;
@@ -135,13 +136,14 @@ impl Replay {
             is_breakglass: definition.class == "breakglass",
             sensitivity: definition.sensitivity,
             scopes: definition.scopes,
+            workloads: definition.allowed.workloads,
             approvals: definition.approval.count,
             max_uses: definition.limits.max_uses,
             concurrency: definition.limits.concurrency,
             settle_before_next: definition.ending.settle_before_next,
             max_window: definition.limits.max_window.and_then(seconds),
             checkpoints: definition.ending.checkpoints,
-            review_by: definition.review_by.as_i64(),
+            review_by: instant(&definition.review_by),
             defined_at: entry.time,
             index: entry.index,
             until: None,
@@ -290,4 +292,10 @@ impl Replay {
         }
         Ok(())
     }
+}
+
+/// An instant as records have it: Unix seconds, or RFC 3339 where people wrote it.
+fn instant(value: &Value) -> Option<i64> {
+    let text = || humantime::parse_rfc3339(value.as_str()?).ok();
+    value.as_i64().or_else(|| text().map(|at| Timestamp::from(at).unix()))
 }

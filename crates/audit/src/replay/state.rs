@@ -26,6 +26,8 @@ pub struct Definition {
     pub sensitivity: u64,
     /// What its holder may do.
     pub scopes: BTreeSet<String>,
+    /// Who may run it, as paths of base identities; one that ends in `/*` means all below.
+    pub workloads: BTreeSet<String>,
     /// People that have to agree by the definition alone.
     pub approvals: u32,
     /// Windows that one grant opens; none if the log does not say.
@@ -486,6 +488,20 @@ impl Window {
     /// Whether it can still be renewed or resumed.
     pub fn is_live(&self) -> bool {
         self.ended.is_none()
+    }
+}
+
+impl Definition {
+    /// Whether it may be run by the identity with this SPIFFE ID, by its path.
+    pub fn allows(&self, spiffe_id: &str) -> bool {
+        let path = spiffe_id
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+        let matches = |path: &str, pattern: &String| match pattern.strip_suffix("/*") {
+            Some(above) => path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/')),
+            None => path == pattern,
+        };
+        path.is_some_and(|path| self.workloads.iter().any(|pattern| matches(path, pattern)))
     }
 }
 

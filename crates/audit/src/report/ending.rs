@@ -244,7 +244,9 @@ pub(super) fn break_glass(replay: &Replay, view: &View) -> BreakGlass {
     }
     uses.sort_by_key(|used| (used.opened_at, used.index));
     BreakGlass {
-        privileged_seconds: uses.iter().map(|used| used.privileged_seconds).sum(),
+        privileged_seconds: uses
+            .iter()
+            .fold(0, |sum: i64, used| sum.saturating_add(used.privileged_seconds)),
         uses,
     }
 }
