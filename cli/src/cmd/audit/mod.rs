@@ -1,6 +1,6 @@
 //! `mayfly audit`: the server's log for those who read it, copy it, check it, and prove something by it.
 //!
-//! Reading is in [`search`], copies in [`export`] and [`verify`], proofs in [`prove`], what operators change in [`change`],
+//! Reading is in [`search`], copies in [`export`] and [`verify`], proofs in [`prove`], reports in [`report`] and [`check_report`], what operators change in [`change`],
 //! alerts in [`monitor`]. What is checked is checked by `mayfly-tlog` and `mayfly-audit`, which trust no server.
 
 use clap::{ArgMatches, Command};
@@ -9,6 +9,7 @@ use super::{Noun, Running, noun_with_verbs, parsed};
 use crate::Context;
 
 mod change;
+mod check_report;
 mod copy;
 mod export;
 mod keys;
@@ -16,6 +17,7 @@ mod monitor;
 mod private;
 mod proof_file;
 mod prove;
+mod report;
 mod search;
 mod verify;
 mod view;
@@ -53,6 +55,12 @@ enum Verb {
     /// Check such a proof, without a server, and say what it proves
     #[command(after_help = prove::CHECK_EXAMPLES)]
     CheckProof(prove::CheckArgs),
+    /// Prove zero standing privilege over a period: JSON, a signature, and a page with charts
+    #[command(after_help = report::EXAMPLES)]
+    Report(report::ReportArgs),
+    /// Check such a report, without a server
+    #[command(after_help = check_report::EXAMPLES)]
+    CheckReport(check_report::CheckReportArgs),
     /// Show the newest checkpoint and the keys that verify it
     Keys,
     /// Give the log a new key
@@ -80,6 +88,8 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
             Verb::Verify(args) => verify::run(&args, context),
             Verb::Prove(args) => prove::prove(&args, context).await,
             Verb::CheckProof(args) => prove::check(&args, context),
+            Verb::Report(args) => report::run(&args, context).await,
+            Verb::CheckReport(args) => check_report::run(&args, context),
             Verb::Keys => change::keys(context).await,
             Verb::RotateKey(args) => change::rotate(&args, context).await,
             Verb::Erase(args) => change::erase(&args, context).await,
@@ -87,3 +97,6 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;
