@@ -22,6 +22,7 @@ const OTHERS: &[&str] = &[
     "mayfly/agent/v1/task.proto",
     "mayfly/agent/v1/watch.proto",
     "mayfly/audit/v1/audit.proto",
+    "mayfly/task/v1/exception.proto",
     "mayfly/task/v1/task.proto",
     "mayfly/workload/v1/task.proto",
     "spire/api/server/agent/v1/agent.proto",

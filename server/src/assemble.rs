@@ -22,8 +22,11 @@ use crate::api::{self, Api, Deps, Face};
 use crate::app::archive::Archive;
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
+use crate::app::evidence::witnesses::Witnesses;
 use crate::app::evidence::{Evidence, EvidenceParts};
+use crate::app::exceptions;
 use crate::app::issue::Issuance;
+use crate::app::meter::Meter;
 use crate::app::policy::PolicyHolder;
 use crate::app::revocation_lists::RevocationLists;
 use crate::app::server_svid::ServerSvid;
@@ -71,16 +74,19 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     let archive = Archive::new(database);
     let bundles = Arc::new(BundleSet::new());
     let mut hub = None;
+    let mut meter = None;
     let committer = Committer::start(store, &settings.trust_domain, |recovered, loaded| {
         let hub: &Arc<Hub> = hub.insert(Arc::new(Hub::new(
             History::new(recovered.changes.clone()),
             loaded.revision(),
         )));
         publish_bundles(&bundles, loaded);
-        Box::new(observer(hub.clone(), bundles.clone()))
+        let meter = meter.insert(Meter::new(clock.clone(), loaded));
+        Box::new(observer(hub.clone(), bundles.clone(), meter.clone()))
     })
     .context("the state")?;
     let hub = hub.context("the observer is made while the committer starts")?;
+    let meter = meter.context("the meter is made while the committer starts")?;
 
     // The log, before anything else is added to it: what was shown to others has to be in the database.
     let keys = key_manager(&settings)?;
@@ -112,14 +118,19 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     );
     let server_id = settings.trust_domain.server_id();
     server_svid
-        .pass(&server_id)
+        .pass(&server_id, &authorities)
         .await
         .context("the server has no SVID of its own")?;
     let own_svid = server_svid.current();
 
     // The API.
     let stop = supervisor.stop_token();
-    let feeds = TaskFeeds::default();
+    let witnesses = Witnesses::open(evidence.clone(), readiness.clone()).await;
+    let witnesses = witnesses.context("the witnesses of the log")?;
+    let feeds = TaskFeeds {
+        witnesses: Some(witnesses.clone()),
+        ..TaskFeeds::default()
+    };
     let told = hub.clone();
     let lists = Arc::new(RevocationLists::new(
         committer.clone(),
@@ -201,6 +212,8 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     unix.metrics().register(&mut registry, "unix");
     api.metrics().register(&mut registry);
     evidence.register(&mut registry);
+    meter.register(&mut registry, committer.clone());
+    witnesses.register(&mut registry);
     if let Some(address) = settings.health_address {
         let alive = supervisor.clone();
         let probes = AdminPages {
@@ -247,6 +260,24 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
             Ok(())
         }
     });
+    for witness in settings.witnesses.clone() {
+        let witnesses = witnesses.clone();
+        supervisor.spawn("witness", OnExit::Restart, move |stop| {
+            let ended = witnesses.clone().follow(witness.clone(), stop);
+            async move {
+                ended.await;
+                Ok(())
+            }
+        });
+    }
+    let (register, time) = (committer.clone(), clock.clone());
+    supervisor.spawn("exceptions", OnExit::Restart, move |stop| {
+        let ended = exceptions::expire(register.clone(), time.clone(), stop);
+        async move {
+            ended.await;
+            Ok(())
+        }
+    });
     spawn_upkeep(&supervisor, &Upkeep::new(committer.clone(), clock, readiness));
     spawn_rotation(&supervisor, authorities, server_svid, &settings);
     drop(starting);
@@ -265,13 +296,14 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
 }
 
 /// What happens on the committer's thread after each commit.
-fn observer(hub: Arc<Hub>, bundles: Arc<BundleSet>) -> impl Fn(&Applied) + Send {
+fn observer(hub: Arc<Hub>, bundles: Arc<BundleSet>, meter: Meter) -> impl Fn(&Applied) + Send {
     move |applied| {
         let changed = |delta: &Delta| matches!(delta, Delta::BundlePut(_) | Delta::BundleGone(_));
         if applied.reloaded || applied.deltas.iter().any(changed) {
             publish_bundles(&bundles, &applied.after);
         }
         hub.observe(applied);
+        meter.observe(applied);
     }
 }
 
@@ -373,7 +405,7 @@ fn spawn_rotation(
             if let Err(failure) = authorities.pass().await {
                 warn!(error = %Chain(&failure), "the authorities are not where they should be; trying again");
             }
-            if let Err(failure) = server_svid.pass(&server_id).await {
+            if let Err(failure) = server_svid.pass(&server_id, &authorities).await {
                 warn!(error = %Chain(&failure), "the server's own SVID is not renewed yet; trying again");
             }
         }

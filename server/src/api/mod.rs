@@ -24,10 +24,12 @@ mod audit_report;
 mod batch;
 mod bundle;
 mod call;
+mod debt;
 mod debug;
 mod definitions;
 mod driven;
 mod entry;
+mod exceptions;
 mod gate;
 mod health;
 mod limits;
@@ -48,7 +50,9 @@ use mayfly_proto::grpc::health::health_server::HealthServer;
 use mayfly_proto::mayfly::agent::tasks_server::TasksServer as AgentTasksServer;
 use mayfly_proto::mayfly::agent::watch_server::WatchServer;
 use mayfly_proto::mayfly::audit::audit_server::AuditServer;
+use mayfly_proto::mayfly::task::debt_server::DebtServer;
 use mayfly_proto::mayfly::task::definitions_server::DefinitionsServer;
+use mayfly_proto::mayfly::task::exceptions_server::ExceptionsServer;
 use mayfly_proto::mayfly::task::policy_server::PolicyServer;
 use mayfly_proto::mayfly::task::proposals_server::ProposalsServer;
 use mayfly_proto::mayfly::task::tasks_server::TasksServer;
@@ -69,6 +73,7 @@ use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
 use crate::app::caller::{Access, Role, RoleMap};
 use crate::app::changes::Changes;
+use crate::app::debt::Measuring;
 use crate::app::evidence::Evidence;
 use crate::app::issue::Issuance;
 use crate::app::people::People;
@@ -224,6 +229,19 @@ pub const SERVICES: &[Service] = &[
         ],
     },
     Service {
+        name: "mayfly.task.v1.Exceptions",
+        methods: &[
+            ("Grant", Access::Define),
+            ("List", Access::Person),
+            ("Renew", Access::Define),
+            ("End", Access::Define),
+        ],
+    },
+    Service {
+        name: "mayfly.task.v1.Debt",
+        methods: &[("Get", READ), ("Lint", READ)],
+    },
+    Service {
         name: "mayfly.audit.v1.Audit",
         methods: &[
             ("GetCheckpoint", READ),
@@ -328,6 +346,7 @@ pub struct Api {
     authorizer: Authorizer,
     policy: Arc<PolicyHolder>,
     changes: Changes,
+    measuring: Measuring,
     tasks: Arc<Tasks>,
     authorities: Arc<Authorities>,
     feeds: TaskFeeds,
@@ -362,6 +381,7 @@ impl Api {
             join_token_max_ttl,
             watch,
         } = deps;
+        let measuring = Measuring::new(evidence.archive().clone());
         let changes = Changes::new(committer.clone(), people.clone(), policy.clone(), two_person);
         Arc::new(Self {
             committer,
@@ -375,6 +395,7 @@ impl Api {
             authorizer: Authorizer::new(roles, people, policy.clone()),
             policy,
             changes,
+            measuring,
             tasks,
             authorities,
             feeds,
@@ -443,6 +464,11 @@ fn services(api: &Arc<Api>, face: Face, message_max: usize) -> Routes {
     add!(TasksServer<_>, Arc::new(tasks::TasksService(api.clone())));
     add!(PolicyServer<_>, Arc::new(policy::PolicyService(api.clone())));
     add!(ProposalsServer<_>, Arc::new(proposals::ProposalsService(api.clone())));
+    add!(
+        ExceptionsServer<_>,
+        Arc::new(exceptions::ExceptionsService(api.clone()))
+    );
+    add!(DebtServer<_>, Arc::new(debt::DebtService(api.clone())));
     add!(AuditServer<_>, Arc::new(audit::AuditService(api.clone())));
     add!(HealthServer<_>, Arc::new(health::HealthService(api.clone(), face)));
     if face == Face::Local {

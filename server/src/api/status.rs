@@ -19,6 +19,7 @@ use crate::app::attest_agent::AttestError;
 use crate::app::bundles::BundleError;
 use crate::app::caller::{AgentRefusal, CallerError};
 use crate::app::changes::ChangeError;
+use crate::app::debt::DebtError;
 use crate::app::definitions::FindError;
 use crate::app::issue::IssueError;
 use crate::app::mint::MintError;
@@ -186,6 +187,12 @@ impl Failure for TaskError {
 }
 
 impl Failure for ChangeError {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+}
+
+impl Failure for DebtError {
     fn kind(&self) -> ErrorKind {
         self.kind()
     }

@@ -6,6 +6,7 @@ mod bundles;
 mod callers;
 mod definitions;
 mod entries;
+mod exceptions;
 mod listing;
 mod operate;
 mod policies;

@@ -9,11 +9,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mayfly_model::{Actor, Agent, ErrorKind, is_agent_id};
+use mayfly_model::{Actor, Agent, Entry, ErrorKind, is_agent_id};
 use mayfly_runtime::listen::{ConnInfo, Peer};
 use mayfly_svid::{Serial, SpiffeId, Timestamp, TrustDomain, X509Svid, X509SvidError};
 use rustls_pki_types::CertificateDer;
 
+use super::exceptions::{Cover, cover};
 use super::standing::Operators;
 use crate::commit::Snapshot;
 
@@ -320,12 +321,17 @@ pub(super) fn authorize_downstream(caller: &Caller, snapshot: &Snapshot, now: Ti
         Caller::Workload(id)
             if snapshot
                 .entries_of_spiffe_id(id)
-                .any(|entry| entry.spec.downstream && !entry.is_expired(now)) =>
+                .any(|entry| entry.spec.downstream && has_power(snapshot, entry, now)) =>
         {
             Ok(())
         }
         _ => Err(CallerError::NotDownstream { who: caller.who() }),
     }
+}
+
+/// Whether the power that an entry gives counts: SVIDs of an exception that was ended live on for a while.
+fn has_power(snapshot: &Snapshot, entry: &Entry, now: Timestamp) -> bool {
+    !entry.is_expired(now) && !matches!(cover(snapshot, entry, now), Cover::Over { .. })
 }
 
 impl RoleMap {
@@ -339,7 +345,7 @@ impl RoleMap {
             Caller::Workload(id) => {
                 let by_entry = snapshot
                     .entries_of_spiffe_id(id)
-                    .any(|entry| entry.spec.admin && !entry.is_expired(now));
+                    .any(|entry| entry.spec.admin && has_power(snapshot, entry, now));
                 (self.admin_ids.contains(id) || by_entry, self.viewer_ids.contains(id))
             }
             Caller::Agent(_) | Caller::Anonymous => (false, false),

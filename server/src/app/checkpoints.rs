@@ -29,6 +29,17 @@ pub struct Enforcing {
     pub left: u32,
 }
 
+/// What the consumers that a rule means do, taken together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// How many are connected.
+    pub consumers: u32,
+    /// How many revocations the slowest has not acknowledged.
+    pub behind: u64,
+    /// The agent of one of them is away, so that what it enforces is not known.
+    pub is_agent_gone: bool,
+}
+
 /// The last that an agent said.
 #[derive(Debug, Default)]
 struct Reported {
@@ -112,6 +123,23 @@ impl Checkpoints {
             .filter(|rule| !is_enforced(rule))
             .map(String::as_str)
             .collect()
+    }
+
+    /// What the consumers that `rule` means do, where `epoch` is the newest.
+    pub fn enforced(&self, rule: &str, epoch: u64) -> Enforced {
+        let mut all = Enforced::default();
+        let Ok(rule) = CheckpointRule::parse(rule) else {
+            return all;
+        };
+        let agents = lock(&self.agents);
+        for (agent, reported) in agents.iter().filter(|(_, reported)| !reported.is_over()) {
+            for (enforcing, is_gone) in reported.of(&rule, agent) {
+                all.consumers = all.consumers.saturating_add(enforcing.consumers);
+                all.behind = all.behind.max(epoch.saturating_sub(enforcing.epoch));
+                all.is_agent_gone |= is_gone;
+            }
+        }
+        all
     }
 
     /// Changes with each report.

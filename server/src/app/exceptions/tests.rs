@@ -85,3 +85,21 @@ async fn exceptions_are_for_base_identities_and_entries_that_there_are() {
         assert!(!is_good(wrong), "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn the_power_of_an_entry_counts_no_more_once_its_exception_is_over() {
+    use crate::app::caller::{Caller, Role, RoleMap};
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    world.entry("web", &agent.id, |spec| spec.admin = true).await;
+    let role = || {
+        let caller = Caller::Workload(id("/web"));
+        RoleMap::default().role_of(&caller, &world.committer.snapshot(), world.now())
+    };
+    assert_eq!(role(), Some(Role::Admin));
+    grant(&world, exception("e", "/web", 600)).await;
+    assert_eq!(role(), Some(Role::Admin));
+    world.clock.advance(Duration::from_secs(600));
+    // It may still hold an SVID from before it was excepted.
+    assert_eq!(role(), None);
+}

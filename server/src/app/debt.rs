@@ -1,0 +1,407 @@
+//! What stands: the log of a period, measured and judged, and the state as it is at this moment beside it.
+//!
+//! The analysis is `mayfly-audit`'s, the same that makes the report. Here the log is read for it, a piece at a time, by one
+//! reader at a time, beside the commits.
+//!
+//! Not here: standing power that is excepted (`exceptions`), metrics (`meter`), what a report looks like (the CLI).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mayfly_audit::meter::View;
+use mayfly_audit::report::{Report, TreeHead};
+use mayfly_audit::{Details, Entry as LogEntry, EntryError, LogFacts, Scope, Thresholds};
+use mayfly_model::task::{Definition, Stage, Task, Window};
+use mayfly_model::{Entry, ErrorKind, Exception, ExceptionState};
+use mayfly_store::{ArchiveReader, StoreError};
+use mayfly_svid::Timestamp;
+use tokio::sync::Semaphore;
+
+use super::archive::{Archive, ArchiveError};
+use super::checkpoints::{Checkpoints, Enforced};
+use super::exceptions::power_of;
+use crate::commit::Snapshot;
+
+/// Entries that are read at a time.
+const PIECE: usize = 2_000;
+/// Private values that are looked up for names, at most; what is left out is shown as what it is committed to.
+const VALUES_MAX: usize = 200_000;
+/// Longer texts are no names.
+const NAME_MAX: usize = 256;
+/// The longest period: ten years.
+const PERIOD_MAX: i64 = 3_660 * 86_400;
+/// The period of who does not say.
+const PERIOD: i64 = 30 * 86_400;
+/// A review that is due so soon is told.
+const REVIEW_AHEAD: Duration = Duration::from_secs(14 * 86_400);
+/// The most rows of a table.
+const ROWS_MAX: usize = 1_000;
+
+/// Reads and measures the log.
+#[derive(Clone, Debug)]
+pub struct Measuring {
+    archive: Archive,
+    /// It reads the whole log, so one at a time does.
+    turn: Arc<Semaphore>,
+}
+
+/// What was asked is no period.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DebtError {
+    /// Not a period.
+    #[error("since, until: a period begins before it ends, after 1970, and is at most ten years long")]
+    Period,
+    /// Not a scope.
+    #[error("scope: {0}")]
+    Scope(#[from] mayfly_audit::finding::ScopeError),
+    /// The log could not be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// A period as it was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// The report of it.
+    pub report: Report,
+    /// Entries that were read for it.
+    pub entries: u64,
+}
+
+/// A review that is due, or soon will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueReview {
+    /// `break-glass` or `definition`.
+    pub kind: &'static str,
+    /// The request or the task.
+    pub subject: String,
+    /// Who answers for the task.
+    pub owner: String,
+    /// When it is due; of break-glass when it was asked for.
+    pub due: Timestamp,
+}
+
+/// What definitions count on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointRow {
+    /// As they name it.
+    pub rule: String,
+    /// Which ones do.
+    pub tasks: BTreeSet<String>,
+    /// What it does.
+    pub enforced: Enforced,
+}
+
+/// What stands at this moment, each list with the worst first.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// Exceptions that are not ended, and those that still stop their identity.
+    pub exceptions: Vec<Arc<Exception>>,
+    /// Windows that ended and are not settled, with their tasks.
+    pub unsettled: Vec<(Arc<Task>, Window)>,
+    /// Reviews.
+    pub reviews: Vec<DueReview>,
+    /// Entries with power over this server, and the exception in force that covers each.
+    pub privileged: Vec<(Arc<Entry>, Option<Arc<Exception>>)>,
+    /// Consumers that definitions count on.
+    pub checkpoints: Vec<CheckpointRow>,
+}
+
+/// The period from `since` to `until`, both of which may be 0 for what is usual, about `scope`.
+///
+/// # Errors
+/// It is none.
+pub fn period(since: i64, until: i64, scope: &str, now: Timestamp) -> Result<View, DebtError> {
+    let to = if until == 0 { now.unix() } else { until };
+    let from = if since == 0 { (to - PERIOD).max(0) } else { since };
+    if from < 0 || from >= to || to.checked_sub(from).is_none_or(|length| length > PERIOD_MAX) {
+        return Err(DebtError::Period);
+    }
+    let scope = if scope.is_empty() { Scope::All } else { scope.parse()? };
+    let thresholds = Thresholds::default();
+    Ok(View {
+        from,
+        to,
+        scope,
+        thresholds,
+    })
+}
+
+impl Measuring {
+    /// Of this log.
+    pub fn new(archive: Archive) -> Self {
+        let turn = Arc::new(Semaphore::new(1));
+        Self { archive, turn }
+    }
+
+    /// Measures a period of the log of `origin`, as it is now.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads; what was begun may go on for nobody.
+    pub async fn measure(&self, origin: String, view: View) -> Result<Measured, ArchiveError> {
+        let turn = self.turn.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| ArchiveError::Stopped)?;
+        let read = self.archive.read(move |reader| {
+            // Also where nobody waits for it any more.
+            let _turn = turn;
+            measure(reader, origin, &view)
+        });
+        read.await
+    }
+}
+
+fn measure(reader: &mut ArchiveReader, origin: String, view: &View) -> Result<Measured, StoreError> {
+    let size = reader.size()?;
+    let details = names(reader)?;
+    let log = LogFacts {
+        // Random instants are drawn by the root; here nobody has to draw the same ones again.
+        end: TreeHead {
+            size,
+            root: format!("{size:064x}"),
+        },
+        origin,
+        ..LogFacts::default()
+    };
+    let mut pieces = Pieces {
+        reader,
+        size,
+        next: 0,
+        piece: vec![].into_iter(),
+        failure: None,
+    };
+    let report = Report::build(&mut pieces, details, view, log);
+    match pieces.failure {
+        Some(failure) => Err(failure),
+        None => Ok(Measured { report, entries: size }),
+    }
+}
+
+/// What is needed to show people by their names: short texts; and what is too large for an entry, which is read from there.
+fn names(reader: &mut ArchiveReader) -> Result<Details, StoreError> {
+    let mut details = Details::default();
+    let mut after = None;
+    loop {
+        let values = reader.privates(after, PIECE)?;
+        let Some(last) = values.last() else { break };
+        after = Some(last.commitment);
+        for private in values {
+            if details.len() >= VALUES_MAX {
+                return Ok(details);
+            }
+            let is_name = private.value.len() <= NAME_MAX && private.value.starts_with('"');
+            if !is_name && !private.value.starts_with('{') {
+                continue;
+            }
+            let (Ok(value), Ok(salt)) = (serde_json::from_str(&private.value), hex::decode(&private.salt)) else {
+                continue;
+            };
+            // What is not committed to by it says nothing; it is found by whoever verifies an export.
+            let _ = details.add(&private.commitment.to_string(), &salt, value);
+        }
+    }
+    Ok(details)
+}
+
+/// The log, read as it is asked for.
+struct Pieces<'r> {
+    reader: &'r mut ArchiveReader,
+    size: u64,
+    next: u64,
+    piece: std::vec::IntoIter<String>,
+    failure: Option<StoreError>,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Result<LogEntry, EntryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.size {
+            return None;
+        }
+        let text = match self.piece.next() {
+            Some(text) => text,
+            None => {
+                match self.reader.entries(self.next, PIECE) {
+                    Ok(piece) => self.piece = piece.into_iter(),
+                    Err(failure) => {
+                        self.failure = Some(failure);
+                        return None;
+                    }
+                }
+                self.piece.next()?
+            }
+        };
+        let index = self.next;
+        self.next += 1;
+        Some(LogEntry::parse(index, text.as_bytes()))
+    }
+}
+
+impl Standing {
+    /// As of a state. `checkpoints` is what consumers say.
+    pub fn of(snapshot: &Snapshot, checkpoints: &Checkpoints, now: Timestamp) -> Self {
+        let mut exceptions: Vec<_> = snapshot
+            .exceptions()
+            .filter(|exception| exception.state != ExceptionState::Ended || is_stopping(snapshot, exception, now))
+            .cloned()
+            .collect();
+        sort_exceptions(&mut exceptions, now);
+        let mut unsettled = vec![];
+        let mut reviews = vec![];
+        for task in snapshot.live_tasks() {
+            let ended = |window: &&Window| !window.stage.is_live_window() && window.stage != Stage::Settled;
+            let ended = task.windows.iter().filter(ended);
+            unsettled.extend(ended.map(|window| (task.clone(), window.clone())));
+            if task.review_due {
+                let version = snapshot.definition(&task.request.task);
+                reviews.push(DueReview {
+                    kind: "break-glass",
+                    subject: task.id.to_string(),
+                    owner: version.map_or(String::new(), |version| version.definition.owner.to_string()),
+                    due: task.request.requested_at,
+                });
+            }
+        }
+        let given_up = |window: &Window| window.stage == Stage::RevocationIncomplete;
+        unsettled.sort_by_key(|(_, window)| (!given_up(window), window.closed_at, window.id));
+        let definitions = || in_force(snapshot);
+        reviews.extend(definitions().filter_map(|definition| {
+            let due = definition.review_by.filter(|due| *due <= now.plus(REVIEW_AHEAD))?;
+            Some(DueReview {
+                kind: "definition",
+                subject: definition.name.to_string(),
+                owner: definition.owner.to_string(),
+                due,
+            })
+        }));
+        reviews.sort_by(|a, b| (a.due, &a.subject).cmp(&(b.due, &b.subject)));
+        let mut privileged: Vec<_> = snapshot
+            .privileged_entries()
+            .map(|entry| {
+                let mut covering = snapshot.exceptions_of_entry(entry);
+                let in_force = covering.find(|exception| exception.is_in_force(now)).cloned();
+                (entry.clone(), in_force)
+            })
+            .collect();
+        privileged.sort_by_key(|(_, covered)| covered.is_some());
+        let mut rules: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for definition in definitions() {
+            for rule in &definition.ending.checkpoints {
+                rules.entry(rule).or_default().insert(definition.name.to_string());
+            }
+        }
+        let mut rows: Vec<CheckpointRow> = rules
+            .into_iter()
+            .map(|(rule, tasks)| CheckpointRow {
+                enforced: checkpoints.enforced(rule, snapshot.epoch()),
+                rule: rule.to_owned(),
+                tasks,
+            })
+            .collect();
+        rows.sort_by_key(|row| {
+            let Enforced {
+                consumers,
+                behind,
+                is_agent_gone,
+            } = row.enforced;
+            (consumers > 0 && !is_agent_gone, std::cmp::Reverse(behind))
+        });
+        unsettled.truncate(ROWS_MAX);
+        reviews.truncate(ROWS_MAX);
+        privileged.truncate(ROWS_MAX);
+        rows.truncate(ROWS_MAX);
+        Self {
+            exceptions,
+            unsettled,
+            reviews,
+            privileged,
+            checkpoints: rows,
+        }
+    }
+}
+
+/// Definitions that are in force.
+pub(super) fn in_force(snapshot: &Snapshot) -> impl Iterator<Item = &Definition> {
+    let versions = snapshot.definitions_after(None).filter(|version| !version.retired);
+    versions.map(|version| &version.definition)
+}
+
+/// Whether its identity gets nothing because of this one.
+pub fn is_stopping(snapshot: &Snapshot, exception: &Exception, now: Timestamp) -> bool {
+    let counts = snapshot.exception_of(&exception.identity);
+    counts.is_some_and(|counts| counts.id == exception.id) && exception.stops(now)
+}
+
+/// Those that are over first, by their ends; then those that end next; then what somebody ended.
+pub fn sort_exceptions(exceptions: &mut [Arc<Exception>], now: Timestamp) {
+    exceptions.sort_by_key(|exception| {
+        let rank = match exception.state {
+            ExceptionState::Ended => 2,
+            _ if exception.is_in_force(now) => 1,
+            _ => 0,
+        };
+        (rank, exception.expires_at, exception.id.clone())
+    });
+}
+
+/// What to do about a finding of `mayfly-audit`, by its code.
+pub fn remedy(code: &str) -> &'static str {
+    match code {
+        "invariant-violated" => "keep an export of the log (`mayfly audit export`) and find out how it came about",
+        "standing-authority" => "revoke the task (`mayfly task revoke --task NAME`) and find out who signed the SVID",
+        "probe-failed" | "base-privileged" => "mend the consumer's configuration, then test it again",
+        "privileged-base-identity" => {
+            "take `admin` or `downstream` from the entry, or answer for it: `mayfly task exception grant`"
+        }
+        "expired-exception" => {
+            "take the power away and `mayfly task exception end ID --power-removed`, or look at it again: \
+             `mayfly task exception renew ID`"
+        }
+        "exception-too-long" => "end it and grant a shorter one",
+        "disguised-standing-access" => {
+            "make the work one longer window or a smaller task; bound it by policy with `context.usage.same_day`"
+        }
+        "window-not-ended" => "look whether the server's sweep runs (`mayfly doctor`), then `mayfly task revoke`",
+        "unsettled-window" => {
+            "see what it waits for (`mayfly task now`), mend that consumer, or accept it in writing: \
+             `mayfly task accept-risk`"
+        }
+        "risk-accepted" => "see to it that the consumer enforces the next one: mend it, or declare no such checkpoint",
+        "rubber-stamping" | "never-refuses" => {
+            "ask the approver what they look at; widen the group, or permit what is harmless without approval"
+        }
+        "self-group-approvals" => "want approvals of two groups: `approval.distinct_groups = 2`",
+        "break-glass-unreviewed" => "look at what was done and account for it: `mayfly task review`",
+        "break-glass-frequent" => "make a task of what it is used for",
+        "definition-overdue" | "definition-dormant" => {
+            "look at it again and define it with a new `review_by`, or retire it: `mayfly task retire`"
+        }
+        "checkpoint-gone" => "start the consumer, or take it out of the definitions that name it",
+        "clock-set-back" => "find out who set the clock; times of that while are not to be relied on",
+        "unknown-entries" => "measure with the release that wrote them",
+        _ => "look at the entries that it names: `mayfly audit show INDEX`",
+    }
+}
+
+/// The scopes of power over this server that an entry has, for tables.
+pub fn rights_of(entry: &Entry) -> Vec<String> {
+    power_of(entry).map(str::to_owned).collect()
+}
+
+impl DebtError {
+    /// What it means for the caller.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Period | Self::Scope(_) => ErrorKind::InvalidArgument,
+            Self::Archive(error) => error.kind(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
