@@ -5,6 +5,7 @@
 
 mod people;
 mod tasks;
+mod witnesses;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::api::AttestLimits;
 use crate::api::watch::WatchSettings;
 use crate::app::authorities::AuthoritySettings;
 use crate::app::caller::RoleMap;
+use crate::app::evidence::witnesses::RemoteWitness;
 use crate::app::issue::IssueSettings;
 use crate::app::people::People;
 use crate::app::standing::Operators;
@@ -103,6 +105,8 @@ pub struct Settings {
     pub drain: Duration,
     /// Logs.
     pub log: LogSettings,
+    /// Witnesses of the transparency log, elsewhere.
+    pub witnesses: Vec<RemoteWitness>,
 }
 
 /// Settings and what to log of them at start: each key in force, with its value.
@@ -166,6 +170,7 @@ impl Settings {
         let (attest_limits, tcp_limits, unix_limits) = limits(&reader.section("limits"), drain);
         let watch = watch(&reader.section("watch"), task_config.lease);
         let log = log(&reader.section("log"));
+        let witnesses = witnesses::read(&root);
 
         let settings = reader.finish(|| {
             Some(Self {
@@ -189,6 +194,7 @@ impl Settings {
                 watch,
                 drain,
                 log,
+                witnesses,
             })
         })?;
         Ok(Loaded {

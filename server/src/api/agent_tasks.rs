@@ -23,6 +23,17 @@ const DETAIL_MAX: usize = 256;
 
 pub(super) struct AgentTasksService(pub(super) Arc<Api>);
 
+impl AgentTasksService {
+    /// While this server's database is not the one that belongs to its log, nobody gets an SVID of a task.
+    fn ensure_sound(&self) -> Result<(), Status> {
+        let doubt = self.0.feeds.witnesses.as_ref().and_then(|witnesses| witnesses.doubt());
+        doubt.map_or(Ok(()), |why| {
+            let what = format!("the server signs nothing for tasks: {why}. Its operator has to restore the right database");
+            Err(Status::failed_precondition(what))
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl TasksApi for AgentTasksService {
     async fn request(&self, request: Request<RequestTaskRequest>) -> Result<Response<TaskResponse>, Status> {
@@ -40,6 +51,7 @@ impl TasksApi for AgentTasksService {
     }
 
     async fn open(&self, request: Request<OpenTaskRequest>) -> Result<Response<IssuedTaskResponse>, Status> {
+        self.ensure_sound()?;
         let call = Call::of(&request)?;
         let OpenTaskRequest {
             instance,
@@ -61,6 +73,7 @@ impl TasksApi for AgentTasksService {
     }
 
     async fn renew(&self, request: Request<RenewTaskRequest>) -> Result<Response<IssuedTaskResponse>, Status> {
+        self.ensure_sound()?;
         let call = Call::of(&request)?;
         let RenewTaskRequest {
             instance,

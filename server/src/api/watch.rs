@@ -4,6 +4,8 @@
 //! read from the newest snapshot chunk by chunk, one update at a time is unacknowledged, and what happens meanwhile waits
 //! as IDs in the mailbox. Every end has a status; none is silent.
 
+mod log;
+
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,8 +30,10 @@ use tracing::{info, warn};
 
 use crate::app::caller::Caller;
 use crate::app::checkpoints::{Checkpoints, Enforcing, PublishedLists};
+use crate::app::evidence::witnesses::Witnesses;
 use crate::commit::{Committer, Snapshot};
 use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
+use log::LogFeed;
 
 /// One message carries about this much, so that an agent with very many entries needs no large buffer.
 const CHUNK: usize = 512 * 1024;
@@ -89,6 +93,8 @@ pub struct TaskFeeds {
     pub lists: PublishedLists,
     /// What consumers enforce, from agents.
     pub checkpoints: Arc<Checkpoints>,
+    /// Who watches the log; none if nobody is shown it.
+    pub witnesses: Option<Arc<Witnesses>>,
 }
 
 /// The service.
@@ -210,7 +216,9 @@ impl WatchService {
         let mut beacon = interval_at(first - behind, self.settings.beacon_interval);
         // One that is late does not move the next ones off the grid.
         beacon.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let log = LogFeed::new(self.feeds.witnesses.as_ref(), agent_id, hello.witness.as_ref());
         let mut live = Live {
+            log,
             committer: self.committer.clone(),
             hub: self.hub.clone(),
             clock: self.clock.clone(),
@@ -297,6 +305,7 @@ impl WatchService {
 
 /// One open stream.
 struct Live {
+    log: LogFeed,
     committer: Committer,
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
@@ -334,6 +343,15 @@ impl Live {
     /// The next message, when there is one; an error is the end of the stream.
     async fn next(&mut self) -> Result<Outbound, Status> {
         loop {
+            // Whoever is to trust what follows looks at the log first.
+            if self.log.is_first() {
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return Err(stopping()),
+                    () = self.closing.cancelled() => return Err(connection_closing()),
+                    head = self.log.head() => if let Some(head) = head { return Ok(Outbound::LogHead(head)) },
+                }
+            }
             if let Some(update) = self.next_chunk() {
                 return Ok(Outbound::Update(update));
             }
@@ -350,7 +368,11 @@ impl Live {
                 }
                 message = self.inbound.message() => self.received(message?)?,
                 () = self.mailbox.wait() => self.check_end()?,
-                _ = self.beacon.tick() => return Ok(Outbound::Beacon(self.beacon_now()?)),
+                head = self.log.head() => if let Some(head) = head { return Ok(Outbound::LogHead(head)) },
+                _ = self.beacon.tick() => {
+                    self.log.beacon();
+                    return Ok(Outbound::Beacon(self.beacon_now()?));
+                }
                 () = sleep_until(ack_deadline.unwrap_or(self.expires)), if ack_deadline.is_some() => {
                     return Err(Status::deadline_exceeded("an update was not acknowledged"));
                 }
@@ -426,6 +448,10 @@ impl Live {
             Some(Inbound::Ack(ack)) => ack,
             Some(Inbound::Enforced(enforced)) => {
                 self.enforced(&enforced);
+                return Ok(());
+            }
+            Some(Inbound::Witnessed(answer)) => {
+                self.log.answered(&answer);
                 return Ok(());
             }
             _ => {

@@ -19,6 +19,7 @@ pub mod prove;
 pub mod report;
 pub mod search;
 mod tiles;
+pub mod witnesses;
 mod writer;
 
 use std::path::PathBuf;

@@ -262,7 +262,7 @@ async fn an_agent_that_rejects_without_end_is_let_go() {
     let end = loop {
         let update = match opened.next().await {
             Ok(Outbound::Update(update)) => update,
-            Ok(Outbound::Beacon(_)) => continue,
+            Ok(Outbound::Beacon(_) | Outbound::LogHead(_)) => continue,
             Err(status) => break status,
         };
         round += 1;
@@ -294,6 +294,7 @@ async fn every_word_says_for_how_long_it_counts() {
                 opened.acknowledge(update.revision, vec![]).await;
             }
             Outbound::Beacon(beacon) => assert_eq!(beacon.lease_ms, 10_000),
+            Outbound::LogHead(_) => unreachable!("it is no witness"),
         }
     }
 }

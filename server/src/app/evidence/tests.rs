@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::app::testing::World;
 
-async fn note(world: &World, count: usize) {
+pub(super) async fn note(world: &World, count: usize) {
     let steps = (0..count).map(|number| Step {
         actor: Actor::server(),
         time: world.now(),
@@ -22,7 +22,7 @@ async fn note(world: &World, count: usize) {
     }
 }
 
-fn entries(world: &World) -> Vec<String> {
+pub(super) fn entries(world: &World) -> Vec<String> {
     world.archive().reader().unwrap().entries(0, 100_000).unwrap()
 }
 

@@ -1,0 +1,195 @@
+//! The head of the log for those who know a part of it. A proof is made once for all who know the same part.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mayfly_svid::SpiffeId;
+use mayfly_tlog::Hash;
+use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
+use mayfly_tlog::note::{Note, VerifierKey};
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use super::Witnesses;
+use crate::app::evidence::{Evidence, EvidenceError, Published, blocking};
+
+/// Sizes that are kept of one checkpoint. Agents that follow know the one or two before it; those that come back, any.
+const KEPT: usize = 1_024;
+
+/// The newest checkpoint, for who knows the first `from` entries.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The note, with the signatures of the log alone: a fleet's cosignatures are nothing for the fleet.
+    pub note: Arc<[u8]>,
+    /// The keys of the log, the newest first.
+    pub keys: Arc<[VerifierKey]>,
+    /// How many entries it has.
+    pub size: u64,
+    /// Where the proof begins.
+    pub from: u64,
+    /// That it goes on from there.
+    pub proof: Arc<[Hash]>,
+}
+
+/// The newest heads.
+#[derive(Default)]
+pub(super) struct Heads {
+    pub(super) newest: Mutex<Option<Newest>>,
+}
+
+pub(super) struct Newest {
+    published: Arc<Published>,
+    note: Arc<[u8]>,
+    keys: Arc<[VerifierKey]>,
+    known: HashMap<u64, Part>,
+}
+
+/// The log's own first `n` entries.
+#[derive(Clone)]
+struct Part {
+    root: Hash,
+    proof: Arc<[Hash]>,
+}
+
+// === impl Witnesses ===
+
+impl Witnesses {
+    /// What an agent is shown first, which shows the note of the last checkpoint that it accepted; an empty one if it knows
+    /// none.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: what is not finished is made anew for the next one.
+    pub async fn head_for(&self, agent: &SpiffeId, known: &[u8]) -> Result<Head, EvidenceError> {
+        if known.is_empty() {
+            return self.head(0).await;
+        }
+        let claimed = Note::parse(known).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
+        let Some(claimed) = claimed.filter(|claimed| claimed.origin() == self.evidence.origin()) else {
+            warn!(agent_id = %agent, "the agent knows another log than this server's");
+            return self.head(0).await;
+        };
+        match SignedCheckpoint::open(known, &self.evidence.verifier_keys()) {
+            Ok(shown) => self.compare(&agent.to_string(), &shown).await?,
+            // Nothing is proved by it; the agent will say what it makes of us.
+            Err(_) => warn!(agent_id = %agent, size = claimed.size(), "the agent knows a checkpoint that no key of this log signed"),
+        }
+        self.head(claimed.size()).await
+    }
+
+    /// Whether this log leads to a checkpoint that it signed, which `who` has shown.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) async fn compare(&self, who: &str, shown: &SignedCheckpoint) -> Result<(), EvidenceError> {
+        let (size, root) = (shown.size(), shown.root());
+        let (published, part) = self.part(size).await?;
+        let has = published.checkpoint.size();
+        match part {
+            None => {
+                let why = format!("{who} has shown a checkpoint over {size} entries, signed by this log, which has {has}");
+                self.doubted(who, shown, why);
+            }
+            Some(part) if part.root != root => {
+                let why = format!("{who} has shown a checkpoint over {size} entries, signed by this log, which had others");
+                self.doubted(who, shown, why);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The newest head for who knows the first `from` entries; the proof is none, and begins at 0, if there are not so many.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    ///
+    /// # Cancel safety
+    /// As [`Self::head_for`].
+    pub async fn head(&self, from: u64) -> Result<Head, EvidenceError> {
+        let newest = &mut *self.heads.newest.lock().await;
+        let newest = Newest::of(newest, &self.evidence);
+        let part = newest.part(from, &self.evidence).await?;
+        Ok(Head {
+            note: newest.note.clone(),
+            keys: newest.keys.clone(),
+            size: newest.published.checkpoint.size(),
+            from: if part.is_some() { from } else { 0 },
+            proof: part.map_or_else(Arc::default, |part| part.proof),
+        })
+    }
+
+    async fn part(&self, size: u64) -> Result<(Arc<Published>, Option<Part>), EvidenceError> {
+        let newest = &mut *self.heads.newest.lock().await;
+        let newest = Newest::of(newest, &self.evidence);
+        let part = newest.part(size, &self.evidence).await?;
+        Ok((newest.published.clone(), part))
+    }
+
+    /// How many entries are shown now.
+    pub fn size(&self) -> u64 {
+        self.evidence.published().checkpoint.size()
+    }
+}
+
+// === impl Newest ===
+
+impl Newest {
+    /// The present one; what was kept of an older one is forgotten. A checkpoint of the same size may be signed anew.
+    fn of<'a>(kept: &'a mut Option<Self>, evidence: &Evidence) -> &'a mut Self {
+        let published = evidence.published();
+        let text = |published: &Published| published.checkpoint.note().text().to_owned();
+        let keys = evidence.verifier_keys();
+        let is_present = |kept: &Self| text(&kept.published) == text(&published) && *kept.keys == *keys;
+        if kept.as_ref().is_none_or(|kept| !is_present(kept)) {
+            *kept = Some(Self {
+                note: own_signatures(&published.checkpoint, &keys),
+                keys: keys.into(),
+                published,
+                known: HashMap::new(),
+            });
+        }
+        kept.as_mut().expect("put there above")
+    }
+
+    async fn part(&mut self, size: u64, evidence: &Evidence) -> Result<Option<Part>, EvidenceError> {
+        if size > self.published.checkpoint.size() {
+            return Ok(None);
+        }
+        if let Some(part) = self.known.get(&size) {
+            return Ok(Some(part.clone()));
+        }
+        let (published, files) = (self.published.clone(), evidence.files.clone());
+        let part = blocking(move || {
+            let tree = &published.tree;
+            Ok::<_, EvidenceError>(Part {
+                root: tree.root_at(size, &files)?,
+                proof: tree.prove_consistency(size, tree.size(), &files)?.into(),
+            })
+        })
+        .await??;
+        if self.known.len() >= KEPT {
+            self.known.clear();
+        }
+        self.known.insert(size, part.clone());
+        Ok(Some(part))
+    }
+}
+
+#[cfg(test)]
+impl Newest {
+    pub(super) fn kept(&self) -> usize {
+        self.known.len()
+    }
+}
+
+fn own_signatures(checkpoint: &SignedCheckpoint, keys: &[VerifierKey]) -> Arc<[u8]> {
+    let mut note = Note::new(checkpoint.note().text()).expect("it is the text of a note");
+    let own = checkpoint.note().signatures().iter();
+    for signature in own.filter(|signature| keys.iter().any(|key| signature.is_by(key))) {
+        note.push(signature.clone()).expect("the note that it is of has as many");
+    }
+    note.to_bytes().into()
+}
