@@ -114,11 +114,10 @@ impl EntryView {
             (_, "task.requested") => vec![
                 of("/request/task"),
                 with("for", "/request/workload"),
-                with("asked by", "/request/person/id"),
+                with("asked by", "/request/person"),
                 with("because", "/request/reason"),
-                with("ticket", "/request/ticket/id"),
-                with("request", "/request/id"),
-                subject,
+                with("ticket", "/request/ticket"),
+                format!("request {subject}"),
             ],
             (_, "task.approved") => vec![subject, with("approved by", "/approval/person"), verdict("/decision/allowed")],
             (_, "policy.decided") => vec![
