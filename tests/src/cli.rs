@@ -67,4 +67,19 @@ impl Cli {
         );
         serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error} in {}", outcome.stdout))
     }
+
+    /// Runs one command that has to succeed; gives its JSON, a document a line.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn json_lines(&self, args: &[&str]) -> Vec<Value> {
+        let mut all = args.to_vec();
+        all.extend(["--output", "json"]);
+        let outcome = self.run(&all).await;
+        assert_eq!(outcome.code, Some(0), "mayfly {args:?}\n{}{}", outcome.stdout, outcome.stderr);
+        let lines = outcome.stdout.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+            .collect()
+    }
 }

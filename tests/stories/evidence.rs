@@ -1,4 +1,7 @@
 //! The log, as others check it.
 
 mod backup;
+mod cli;
+mod debt;
+mod report;
 mod tiles;
