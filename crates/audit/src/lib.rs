@@ -15,6 +15,8 @@ mod details;
 mod entry;
 pub mod finding;
 mod findings;
+#[cfg(test)]
+mod hostile;
 mod kinds;
 pub mod meter;
 pub mod replay;
