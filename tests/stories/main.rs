@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+mod agent_tasks;
 mod attacks;
 mod bad_input;
 mod clients;
