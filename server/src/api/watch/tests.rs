@@ -306,7 +306,7 @@ async fn an_agent_speaks_only_for_consumers_whose_svids_it_may_have() {
     fixture.attested("b").await;
     fixture.world.entry("db", &id("/spire/agent/t/a"), |_| {}).await;
     fixture.world.entry("elsewhere", &id("/spire/agent/t/b"), |_| {}).await;
-    let opened = connected.watch_from_nothing().await.opened().await.unwrap();
+    let mut opened = connected.watch_from_nothing().await.opened().await.unwrap();
     let by = |path: &str| wire::EnforcedBy {
         checkpoint: "db".into(),
         spiffe_id: id(path).to_string(),
@@ -323,7 +323,11 @@ async fn an_agent_speaks_only_for_consumers_whose_svids_it_may_have() {
     let known = fixture.service.feeds.checkpoints.clone();
     let mut changed = known.changed();
     opened.requests.send(wire::WatchRequest { body }).await.unwrap();
-    changed.changed().await.unwrap();
+    // The server's side runs while it is read.
+    tokio::select! {
+        told = changed.changed() => told.unwrap(),
+        () = async { while opened.next().await.is_ok() {} } => panic!("the stream ended"),
+    }
     let rules = ["/db", "/elsewhere", "/nobody", "db@/*"].map(String::from).into();
     assert_eq!(known.missing(&rules, 7), ["/elsewhere", "/nobody"]);
 }
