@@ -115,7 +115,7 @@ pub struct Standing {
 /// It is none.
 pub fn period(since: i64, until: i64, scope: &str, now: Timestamp) -> Result<View, DebtError> {
     let to = if until == 0 { now.unix() } else { until };
-    let from = if since == 0 { (to - PERIOD).max(0) } else { since };
+    let from = if since == 0 { to.saturating_sub(PERIOD).max(0) } else { since };
     if from < 0 || from >= to || to.checked_sub(from).is_none_or(|length| length > PERIOD_MAX) {
         return Err(DebtError::Period);
     }
@@ -363,6 +363,9 @@ pub fn remedy(code: &str) -> &'static str {
              `mayfly task exception renew ID`"
         }
         "exception-too-long" => "end it and grant a shorter one",
+        "task-over-standing-power" => {
+            "take the standing power away, and end its exception: `mayfly task exception end ID --power-removed`"
+        }
         "disguised-standing-access" => {
             "make the work one longer window or a smaller task; bound it by policy with `context.usage.same_day`"
         }
