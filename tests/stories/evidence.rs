@@ -3,5 +3,6 @@
 mod backup;
 mod cli;
 mod debt;
+mod prove;
 mod report;
 mod tiles;

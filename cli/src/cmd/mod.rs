@@ -18,6 +18,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod entry;
 pub(crate) mod policy;
+pub(crate) mod prove;
 pub(crate) mod run;
 pub(crate) mod svid;
 pub(crate) mod task;
@@ -55,6 +56,7 @@ pub(crate) const COMMANDS: &[Noun] = &[
     why::WHY_NOT,
     policy::WHAT_IF,
     audit::NOUN,
+    prove::NOUN,
     doctor::NOUN,
     completion::NOUN,
 ];

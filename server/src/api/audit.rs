@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use mayfly_model::ErrorKind;
+use mayfly_model::task::CHECKPOINT_MAX;
 use mayfly_proto::mayfly::audit::audit_server::Audit;
 use mayfly_proto::mayfly::audit::erase_request::What as EraseWhat;
 use mayfly_proto::mayfly::audit::prove_request::What as ProveWhat;
@@ -23,6 +24,7 @@ use super::{Api, Call, READ};
 use crate::app::archive::ArchiveError;
 use crate::app::caller::identify;
 use crate::app::evidence::erase::Forgotten;
+use crate::app::evidence::probe::Probe;
 use crate::app::evidence::prove::Subject;
 use crate::app::evidence::search::{Found, Wanted};
 use crate::app::evidence::{Evidence, EvidenceError, Published};
@@ -37,6 +39,11 @@ pub(super) const PIECE: usize = 256 << 10;
 const PROOFS: usize = 32;
 /// Its name in [`super::SERVICES`].
 const SERVICE: &str = "mayfly.audit.v1.Audit";
+
+/// A word about a probe, and where it was aimed, in bytes; more of it for people, in characters.
+const PROBE_WORD_MAX: usize = 32;
+const PROBE_TARGET_MAX: usize = 256;
+const PROBE_DETAIL_MAX: usize = 256;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -117,6 +124,17 @@ impl Audit for AuditService {
         Ok(Response::new(EraseResponse {
             erased: u32::try_from(erased).unwrap_or(u32::MAX),
         }))
+    }
+
+    async fn record_probe(
+        &self,
+        request: Request<RecordProbeRequest>,
+    ) -> Result<Response<RecordProbeResponse>, Status> {
+        let call = Call::of(&request)?;
+        let probe = probe(request.into_inner()).map_err(invalid)?;
+        let recorded = self.0.evidence.record_probe(call.actor, probe).await;
+        recorded.map_err(|failure| to_status(&failure))?;
+        Ok(Response::new(RecordProbeResponse {}))
     }
 
     async fn rotate_key(&self, request: Request<RotateKeyRequest>) -> Result<Response<RotateKeyResponse>, Status> {
@@ -360,3 +378,43 @@ impl Failure for ArchiveError {
         self.kind()
     }
 }
+
+/// What an operator says of a consumer, within its bounds.
+fn probe(request: RecordProbeRequest) -> Result<Probe, String> {
+    let RecordProbeRequest {
+        checkpoint,
+        kind,
+        expected,
+        outcome,
+        window_id,
+        target,
+        detail,
+    } = request;
+    let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._/-".contains(&b);
+    if !(1..=CHECKPOINT_MAX).contains(&checkpoint.len()) || !checkpoint.bytes().all(is_name) {
+        return Err(format!("checkpoint: 1 to {CHECKPOINT_MAX} of a-z 0-9 . _ / -"));
+    }
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    for (field, word) in [("kind", &kind), ("expected", &expected), ("outcome", &outcome)] {
+        if !(1..=PROBE_WORD_MAX).contains(&word.len()) || !word.bytes().all(is_word) {
+            return Err(format!("{field}: 1 to {PROBE_WORD_MAX} of a-z 0-9 _"));
+        }
+    }
+    let window = match window_id.as_str() {
+        "" => None,
+        id => Some(id.parse().map_err(|error| format!("window_id: {error}"))?),
+    };
+    if target.len() > PROBE_TARGET_MAX {
+        return Err(format!("target: at most {PROBE_TARGET_MAX} bytes"));
+    }
+    Ok(Probe {
+        checkpoint,
+        kind,
+        expected,
+        outcome,
+        window,
+        target,
+        detail: detail.chars().take(PROBE_DETAIL_MAX).collect(),
+    })
+}
+

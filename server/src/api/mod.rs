@@ -251,6 +251,7 @@ pub const SERVICES: &[Service] = &[
             ("Report", READ),
             ("Erase", CHANGE),
             ("RotateKey", CHANGE),
+            ("RecordProbe", CHANGE),
         ],
     },
     Service {

@@ -15,6 +15,7 @@
 pub mod erase;
 mod export;
 mod key;
+pub mod probe;
 pub mod prove;
 pub mod report;
 pub mod search;

@@ -19,7 +19,7 @@ const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(100), 
 const DETAIL_MAX: usize = 256;
 
 /// What happens to a request, and to the identity of its window.
-pub(super) enum Event {
+pub(crate) enum Event {
     /// It stands so now.
     State(Box<TaskState>),
     /// The agent does not know it, or not for this process.
@@ -36,14 +36,14 @@ pub(super) enum Event {
 
 /// The agent's tasks.
 #[derive(Debug, Clone)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     client: TasksClient<Channel>,
     timeout: Duration,
 }
 
 impl Tasks {
     /// Those behind `workload`.
-    pub(super) fn of(workload: &Workload, timeout: Duration) -> Self {
+    pub(crate) fn of(workload: &Workload, timeout: Duration) -> Self {
         Self {
             client: workload.tasks(),
             timeout,
@@ -54,7 +54,7 @@ impl Tasks {
     ///
     /// # Errors
     /// The agent's status.
-    pub(super) async fn request(&self, request: &RequestRequest) -> Result<TaskState, Status> {
+    pub(crate) async fn request(&self, request: &RequestRequest) -> Result<TaskState, Status> {
         self.persistently(async || self.client.clone().request(self.message(request.clone())).await)
             .await
     }
@@ -63,7 +63,7 @@ impl Tasks {
     ///
     /// # Errors
     /// The agent's status.
-    pub(super) async fn open(&self, id: &str) -> Result<TaskState, Status> {
+    pub(crate) async fn open(&self, id: &str) -> Result<TaskState, Status> {
         let request = OpenRequest {
             request_id: id.to_owned(),
             include_descendants: true,
@@ -76,7 +76,7 @@ impl Tasks {
     ///
     /// # Errors
     /// The agent's status.
-    pub(super) async fn end(&self, id: &str, well: bool, detail: &str) -> Result<TaskState, Status> {
+    pub(crate) async fn end(&self, id: &str, well: bool, detail: &str) -> Result<TaskState, Status> {
         let mut cut = detail.len().min(DETAIL_MAX);
         while !detail.is_char_boundary(cut) {
             cut -= 1;
@@ -97,7 +97,7 @@ impl Tasks {
     }
 
     /// Tells what happens to the request until it is over, or nobody listens.
-    pub(super) async fn follow(self, id: String, events: mpsc::Sender<Event>) {
+    pub(crate) async fn follow(self, id: String, events: mpsc::Sender<Event>) {
         let mut backoff = RECONNECT.start();
         loop {
             let watch = WatchRequest { request_id: id.clone() };
@@ -134,7 +134,7 @@ impl Tasks {
     }
 
     /// Gives a sign of life after each `pause` until nobody listens.
-    pub(super) async fn live(self, id: String, pause: Duration, events: mpsc::Sender<Event>) {
+    pub(crate) async fn live(self, id: String, pause: Duration, events: mpsc::Sender<Event>) {
         let mut beat = tokio::time::interval(pause);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beat.tick().await;
@@ -184,7 +184,7 @@ impl Tasks {
 }
 
 /// Follows the identity of the window that `state` describes, until nobody listens.
-pub(super) async fn follow_identity(workload: Workload, state: TaskState, events: mpsc::Sender<Event>) {
+pub(crate) async fn follow_identity(workload: Workload, state: TaskState, events: mpsc::Sender<Event>) {
     let mut backoff = RECONNECT.start();
     // Chain and bundle of what was told last: a stream that begins anew begins with what is known.
     let mut last: Option<(Vec<Vec<u8>>, String)> = None;
@@ -235,7 +235,7 @@ pub(super) async fn follow_identity(workload: Workload, state: TaskState, events
 }
 
 /// The identity of the window. A window inside another one of the same task has the same name: the newest is ours.
-fn of_window(all: Vec<Identity>, state: &TaskState) -> Option<Identity> {
+pub(crate) fn of_window(all: Vec<Identity>, state: &TaskState) -> Option<Identity> {
     let ours = all.into_iter().filter(|identity| {
         identity.hint == state.hint
             && (state.spiffe_id.is_empty() || identity.svid.spiffe_id().as_str() == state.spiffe_id)
@@ -244,7 +244,7 @@ fn of_window(all: Vec<Identity>, state: &TaskState) -> Option<Identity> {
 }
 
 /// Whether nothing follows that could give authority again.
-pub(super) fn is_over(stage: Stage) -> bool {
+pub(crate) fn is_over(stage: Stage) -> bool {
     matches!(stage, Stage::Denied | Stage::Closed | Stage::Settled | Stage::Lapsed)
 }
 

@@ -14,7 +14,7 @@ pub(super) const NOT_OPENED: Code = Code("NOT_OPENED", 122);
 /// The window ended before the command did.
 pub(super) const ENDED_EARLY: Code = Code("WINDOW_ENDED", 123);
 /// The request waits for people or a ticket.
-pub(super) const WAITING: u8 = 124;
+pub(crate) const WAITING: u8 = 124;
 /// `mayfly run` itself cannot go on.
 pub(super) const OWN_FAILURE: Code = Code("RUN_FAILED", 125);
 /// The command is there but cannot be started.

@@ -28,8 +28,8 @@ use crate::values;
 use crate::workload::Workload;
 
 mod cgroup;
-mod client;
-mod codes;
+pub(crate) mod client;
+pub(crate) mod codes;
 mod command;
 mod files;
 mod held;
