@@ -11,6 +11,7 @@
 
 mod body;
 mod commit;
+mod register;
 mod request;
 mod standing;
 mod state;
@@ -28,9 +29,10 @@ use crate::kinds::is_known;
 use crate::span::Span;
 use crate::{Details, Entry, EntryError, Invariant, Violation};
 
+pub use register::{Checkpoint, Exception, Governance, LogEvent, PolicyUse, Privileged, Probe};
 pub use state::{
-    Acknowledgement, Approval, ApprovalRule, Checkpoint, Definition, Ended, Exception, Governance, LogEvent, Needs,
-    PolicyUse, Privileged, Probe, Request, Said, Settled, Stage, Stray, Svid, Window,
+    Acknowledgement, Approval, ApprovalRule, Definition, Ended, Needs, Request, Said, Settled, Stage, Stray, Svid,
+    Window,
 };
 
 use commit::Commit;
@@ -58,6 +60,8 @@ pub struct Replay {
     in_force: BTreeMap<String, String>,
     requests: BTreeMap<String, Request>,
     windows: BTreeMap<String, Window>,
+    /// Those that are not settled, by workload and task.
+    by_holder: BTreeMap<(String, String), BTreeSet<String>>,
     settled: Vec<Window>,
     over: Vec<Request>,
     /// Windows and requests that are forgotten, and serial numbers and keys of SVIDs: the beginnings of their hashes, as

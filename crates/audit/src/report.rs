@@ -14,8 +14,10 @@ mod instant;
 mod limit;
 mod parts;
 mod people;
+mod records;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use parts::*;
+pub use records::*;

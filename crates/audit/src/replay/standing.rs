@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::Replay;
 use super::body::{Defined, Exception as ExceptionBody, Probe as ProbeBody, RegistrationEntry, read};
-use super::state::{Checkpoint, Definition, Exception, Governance, LogEvent, Privileged, Probe};
+use super::register::{Checkpoint, Exception, Governance, LogEvent, Privileged, Probe};
+use super::state::Definition;
 use super::svid::root_of;
 use crate::{Entry, Invariant};
 

@@ -95,6 +95,8 @@ impl Replay {
             incomplete: None,
             settled: None,
         };
+        let holder = (window.workload.clone(), window.task.clone());
+        self.by_holder.entry(holder).or_default().insert(found.id.clone());
         self.windows.insert(found.id.clone(), window);
         if found.issuances.len() != 1 {
             let message = format!("the window {} is opened with {} SVIDs", found.id, found.issuances.len());
@@ -122,17 +124,14 @@ impl Replay {
                     "is opened under a definition that is not in force any more",
                 );
             }
-            let same = |window: &&Window| window.workload == request.workload && window.task == request.task;
-            let open = self
-                .windows
-                .values()
-                .filter(same)
-                .filter(|window| window.is_live())
-                .count() as u64;
+            let holder = (request.workload.clone(), request.task.clone());
+            let ids = self.by_holder.get(&holder).into_iter().flatten();
+            let same: Vec<&Window> = ids.filter_map(|id| self.windows.get(id)).collect();
+            let open = same.iter().filter(|window| window.is_live()).count() as u64;
             if definition.concurrency.is_some_and(|most| open >= most) {
                 refuse(Invariant::I9, "is one too many at a time");
             }
-            if definition.settle_before_next && self.windows.values().filter(same).any(|window| !window.is_live()) {
+            if definition.settle_before_next && same.iter().any(|window| !window.is_live()) {
                 refuse(
                     Invariant::I11,
                     "is opened before the last one is settled, which its definition rules out",
@@ -373,6 +372,13 @@ impl Replay {
             return;
         };
         self.gone.insert(short(id));
+        let holder = (window.workload.clone(), window.task.clone());
+        if let Some(ids) = self.by_holder.get_mut(&holder) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_holder.remove(&holder);
+            }
+        }
         if let Some(request) = self.requests.get_mut(&window.request) {
             request.unsettled = request.unsettled.saturating_sub(1);
         }

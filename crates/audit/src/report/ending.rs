@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::parts::{
+use super::parts::State;
+use super::records::{
     BreakGlass, BreakGlassUse, Debt, EndingRow, Endings, ExceptionRow, PrivilegedRow, ProbeResult, ProbeRow, Probes,
-    State,
 };
 use crate::Replay;
 use crate::finding::Scope;

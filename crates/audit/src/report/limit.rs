@@ -1,6 +1,7 @@
 //! Part 13: what the report does not show, said plainly.
 
-use super::parts::{Completeness, Limit, Probes, State};
+use super::parts::{Completeness, Limit, State};
+use super::records::Probes;
 use crate::Replay;
 use crate::meter::View;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::parts::{Approvals, DutyRow};
+use super::records::{Approvals, DutyRow};
 use crate::Replay;
 use crate::findings::approvers;
 use crate::meter::{Distribution, Listed, View};
