@@ -20,6 +20,7 @@ pub mod proc_text;
 pub mod selectors;
 pub mod spiffe_id;
 pub mod svid;
+pub mod tlog;
 pub mod watch;
 pub mod workload_api;
 pub mod x509pop;
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     target("selectors", selectors::run, 30_000),
     target("spiffe_id", spiffe_id::run, 20_000),
     target("svid", svid::run, 3000),
+    target("tlog", tlog::run, 20_000),
     target("watch", watch::run, 3000),
     target("workload_api", workload_api::run, 10_000),
     target("x509pop", x509pop::run, 1000),
