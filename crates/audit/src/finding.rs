@@ -40,7 +40,7 @@ pub struct Finding {
 pub const CODES: &[(&str, &str)] = &[
     ("invariant-violated", "the log shows what must not be"),
     ("standing-authority", "a task SVID counted when no window was open"),
-    ("probe-failed", "a consumer let in what it has to refuse"),
+    ("probe-failed", "a consumer did not do what it has to when it was tried"),
     ("base-privileged", "a consumer lets in base identities"),
     (
         "privileged-base-identity",

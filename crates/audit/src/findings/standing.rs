@@ -282,9 +282,11 @@ fn of_probes(replay: &Replay, view: &View) -> Vec<Finding> {
         let failed: Vec<&&Probe> = probes.iter().filter(|probe| probe.outcome != probe.expected).collect();
         let Some(first) = failed.first() else { continue };
         let is_mended = probes.last().is_some_and(|last| last.outcome == last.expected);
-        let (severity, rest) = match is_mended {
-            true => (Severity::High, ", and does not any more"),
-            false => (Severity::Critical, ""),
+        let (severity, rest) = match (is_mended, first.expected.as_str()) {
+            // Nobody got in who should not; but what was refused afterwards proves nothing.
+            (_, "accepted") => (Severity::Medium, ", so that the other tests prove nothing"),
+            (true, _) => (Severity::High, ", and does not any more"),
+            (false, _) => (Severity::Critical, ""),
         };
         let code = if kind == "base" {
             "base-privileged"

@@ -14,7 +14,15 @@ use crate::replay::{Request, Window};
 use crate::span::{seconds, within};
 
 /// What consumers are tried with; others that the log names are added.
-const TESTS: [&str; 5] = ["none", "base", "canary", "other_window", "resumption"];
+const TESTS: [&str; 7] = [
+    "none",
+    "base",
+    "other_window",
+    "inside",
+    "connection",
+    "canary",
+    "resumption",
+];
 /// Ways to a consumer that are tried apart from each other.
 const CLASSES: [&str; 3] = ["cloud", "federated", "pipeline"];
 
@@ -94,7 +102,12 @@ pub(super) fn probes(replay: &Replay, view: &View) -> Probes {
         .collect();
     let registered = replay.checkpoints().map(|checkpoint| checkpoint.name.clone());
     let tried = within.iter().map(|probe| probe.checkpoint.clone());
-    let names: BTreeSet<String> = registered.chain(tried).chain(declared(replay)).collect();
+    // Where a rule has a name, that is what the consumer is called.
+    let declared = declared(replay).into_iter().map(|rule| match rule.split_once('@') {
+        Some((name, _)) => name.to_owned(),
+        None => rule,
+    });
+    let names: BTreeSet<String> = registered.chain(tried).chain(declared).collect();
     let state = |name: &str, kind: &str| {
         let newest = within
             .iter()

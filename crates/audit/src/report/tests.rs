@@ -4,6 +4,7 @@
 mod month;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use serde_json::json;
 
@@ -13,6 +14,12 @@ use crate::report::{LogFacts, Report, State, TreeHead};
 use crate::testing::{START, World};
 use crate::{Details, Finding, Scope};
 use month::{ALL, DAY, Fault, MONTH, play};
+
+/// The month with every fault, made once.
+fn faulty() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| play(1, &ALL))
+}
 
 fn view() -> View {
     View {
@@ -56,8 +63,8 @@ fn expected(faults: &[Fault]) -> Vec<&'static str> {
 
 #[test]
 fn a_month_with_planted_faults_shows_every_one_and_nothing_else() {
-    let world = play(1, &ALL);
-    let report = report(&world);
+    let world = faulty();
+    let report = report(world);
     assert_eq!(codes(&report), expected(&ALL), "{:#?}", report.findings);
     let of = |code: &str| -> &Finding { report.findings.iter().find(|finding| finding.code == code).unwrap() };
     assert_eq!(of("rubber-stamping").subject, "rob");
@@ -102,8 +109,8 @@ fn each_fault_is_found_by_itself_and_none_where_none_is() {
 
 #[test]
 fn who_knows_no_names_finds_the_same() {
-    let world = play(1, &ALL);
-    let blind = report_of(&world, Details::default(), &view());
+    let world = faulty();
+    let blind = report_of(world, Details::default(), &view());
     assert_eq!(codes(&blind), expected(&ALL));
     let text = String::from_utf8(blind.to_json()).unwrap();
     for name in ["rob", "olga", "keep going", "joe"] {
@@ -123,13 +130,13 @@ fn who_knows_no_names_finds_the_same() {
 
 #[test]
 fn the_same_input_makes_the_same_bytes() {
-    let world = play(3, &ALL);
-    let (first, second) = (report(&world), report(&world));
+    let world = faulty();
+    let (first, second) = (report(world), report(world));
     assert_eq!(first.to_json(), second.to_json());
     let read: Report = serde_json::from_slice(&first.to_json()).unwrap();
     assert_eq!(read, first);
     assert_eq!(read.to_json(), first.to_json());
-    let mut other = facts(&world);
+    let mut other = facts(world);
     other.end.root = "00".repeat(32);
     let other = Report::build(
         world.entries().into_iter().map(Ok),
@@ -147,8 +154,8 @@ fn the_same_input_makes_the_same_bytes() {
 
 #[test]
 fn every_part_says_what_there_was() {
-    let world = play(1, &ALL);
-    let report = report(&world);
+    let world = faulty();
+    let report = report(world);
     assert_eq!(report.completeness.entries, world.log.len() as u64);
     assert!(report.completeness.is_whole && report.completeness.gaps.is_empty());
     assert_eq!((report.zero_standing.hourly, report.zero_standing.random), (720, 256));
@@ -197,36 +204,36 @@ fn every_part_says_what_there_was() {
 
 #[test]
 fn a_scope_measures_its_part_and_judges_the_whole_log() {
-    let world = play(1, &ALL);
+    let world = faulty();
     let mut view = view();
     view.scope = "task:pay/export".parse().unwrap();
-    let part = report_of(&world, world.details.clone(), &view);
+    let part = report_of(world, world.details.clone(), &view);
     assert_eq!(codes(&part), ["rubber-stamping"]);
     assert_eq!(part.meter.by_task.rows.len(), 1);
-    assert_eq!(part.joins.windows, report(&world).joins.windows);
+    assert_eq!(part.joins.windows, report(world).joins.windows);
     view.scope = "workload:spiffe://td/ops/*".parse().unwrap();
-    let part = report_of(&world, world.details.clone(), &view);
+    let part = report_of(world, world.details.clone(), &view);
     assert_eq!(codes(&part), ["expired-exception", "privileged-base-identity"]);
 }
 
 #[test]
 fn what_is_later_than_the_period_is_left_out() {
-    let world = play(1, &ALL);
+    let world = faulty();
     let mut view = view();
     view.to = START + 5 * DAY;
-    let early = report_of(&world, world.details.clone(), &view);
+    let early = report_of(world, world.details.clone(), &view);
     assert!(early.completeness.after_period > 0 && early.completeness.is_whole);
     assert_eq!(codes(&early), Vec::<&str>::new(), "{:#?}", early.findings);
     view.to = START + 10 * DAY;
-    let week = report_of(&world, world.details.clone(), &view);
+    let week = report_of(world, world.details.clone(), &view);
     assert_eq!(codes(&week), ["privileged-base-identity", "rubber-stamping"]);
 }
 
 #[test]
 fn an_entry_that_is_missing_breaks_the_claim() {
-    let world = play(1, &[]);
+    let world = &play(1, &[]);
     let entries = || world.entries().into_iter().filter(|entry| entry.index != 700).map(Ok);
-    let report = Report::build(entries(), world.details.clone(), &view(), facts(&world));
+    let report = Report::build(entries(), world.details.clone(), &view(), facts(world));
     assert!(!report.claim.holds && !report.completeness.is_whole);
     assert!(
         report
