@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mayfly_model::{Revision, Step};
+use mayfly_model::{Change, Revision, Step};
 use mayfly_svid::TrustDomain;
 
 use crate::agent::agent_list;
@@ -204,6 +204,11 @@ impl<D: Database> Store for SqlStore<D> {
             Ok((committed, true)) => match self.database.commit() {
                 Ok(()) => {
                     self.revision = Some(committed.revision);
+                    let is_erasure = |step: &Step| matches!(step.change, Change::PrivateErase(_));
+                    // What was erased stands in the WAL until that is written back; who reads now delays it to the next.
+                    if steps.iter().any(is_erasure) && self.database.secure().is_err() {
+                        tracing::warn!("what was erased is in the WAL until the next erasure or start");
+                    }
                     Ok(committed)
                 }
                 Err(error) => self.settle(before, committed, error),

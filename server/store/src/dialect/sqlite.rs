@@ -185,8 +185,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
             return Ok(None);
         }
         connection.execute_batch(
+            // What is erased is overwritten, and not only forgotten by the tables.
             "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;
-             PRAGMA journal_size_limit = 67108864;",
+             PRAGMA secure_delete = ON; PRAGMA journal_size_limit = 67108864;",
         )?;
         Ok(Some(connection))
     };

@@ -199,3 +199,30 @@ fn the_fate_of_a_commit_that_failed_at_its_end_is_found_out() {
     let texts: Vec<_> = entries.map(|entry| entry["body"]["text"].clone()).collect();
     assert_eq!(texts, ["1", "2", "3", "4", "5"]);
 }
+
+#[test]
+fn what_was_erased_is_in_none_of_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.db");
+    let mut store = SqlStore::open(Sqlite::open(&path).unwrap(), &own()).unwrap();
+    // So many that pages are split and filled again.
+    let person = |number: usize| format!("somebody-{number}-{}", "x".repeat(number * 37 % 900));
+    for number in 0..300 {
+        let (kind, subject) = ("test.note", String::new());
+        let body = json!({ "person": person(number) });
+        store.commit(&[step(Change::Note { kind, subject, body })]).unwrap();
+    }
+    let mut archive = crate::ArchiveReader::open(&path).unwrap();
+    let value = |number| format!("\"{}\"", person(number));
+    let erased: Vec<_> = (7..300).step_by(20).map(|number| archive.commitment_to(&value(number)).unwrap().unwrap()).collect();
+    drop(archive);
+    store.commit(&[step(Change::PrivateErase(erased))]).unwrap();
+    let files: Vec<Vec<u8>> = std::fs::read_dir(folder.path()).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let is_there = |number: usize| {
+        let name = format!("\"somebody-{number}-");
+        files.iter().any(|file| file.windows(name.len()).any(|window| window == name.as_bytes()))
+    };
+    let found: Vec<usize> = (0..300).filter(|number| is_there(*number)).collect();
+    let kept: Vec<usize> = (0..300).filter(|number| number % 20 != 7).collect();
+    assert_eq!(found, kept);
+}
