@@ -190,7 +190,9 @@ impl Search {
             reveal,
         } = request;
         if kinds.len() > TERMS_MAX || values.len() > TERMS_MAX {
-            return Err(invalid(format!("at most {TERMS_MAX} kinds and as many values can be looked for")));
+            return Err(invalid(format!(
+                "at most {TERMS_MAX} kinds and as many values can be looked for"
+            )));
         }
         if kinds.iter().chain(&values).any(String::is_empty) {
             return Err(invalid("a kind or a value is empty"));
@@ -199,7 +201,9 @@ impl Search {
             return Err(invalid("limit and newest exclude each other"));
         }
         if newest > NEWEST_MAX {
-            return Err(invalid(format!("newest: at most {NEWEST_MAX} entries are counted from the end")));
+            return Err(invalid(format!(
+                "newest: at most {NEWEST_MAX} entries are counted from the end"
+            )));
         }
         let closing = call.connection.closing();
         let given = |time: i64| Some(time).filter(|time| *time != 0);
@@ -417,4 +421,3 @@ fn probe(request: RecordProbeRequest) -> Result<Probe, String> {
         detail: detail.chars().take(PROBE_DETAIL_MAX).collect(),
     })
 }
-

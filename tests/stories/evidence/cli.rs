@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use mayfly_tests::tasks::{TASK, TaskWorld, UNATTENDED};
 use mayfly_tests::binaries::binary;
 use mayfly_tests::cli::{Cli, Outcome};
+use mayfly_tests::tasks::{TASK, TaskWorld, UNATTENDED};
 use mayfly_tests::{Server, effort, eventually};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -37,21 +37,34 @@ impl Told {
         let status = world.run(&dir, &["--ticket", "CHG-7"], "true").status().await.unwrap();
         assert!(status.success(), "{status}");
         let settled = eventually("the window to be settled", PATIENCE, async || {
-            let found = world.cli.json_lines(&["audit", "search", "--kind", "window.settled"]).await;
+            let found = world
+                .cli
+                .json_lines(&["audit", "search", "--kind", "window.settled"])
+                .await;
             found.first().cloned()
         })
         .await;
         drop(guarded);
         let window = settled["body"]["window"].as_str().unwrap().to_owned();
-        let opened = world.cli.json_lines(&["audit", "search", "--kind", "window.opened", "--window", &window]).await;
-        let serial = opened[0]["body"]["window"]["issuances"][0]["serial"].as_str().unwrap().to_owned();
+        let opened = world
+            .cli
+            .json_lines(&["audit", "search", "--kind", "window.opened", "--window", &window])
+            .await;
+        let serial = opened[0]["body"]["window"]["issuances"][0]["serial"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         // Others do things, too.
         while log_size(&world).await < ENTRIES {
             world.server.admin().token().await;
         }
         let shown = world.cli.json(&["audit", "keys"]).await;
         let keys = world.server.dir().join("log.keys");
-        fs::write(&keys, format!("# from the operator\n{}\n", shown["keys"][0].as_str().unwrap())).unwrap();
+        fs::write(
+            &keys,
+            format!("# from the operator\n{}\n", shown["keys"][0].as_str().unwrap()),
+        )
+        .unwrap();
         Self {
             world,
             window,
@@ -69,7 +82,10 @@ impl Told {
     }
 
     async fn export(&self, dir: &Path) -> Value {
-        self.world.cli.json(&["audit", "export", text(dir), "--private", "--key", text(&self.keys)]).await
+        self.world
+            .cli
+            .json(&["audit", "export", text(dir), "--private", "--key", text(&self.keys)])
+            .await
     }
 
     /// Runs `audit verify` without a server.
@@ -84,7 +100,10 @@ async fn verify(dir: &Path, keys: &Path) -> (Option<i32>, Value) {
     let words = ["audit", "verify", text(dir), "--key", text(keys), "--output", "json"];
     let outcome = offline.run(&words).await;
     let json = serde_json::from_str(&outcome.stdout);
-    (outcome.code, json.unwrap_or_else(|error| panic!("{error}: {outcome:?}")))
+    (
+        outcome.code,
+        json.unwrap_or_else(|error| panic!("{error}: {outcome:?}")),
+    )
 }
 
 async fn log_size(world: &TaskWorld) -> u64 {
@@ -140,14 +159,20 @@ async fn a_copy_is_checked_without_a_server_and_every_damage_is_named() {
     let (code, found) = told.verify(&copy).await;
     assert_eq!((code, &found["ok"]), (Some(0), &Value::Bool(true)), "{found:#}");
     assert_eq!(found["size"], exported["size"]);
-    assert_eq!((&found["totals"]["windows"], &found["private"]["not_in_the_copy"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&found["totals"]["windows"], &found["private"]["not_in_the_copy"]),
+        (&1.into(), &0.into())
+    );
     assert_eq!(fs::metadata(copy.join("private.jsonl")).unwrap().mode() & 0o777, 0o600);
     println!("a copy of {} entries is whole: {}", found["size"], found["totals"]);
 
     // A second export brings what is new, and nothing else.
     told.world.server.admin().token().await;
     let again = told.export(&copy).await;
-    assert!(again["added"].as_u64().unwrap() >= 1 && again["added"].as_u64().unwrap() < 20, "{again}");
+    assert!(
+        again["added"].as_u64().unwrap() >= 1 && again["added"].as_u64().unwrap() < 20,
+        "{again}"
+    );
     assert_eq!(told.verify(&copy).await.0, Some(0));
 
     // Must show 1: one bit, anywhere.
@@ -168,7 +193,10 @@ async fn a_copy_is_checked_without_a_server_and_every_damage_is_named() {
         let (code, found) = told.verify(&copy).await;
         let name = path.strip_prefix(&copy).unwrap();
         assert_eq!(code, Some(1), "bit {bit} of {name:?} was flipped: {found:#}");
-        assert!(damaged_files(&found).contains(&text(name)), "bit {bit} of {name:?}: {found:#}");
+        assert!(
+            damaged_files(&found).contains(&text(name)),
+            "bit {bit} of {name:?}: {found:#}"
+        );
         fs::write(path, whole).unwrap();
     }
 
@@ -183,7 +211,11 @@ async fn a_copy_is_checked_without_a_server_and_every_damage_is_named() {
         fs::write(&bundle, entries.concat()).unwrap();
         let (code, found) = told.verify(&copy).await;
         println!("{what}: {}", found["damages"][0]);
-        assert_eq!((code, &found["damages"][0]["entry"]), (Some(1), &first.into()), "{what}: {found:#}");
+        assert_eq!(
+            (code, &found["damages"][0]["entry"]),
+            (Some(1), &first.into()),
+            "{what}: {found:#}"
+        );
     }
     fs::write(&bundle, whole).unwrap();
     fs::remove_file(copy.join("tile/0/000")).unwrap();
@@ -196,13 +228,26 @@ async fn an_svid_and_a_window_are_proved_by_a_file_alone() {
     let told = Told::begin().await;
     let offline = Cli::new(Path::new("/nowhere"));
     let check = async |file: &Path| {
-        let words = ["audit", "check-proof", text(file), "--key", text(&told.keys), "--output", "json"];
+        let words = [
+            "audit",
+            "check-proof",
+            text(file),
+            "--key",
+            text(&told.keys),
+            "--output",
+            "json",
+        ];
         let outcome = offline.run(&words).await;
-        (outcome.code, serde_json::from_str::<Value>(&outcome.stdout).unwrap_or_default())
+        (
+            outcome.code,
+            serde_json::from_str::<Value>(&outcome.stdout).unwrap_or_default(),
+        )
     };
     let kinds = |proven: &Value| {
         let entries = proven["entries"].as_array().unwrap().iter();
-        entries.map(|proven| proven["entry"]["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        entries
+            .map(|proven| proven["entry"]["kind"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let hex = format!("{:#x}", told.serial.parse::<u128>().unwrap_or_default());
     let serial = if told.serial.len() < 39 { &hex } else { &told.serial };
@@ -223,7 +268,10 @@ async fn an_svid_and_a_window_are_proved_by_a_file_alone() {
             "window.closed",
             "window.settled",
         ] {
-            assert!(kinds.iter().any(|found| found == kind), "{what}: no {kind} among {kinds:?}");
+            assert!(
+                kinds.iter().any(|found| found == kind),
+                "{what}: no {kind} among {kinds:?}"
+            );
         }
         let proof = fs::read_to_string(&file).unwrap();
         assert!(!proof.contains("CHG-7"));
@@ -253,9 +301,18 @@ async fn a_name_is_forgotten_and_everything_still_verifies() {
     assert!(!found.is_empty(), "entries about joe are found by the name");
     assert_eq!(found[0]["body"]["request"]["person"], "joe", "{}", found[0]);
 
-    let erased = told.world.cli.json(&["audit", "erase", "--value", "joe", "--reason", "request 7"]).await;
+    let erased = told
+        .world
+        .cli
+        .json(&["audit", "erase", "--value", "joe", "--reason", "request 7"])
+        .await;
     assert!(erased["erased"].as_u64().unwrap() >= 1, "{erased}");
-    assert_eq!(told.run(&["audit", "erase", "--value", "joe", "--reason", "again"]).await.code, Some(5));
+    assert_eq!(
+        told.run(&["audit", "erase", "--value", "joe", "--reason", "again"])
+            .await
+            .code,
+        Some(5)
+    );
     let ticket = ["audit", "erase", "--value", "CHG-7", "--reason", "request 7"];
     told.world.cli.json(&ticket).await;
 
@@ -276,17 +333,35 @@ async fn a_name_is_forgotten_and_everything_still_verifies() {
     }
     let (code, found) = told.verify(&after).await;
     assert_eq!(code, Some(0), "{found:#}");
-    assert!(found["private"]["erased"].as_u64().unwrap() >= 2, "{}", found["private"]);
-    assert_eq!(found["private"]["not_in_the_copy"], 0, "what is missing was erased, and the log says so");
+    assert!(
+        found["private"]["erased"].as_u64().unwrap() >= 2,
+        "{}",
+        found["private"]
+    );
+    assert_eq!(
+        found["private"]["not_in_the_copy"], 0,
+        "what is missing was erased, and the log says so"
+    );
     // The older copy verifies as well, and so does one that was brought up to date from there.
     assert_eq!(told.verify(&before).await.0, Some(0));
     told.export(&before).await;
     assert_eq!(told.verify(&before).await.0, Some(0));
-    assert!(!private(&before).contains("\"joe\""), "a copy that is renewed forgets, too");
+    assert!(
+        !private(&before).contains("\"joe\""),
+        "a copy that is renewed forgets, too"
+    );
     let found = told.world.cli.json_lines(&by_name).await;
     assert!(found.is_empty(), "nobody finds joe by the name: {found:?}");
-    let of_task = told.world.cli.json_lines(&["audit", "search", "--task", TASK, "--kind", "task.requested"]).await;
-    assert!(of_task[0]["body"]["request"]["person"]["commitment"].is_string(), "{}", of_task[0]);
+    let of_task = told
+        .world
+        .cli
+        .json_lines(&["audit", "search", "--task", TASK, "--kind", "task.requested"])
+        .await;
+    assert!(
+        of_task[0]["body"]["request"]["person"]["commitment"].is_string(),
+        "{}",
+        of_task[0]
+    );
 }
 
 #[tokio::test]
@@ -319,10 +394,20 @@ async fn a_log_that_was_taken_back_is_refused_by_whoever_has_a_copy() {
     }
     let refused = cli.run(&["audit", "export", text(&copy), "--output", "json"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("LOG_FORKED") && refused.stderr.contains("its entry"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("LOG_FORKED") && refused.stderr.contains("its entry"),
+        "{refused:?}"
+    );
     println!("{}", refused.stderr);
-    assert_eq!(fs::read(copy.join("checkpoint")).unwrap(), kept, "the copy is as it was");
-    assert!(!files(&copy.join("refused")).is_empty(), "what the log has signed is kept");
+    assert_eq!(
+        fs::read(copy.join("checkpoint")).unwrap(),
+        kept,
+        "the copy is as it was"
+    );
+    assert!(
+        !files(&copy.join("refused")).is_empty(),
+        "what the log has signed is kept"
+    );
     let (code, found) = verify(&copy, &copy.join("keys")).await;
     assert_eq!((code, &found["size"]), (Some(0), &first["size"]), "{found:#}");
     // Who has no copy cannot see it.
@@ -341,7 +426,16 @@ async fn alerts_are_told_as_they_happen_and_go_on_where_they_stopped() {
         command
             .arg("--server-socket")
             .arg(&socket)
-            .args(["audit", "monitor", "--state", text(&state), "--exec", &exec, "--alerts", alerts])
+            .args([
+                "audit",
+                "monitor",
+                "--state",
+                text(&state),
+                "--exec",
+                &exec,
+                "--alerts",
+                alerts,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
@@ -350,22 +444,37 @@ async fn alerts_are_told_as_they_happen_and_go_on_where_they_stopped() {
     let alerts = || {
         let text = fs::read_to_string(&told).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.map(|line| line["alert"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        lines
+            .map(|line| line["alert"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let first = monitor("2");
     eventually("the monitor to begin", PATIENCE, async || state.exists().then_some(())).await;
     let rotated = cli.json(&["audit", "rotate-key", "--reason", "a story"]).await;
-    eventually("the first alert", PATIENCE, async || (alerts().len() == 1).then_some(())).await;
+    eventually("the first alert", PATIENCE, async || {
+        (alerts().len() == 1).then_some(())
+    })
+    .await;
     // The server goes away and comes back.
     server.restart().await;
     cli.json(&["audit", "rotate-key", "--reason", "once more"]).await;
-    let output = tokio::time::timeout(PATIENCE, first.wait_with_output()).await.unwrap().unwrap();
+    let output = tokio::time::timeout(PATIENCE, first.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stdout).contains("ALERT key"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("ALERT key"),
+        "{output:?}"
+    );
     // Nobody watches, and something happens.
-    cli.json(&["audit", "erase", "--value", "once more", "--reason", "a third time"]).await;
+    cli.json(&["audit", "erase", "--value", "once more", "--reason", "a third time"])
+        .await;
     let second = monitor("1");
-    tokio::time::timeout(PATIENCE, second.wait_with_output()).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, second.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(alerts(), ["key", "key", "erasure"]);
 
     // Who knows only the first key still gets a log that they can check: the log names the others.

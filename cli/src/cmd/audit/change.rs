@@ -2,8 +2,8 @@
 
 use mayfly_proto::mayfly::audit::erase_request::What;
 use mayfly_proto::mayfly::audit::{EraseRequest, RotateKeyRequest};
-use mayfly_tlog::checkpoint::SignedCheckpoint;
 use mayfly_runtime::Chain;
+use mayfly_tlog::checkpoint::SignedCheckpoint;
 use serde_json::json;
 
 use super::keys;
@@ -66,8 +66,10 @@ pub(super) async fn keys(context: &mut Context) -> Result<Exit, CliError> {
     let signatures: Vec<&str> = checkpoint.note().signatures().iter().map(|line| line.name()).collect();
     if context.out.is_json() {
         let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
-        context.out.json(&json!({ "origin": checkpoint.origin(), "size": size, "root": root, "keys": keys,
-            "signatures": signatures, "checkpoint": String::from_utf8_lossy(&bytes) }))?;
+        context.out.json(
+            &json!({ "origin": checkpoint.origin(), "size": size, "root": root, "keys": keys,
+            "signatures": signatures, "checkpoint": String::from_utf8_lossy(&bytes) }),
+        )?;
         return Ok(Exit::Ok);
     }
     context.out.block(&[
@@ -75,7 +77,10 @@ pub(super) async fn keys(context: &mut Context) -> Result<Exit, CliError> {
         ("Entries", size.to_string()),
         ("Root", root),
         ("Signed by", signatures.join("\n")),
-        ("Keys", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+        (
+            "Keys",
+            keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        ),
     ])?;
     Ok(Exit::Ok)
 }
@@ -87,7 +92,10 @@ pub(super) async fn keys(context: &mut Context) -> Result<Exit, CliError> {
 pub(super) async fn rotate(args: &RotateArgs, context: &mut Context) -> Result<Exit, CliError> {
     let server = Server::connect(&context.globals).await?.said(&args.reason);
     let reason = args.reason.text().to_owned();
-    let answer = server.audit().rotate_key(server.request(RotateKeyRequest { reason })).await;
+    let answer = server
+        .audit()
+        .rotate_key(server.request(RotateKeyRequest { reason }))
+        .await;
     let answer = answer.map_err(|status| server.failed("give the log a new key", status))?;
     let key = answer.into_inner().verifier_key;
     if context.out.is_json() {
@@ -113,7 +121,10 @@ pub(super) async fn erase(args: &EraseArgs, context: &mut Context) -> Result<Exi
         reason: args.reason.text().to_owned(),
     };
     let answer = server.audit().erase(server.request(request)).await;
-    let erased = answer.map_err(|status| server.failed("forget it", status))?.into_inner().erased;
+    let erased = answer
+        .map_err(|status| server.failed("forget it", status))?
+        .into_inner()
+        .erased;
     if context.out.is_json() {
         context.out.json(&json!({ "erased": erased }))?;
     } else {

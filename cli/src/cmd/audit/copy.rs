@@ -116,14 +116,14 @@ impl Copy {
         let width = u16::try_from(checkpoint.size() % WIDTH).expect("a remainder is smaller than its divisor");
         let mut tail = vec![];
         if width > 0 {
-            let path = TilePath::new(TileKind::Entries, checkpoint.size() / WIDTH, width).expect("a log has such bundles");
+            let path =
+                TilePath::new(TileKind::Entries, checkpoint.size() / WIDTH, width).expect("a log has such bundles");
             let bytes = log.read(path).map_err(|error| damaged(Chain(&error).to_string()))?;
             let entries = bundle::entries(&bytes, width).map_err(|error| damaged(format!("`{path}`: {error}")))?;
             tail = entries.into_iter().map(leaf_hash).collect();
         }
-        let tree = |size, tail: &[Hash]| {
-            Tree::resume(size, tail, &log).map_err(|error| damaged(Chain(&error).to_string()))
-        };
+        let tree =
+            |size, tail: &[Hash]| Tree::resume(size, tail, &log).map_err(|error| damaged(Chain(&error).to_string()));
         if tree(checkpoint.size(), &tail)?.root() != checkpoint.root() {
             return Err(damaged("its tiles do not lead to its checkpoint".into()));
         }
@@ -168,7 +168,8 @@ impl Copy {
             self.differs_at = self.differs_at.or(differs.map(|(index, _)| index));
         }
         for entry in &entries {
-            self.keys.extend(named_key(entry).filter(|key| !self.keys.contains(key)));
+            self.keys
+                .extend(named_key(entry).filter(|key| !self.keys.contains(key)));
         }
         let incoming = LogDir::open(&self.incoming);
         incoming.write(path, bytes)?;
@@ -205,7 +206,10 @@ impl Copy {
             let (origin, held, held_root) = (own.origin().to_owned(), own.size(), own.root());
             let refused = |name, what: String| self.refuse(name, bytes, size, what);
             if checkpoint.origin() != origin {
-                let what = format!("this is another log: `{}`, and the copy is of `{origin}`", checkpoint.origin());
+                let what = format!(
+                    "this is another log: `{}`, and the copy is of `{origin}`",
+                    checkpoint.origin()
+                );
                 return Err(refused("OTHER_LOG", what));
             }
             if size < held {
@@ -247,7 +251,8 @@ impl Copy {
     fn refuse(&self, name: &'static str, checkpoint: &[u8], size: u64, what: String) -> CliError {
         let kept = self.dir.join(REFUSED).join(format!("checkpoint-{size}"));
         let written = fs::create_dir_all(self.dir.join(REFUSED)).and_then(|()| fs::write(&kept, checkpoint));
-        let mut hints = vec!["the copy is as it was; somebody has changed the log behind it, or restored an old one".into()];
+        let mut hints =
+            vec!["the copy is as it was; somebody has changed the log behind it, or restored an old one".into()];
         if written.is_ok() {
             hints.push(format!(
                 "what the log has signed is kept in `{}`: together with the copy's own checkpoint it shows this to anybody",
@@ -287,7 +292,9 @@ impl Copy {
         }
         log.write_checkpoint(&checkpoint)?;
         // Tiles that were partial and have grown; nobody asks for them any more.
-        let now: Vec<TilePath> = TilePath::all(checkpoint.size()).filter(|path| !path.is_full()).collect();
+        let now: Vec<TilePath> = TilePath::all(checkpoint.size())
+            .filter(|path| !path.is_full())
+            .collect();
         for path in TilePath::all(before).filter(|path| !path.is_full() && !now.contains(path)) {
             let old = self.dir.join(path.to_string());
             let _ = fs::remove_file(&old);
@@ -329,7 +336,9 @@ fn read_keys(dir: &Path) -> Result<Vec<VerifierKey>, CliError> {
 fn has_something_else(dir: &Path) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let ours = ["tile", KEYS, PRIVATE, INCOMING];
-    entries.into_iter().any(|entry| !ours.iter().any(|name| entry.file_name() == *name))
+    entries
+        .into_iter()
+        .any(|entry| !ours.iter().any(|name| entry.file_name() == *name))
 }
 
 fn bad(what: String) -> CliError {

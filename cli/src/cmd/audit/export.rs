@@ -64,11 +64,17 @@ pub(super) async fn run(args: &ExportArgs, context: &mut Context) -> Result<Exit
         include_private: args.private,
     };
     let stream = server.audit().export(server.stream_request(request)).await;
-    let mut stream = stream.map_err(|status| server.failed("copy the log", status))?.into_inner();
+    let mut stream = stream
+        .map_err(|status| server.failed("copy the log", status))?
+        .into_inner();
     let mut arriving = Arriving::default();
     let mut private = None;
     let mut count = 0;
-    while let Some(piece) = stream.message().await.map_err(|status| server.failed("copy the log", status))? {
+    while let Some(piece) = stream
+        .message()
+        .await
+        .map_err(|status| server.failed("copy the log", status))?
+    {
         if piece.path == PRIVATE {
             append_private(&mut private, &copy.private_file(), &piece.data)?;
             continue;
@@ -133,7 +139,12 @@ fn append_private(file: &mut Option<fs::File>, path: &std::path::Path, data: &[u
     if file.is_none() {
         let folder = path.parent().unwrap_or(path);
         fs::create_dir_all(folder).map_err(failed)?;
-        let opened = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
+        let opened = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path);
         *file = Some(opened.map_err(failed)?);
     }
     let written = file.as_mut().map_or(Ok(()), |file| file.write_all(data));

@@ -72,7 +72,10 @@ fn read_file(path: &str) -> Result<Vec<VerifierKey>, CliError> {
 /// # Errors
 /// That of the call, or a key that is none.
 pub(super) async fn checkpoint(server: &Server) -> Result<(Vec<u8>, Vec<VerifierKey>), CliError> {
-    let answer = server.audit().get_checkpoint(server.request(GetCheckpointRequest {})).await;
+    let answer = server
+        .audit()
+        .get_checkpoint(server.request(GetCheckpointRequest {}))
+        .await;
     let answer = answer.map_err(|status| server.failed("ask for the checkpoint", status))?;
     let GetCheckpointResponse {
         checkpoint,

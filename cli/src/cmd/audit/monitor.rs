@@ -120,7 +120,9 @@ pub(super) async fn run(args: &MonitorArgs, context: &mut Context) -> Result<Exi
             Err(error) => return Err(error),
         };
         if !std::mem::replace(&mut told, true) {
-            context.out.note(format!("the server is away: {status}; waiting for it"));
+            context
+                .out
+                .note(format!("the server is away: {status}; waiting for it"));
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }
@@ -199,7 +201,13 @@ async fn begin<'a>(
         let Some(known) = state.as_ref() else {
             let next_index = args.from.unwrap_or(size);
             if let Some(path) = &args.state {
-                write_state(path, &State { origin: origin.clone(), next_index })?;
+                write_state(
+                    path,
+                    &State {
+                        origin: origin.clone(),
+                        next_index,
+                    },
+                )?;
             }
             context.out.note(format!("watching {origin} from entry {next_index}"));
             *state = Some(State { origin, next_index });
@@ -235,7 +243,10 @@ async fn begin<'a>(
 
 fn is_passing(status: &Status) -> bool {
     use tonic::Code;
-    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal | Code::DeadlineExceeded)
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal | Code::DeadlineExceeded
+    )
 }
 
 /// The kinds of entries that alerts come from.
@@ -309,7 +320,11 @@ async fn execute(command: &str, alert: &Value, context: &mut Context) {
             let _ = stdin.write_all(format!("{alert}\n").as_bytes()).await;
         }
         let status = child.wait().await.map_err(|error| error.to_string())?;
-        if status.success() { Ok(()) } else { Err(status.to_string()) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     };
     let problem = match tokio::time::timeout(EXEC_MAX, run).await {
         Ok(Ok(())) => return,

@@ -49,7 +49,11 @@ pub(super) fn read(path: &Path) -> Result<(Details, Vec<Fault>), CliError> {
     let (mut offset, mut number) = (0, 0);
     loop {
         let mut line = vec![];
-        let read = reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line).map_err(failed)?;
+        let read = reader
+            .by_ref()
+            .take(LINE_MAX)
+            .read_until(b'\n', &mut line)
+            .map_err(failed)?;
         if read == 0 {
             return Ok((details, faults));
         }
@@ -78,7 +82,9 @@ fn take(details: &mut Details, bytes: &[u8]) -> Result<(), String> {
     if spelled.as_deref() != Some(text) {
         return Err("it is not in the one spelling that such lines have".into());
     }
-    details.add(&commitment, &bytes, value).map_err(|error| error.to_string())
+    details
+        .add(&commitment, &bytes, value)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -96,7 +102,12 @@ mod tests {
             let line = json!({ "commitment": hex::encode(digest), "salt": hex::encode(salt), "value": value });
             [canonical(&line).unwrap(), b"\n".to_vec()].concat()
         };
-        let whole = [line(&json!("joe")), line(&json!(["unix:uid:0", "é"])), line(&json!({ "a": null }))].concat();
+        let whole = [
+            line(&json!("joe")),
+            line(&json!(["unix:uid:0", "é"])),
+            line(&json!({ "a": null })),
+        ]
+        .concat();
         std::fs::write(&path, &whole).unwrap();
         let (details, faults) = read(&path).unwrap();
         assert_eq!((details.len(), faults.len()), (3, 0));
@@ -107,7 +118,11 @@ mod tests {
             let (_, faults) = read(&path).unwrap();
             let lines_before = whole[..place / 8].iter().filter(|byte| **byte == b'\n').count() as u64;
             // A line whose end is lost takes the next one with it; one that is parted has two faults.
-            assert_eq!(faults.first().map(|fault| fault.line), Some(lines_before + 1), "bit {place}");
+            assert_eq!(
+                faults.first().map(|fault| fault.line),
+                Some(lines_before + 1),
+                "bit {place}"
+            );
         }
     }
 }

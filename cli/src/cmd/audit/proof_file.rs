@@ -29,7 +29,9 @@ pub(super) fn verify(text: &str, keys: &[VerifierKey]) -> Result<Vec<ProvenEntry
         let proof = Proof::parse(text.as_bytes()).map_err(failed)?;
         all.push(proof.verify(keys).map_err(failed)?);
     }
-    let mut origins = all.windows(2).map(|pair| (pair[0].checkpoint().origin(), pair[1].checkpoint().origin()));
+    let mut origins = all
+        .windows(2)
+        .map(|pair| (pair[0].checkpoint().origin(), pair[1].checkpoint().origin()));
     match origins.find(|(one, other)| one != other) {
         None => Ok(all),
         Some((one, other)) => Err(CliError::Failed {
@@ -41,7 +43,10 @@ pub(super) fn verify(text: &str, keys: &[VerifierKey]) -> Result<Vec<ProvenEntry
 
 /// Parted before each header; what stands before the first one belongs to it, and is refused with it.
 fn parts(text: &str) -> Vec<&str> {
-    let after_newline = text.match_indices(&format!("\n{HEADER}")[..]).map(|(at, _)| at + 1).collect::<Vec<_>>();
+    let after_newline = text
+        .match_indices(&format!("\n{HEADER}")[..])
+        .map(|(at, _)| at + 1)
+        .collect::<Vec<_>>();
     let begins: Vec<usize> = std::iter::once(0).chain(after_newline).collect();
     let ends = begins.iter().skip(1).copied().chain([text.len()]);
     begins.iter().zip(ends).map(|(begin, end)| &text[*begin..end]).collect()

@@ -77,7 +77,9 @@ pub(super) struct CheckArgs {
 /// What a word stands for, by its form.
 fn subject(text: &str) -> Result<What, String> {
     let is_decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_id = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let is_id = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     match text.len() {
         length if is_decimal && length <= INDEX_DIGITS => {
             text.parse().map(What::Index).map_err(|_| "this is no index".to_owned())
@@ -105,7 +107,11 @@ pub(super) async fn prove(args: &ProveArgs, context: &mut Context) -> Result<Exi
     let stream = server.audit().prove(server.request(ProveRequest { what })).await;
     let mut stream = stream.map_err(|status| server.failed("prove it", status))?.into_inner();
     let (mut checkpoint, mut proofs) = (None, vec![]);
-    while let Some(answer) = stream.message().await.map_err(|status| server.failed("prove it", status))? {
+    while let Some(answer) = stream
+        .message()
+        .await
+        .map_err(|status| server.failed("prove it", status))?
+    {
         if checkpoint.is_none() {
             let opened = SignedCheckpoint::open(&answer.checkpoint, &keys);
             checkpoint = Some(opened.map_err(|error| bad(format!("a checkpoint: {}", Chain(&error))))?);
@@ -124,7 +130,9 @@ pub(super) async fn prove(args: &ProveArgs, context: &mut Context) -> Result<Exi
     write_atomic(out, text.as_bytes(), PUBLIC)?;
     if context.out.is_json() {
         let indexes: Vec<u64> = proofs.iter().map(Proof::index).collect();
-        context.out.json(&json!({ "file": out, "proofs": indexes.len(), "indexes": indexes }))?;
+        context
+            .out
+            .json(&json!({ "file": out, "proofs": indexes.len(), "indexes": indexes }))?;
     } else {
         let count = plural(proofs.len() as u64, "entry", "entries");
         context.out.line(format!("proved  {count}, in {}", out.display()))?;
@@ -134,7 +142,9 @@ pub(super) async fn prove(args: &ProveArgs, context: &mut Context) -> Result<Exi
 
 fn read_proof(proof: &WireProof, checkpoint: &SignedCheckpoint) -> Result<Proof, CliError> {
     let hashes = proof.hashes.iter().map(|hash| hash[..].try_into().map(Hash::new));
-    let hashes = hashes.collect::<Result<_, _>>().map_err(|_| bad("a hash of another length".into()))?;
+    let hashes = hashes
+        .collect::<Result<_, _>>()
+        .map_err(|_| bad("a hash of another length".into()))?;
     Proof::new(&proof.entry, proof.index, hashes, checkpoint)
         .map_err(|error| bad(format!("a proof of entry {}: {}", proof.index, Chain(&error))))
 }
@@ -164,7 +174,10 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context) -> Result<Exit, Cli
         let view = EntryView::read(proven.index(), proven.entry())?;
         views.push((view, proven.checkpoint()));
     }
-    let first = views.first().map(|(_, checkpoint)| *checkpoint).expect("a text has at least one part");
+    let first = views
+        .first()
+        .map(|(_, checkpoint)| *checkpoint)
+        .expect("a text has at least one part");
     let cosigned = first.cosigned_by(&witnesses).map_err(|error| CliError::Failed {
         what: format!("a cosignature does not hold: {}", Chain(&error)),
         hints: vec![],
@@ -172,8 +185,10 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context) -> Result<Exit, Cli
     if context.out.is_json() {
         let entries: Vec<_> = views.iter().map(|(view, of)| proven_json(view, of.size())).collect();
         let names: Vec<&str> = cosigned.iter().map(|cosigned| cosigned.key.name()).collect();
-        context.out.json(&json!({ "origin": first.origin(), "size": first.size(), "root": first.root().to_string(),
-            "cosigned_by": names, "entries": entries }))?;
+        context.out.json(
+            &json!({ "origin": first.origin(), "size": first.size(), "root": first.root().to_string(),
+            "cosigned_by": names, "entries": entries }),
+        )?;
         return Ok(Exit::Ok);
     }
     let mut fields = vec![

@@ -135,7 +135,10 @@ pub(super) async fn show(args: &ShowArgs, context: &mut Context) -> Result<Exit,
             ..SearchRequest::default()
         };
         let mut stream = open(&server, request).await?;
-        let found = stream.message().await.map_err(|status| server.failed("read the log", status))?;
+        let found = stream
+            .message()
+            .await
+            .map_err(|status| server.failed("read the log", status))?;
         let found = found.filter(|found| found.index == *index).ok_or_else(|| {
             let status = tonic::Status::not_found(format!("the log has no entry {index} yet"));
             server.failed("show an entry", status)
@@ -172,7 +175,9 @@ pub(super) async fn search(args: &SearchArgs, context: &mut Context) -> Result<E
     let unix = |when: Option<When>| match when {
         None | Some(When::Never) => 0,
         Some(When::At(time)) => time.unix(),
-        Some(When::In(ago)) => now.unix().saturating_sub(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX)),
+        Some(When::In(ago)) => now
+            .unix()
+            .saturating_sub(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX)),
     };
     let identities = args.identity.iter().map(ToString::to_string);
     let texts = [&args.task, &args.person, &args.serial, &args.window, &args.value];
@@ -207,7 +212,10 @@ pub(super) async fn open(
 async fn print(server: &Server, request: SearchRequest, context: &mut Context) -> Result<Exit, CliError> {
     let mut stream = open(server, request).await?;
     loop {
-        let message = stream.message().await.map_err(|status| server.failed("read the log", status))?;
+        let message = stream
+            .message()
+            .await
+            .map_err(|status| server.failed("read the log", status))?;
         let Some(found) = message else {
             return Ok(Exit::Ok);
         };
@@ -228,13 +236,19 @@ pub(super) fn serial(text: &str) -> Result<String, String> {
     let serial = match is_decimal {
         true => text.parse::<mayfly_svid::Serial>(),
         false => {
-            let padded = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
+            let padded = if digits.len() % 2 == 1 {
+                format!("0{digits}")
+            } else {
+                digits
+            };
             let bytes = hex::decode(padded.to_lowercase())
                 .map_err(|_| "write it in decimal, or in hexadecimal as 0x1f… or 1f:…".to_owned())?;
             mayfly_svid::Serial::from_be_bytes(&bytes)
         }
     };
-    serial.map(|serial| serial.to_string()).map_err(|error| error.to_string())
+    serial
+        .map(|serial| serial.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// An entry that was verified, for [`super::prove`]: a line for people.

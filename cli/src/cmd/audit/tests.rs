@@ -32,7 +32,8 @@ impl Log {
 
     fn grow(&mut self, by: usize, word: &str) {
         let from = self.entries.len();
-        self.entries.extend((from..from + by).map(|number| format!(r#"{{"{word}":{number}}}"#).into_bytes()));
+        self.entries
+            .extend((from..from + by).map(|number| format!(r#"{{"{word}":{number}}}"#).into_bytes()));
     }
 
     fn key(&self) -> VerifierKey {
@@ -58,7 +59,10 @@ impl Log {
         let result = (|| {
             let mut copy = Copy::open(to, pinned)?;
             let is_there = |path: &TilePath| path.is_full() && (path.index() + 1) * 256 <= copy.size();
-            for path in TilePath::all(checkpoint.size()).filter(|path| !is_there(path)).collect::<Vec<_>>() {
+            for path in TilePath::all(checkpoint.size())
+                .filter(|path| !is_there(path))
+                .collect::<Vec<_>>()
+            {
                 copy.take(&path.to_string(), &log.read(path).unwrap())?;
             }
             copy.take("keys", b"")?;
@@ -84,7 +88,11 @@ fn a_copy_grows_with_its_log_through_every_edge_of_a_tile() {
     let copy = to.path().join("copy");
     for by in [0, 1, 253, 1, 1, 0, 255, 1, 300, 200] {
         log.grow(by, "n");
-        assert!(log.export(&copy, vec![log.key()]).is_ok(), "{} entries", log.entries.len());
+        assert!(
+            log.export(&copy, vec![log.key()]).is_ok(),
+            "{} entries",
+            log.entries.len()
+        );
         let verified = LogDir::open(&copy).verify_all(&LogKeys::new([log.key()])).unwrap();
         assert_eq!(verified.checkpoint().size(), log.entries.len() as u64);
         let keys = std::fs::read_to_string(copy.join("keys")).unwrap();
@@ -95,7 +103,13 @@ fn a_copy_grows_with_its_log_through_every_edge_of_a_tile() {
 
 #[test]
 fn a_log_that_does_not_go_on_from_the_copy_is_refused_and_the_copy_stays() {
-    for (size, keep, grown) in [(300, 280, 40), (300, 100, 400), (300, 100, 156), (256, 255, 45), (512, 300, 212)] {
+    for (size, keep, grown) in [
+        (300, 280, 40),
+        (300, 100, 400),
+        (300, 100, 156),
+        (256, 255, 45),
+        (512, 300, 212),
+    ] {
         let mut log = Log::new();
         log.grow(size - 1, "n");
         let to = tempfile::tempdir().unwrap();
@@ -105,13 +119,24 @@ fn a_log_that_does_not_go_on_from_the_copy_is_refused_and_the_copy_stays() {
         log.entries.truncate(keep);
         log.grow(grown, "other");
         let (exit, error) = refusal(log.export(&copy, vec![]));
-        let word = if keep + grown < size { "LOG_SHORTER" } else { "LOG_FORKED" };
-        assert!(exit == Exit::Failed && error.contains(word), "{size} to {keep} and {grown} others: {error}");
+        let word = if keep + grown < size {
+            "LOG_SHORTER"
+        } else {
+            "LOG_FORKED"
+        };
+        assert!(
+            exit == Exit::Failed && error.contains(word),
+            "{size} to {keep} and {grown} others: {error}"
+        );
         if keep >= size - size % 256 && word == "LOG_FORKED" {
             assert!(error.contains(&format!("its entry {keep} is not the one")), "{error}");
         }
         assert_eq!(std::fs::read(copy.join("checkpoint")).unwrap(), held);
-        assert!(copy.join("refused").join(format!("checkpoint-{}", keep + grown)).exists());
+        assert!(
+            copy.join("refused")
+                .join(format!("checkpoint-{}", keep + grown))
+                .exists()
+        );
         LogDir::open(&copy).verify_all(&LogKeys::new([log.key()])).unwrap();
     }
 }
@@ -129,7 +154,10 @@ fn another_log_other_keys_and_foreign_folders_are_refused() {
     log.export(&copy, vec![log.key()]).unwrap();
     // A log of the same name that somebody else signs.
     let (_, error) = refusal(other.export(&copy, vec![]));
-    assert!(error.contains("SHORTER") || error.contains("FORKED") || error.contains("checkpoint"), "{error}");
+    assert!(
+        error.contains("SHORTER") || error.contains("FORKED") || error.contains("checkpoint"),
+        "{error}"
+    );
     std::fs::write(copy.join("tile/entries/000.p/11"), b"\0\x01x").unwrap();
     let (_, error) = refusal(log.export(&copy, vec![]));
     assert!(error.contains("is damaged"), "{error}");
@@ -153,7 +181,10 @@ fn proofs_stand_one_behind_the_other_and_each_has_to_hold() {
     let mut log = Log::new();
     log.grow(300, "n");
     let (dir, checkpoint) = log.written();
-    let tail: Vec<_> = log.entries[256..].iter().map(|entry| mayfly_tlog::leaf_hash(entry)).collect();
+    let tail: Vec<_> = log.entries[256..]
+        .iter()
+        .map(|entry| mayfly_tlog::leaf_hash(entry))
+        .collect();
     let tree = mayfly_tlog::tree::Tree::resume(301, &tail, &dir).unwrap();
     let proof = |index: u64| {
         let hashes = tree.prove_inclusion(index, 301, &dir).unwrap();

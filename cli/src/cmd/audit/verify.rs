@@ -113,7 +113,9 @@ pub(super) fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliE
     let mut outcome = Outcome::default();
     context.out.live("tiles and signatures …");
     // Signatures of keys that the log names are looked at once it is known what it names.
-    let trusted = LogKeys::new(keys.clone()).with_witnesses(witnesses.clone()).allow_unknown_signatures();
+    let trusted = LogKeys::new(keys.clone())
+        .with_witnesses(witnesses.clone())
+        .allow_unknown_signatures();
     match LogDir::open(&args.dir).verify_all(&trusted) {
         Ok(log) => entries(args, &log, (&keys, &witnesses), context, &mut outcome)?,
         Err(Damages { found, more }) => {
@@ -190,7 +192,9 @@ fn entries(
         let time = |unix| mayfly_svid::Timestamp::from_unix(unix).to_string();
         (outcome.from, outcome.to) = (Some(time(from)), Some(time(to)));
     }
-    let kept: Option<BTreeSet<&str>> = details.as_ref().map(|details| details.iter().map(|(name, ..)| name).collect());
+    let kept: Option<BTreeSet<&str>> = details
+        .as_ref()
+        .map(|details| details.iter().map(|(name, ..)| name).collect());
     let is_known = |commitment: &&String| kept.as_ref().is_some_and(|kept| kept.contains(commitment.as_str()));
     let missing = named.commitments.iter().filter(|commitment| !is_known(commitment));
     let missing = missing.filter(|commitment| !named.erased.contains(*commitment)).count();
@@ -228,11 +232,20 @@ fn signatures(
     }
     let all_witnesses = [witnesses, &named.witnesses].concat();
     let cosigned = log.checkpoint().cosigned_by(&all_witnesses).unwrap_or_default();
-    let counted = cosigned.iter().filter(|cosigned| witnesses.contains(cosigned.key)).count();
+    let counted = cosigned
+        .iter()
+        .filter(|cosigned| witnesses.contains(cosigned.key))
+        .count();
     if counted < args.cosigned {
-        damage(format!("{} witnesses have to have cosigned, and {counted} have", args.cosigned));
+        damage(format!(
+            "{} witnesses have to have cosigned, and {counted} have",
+            args.cosigned
+        ));
     }
-    let unknown = note.signatures().iter().filter(|signature| !all.iter().any(|key| signature.is_by(key)));
+    let unknown = note
+        .signatures()
+        .iter()
+        .filter(|signature| !all.iter().any(|key| signature.is_by(key)));
     let unknown: Vec<String> = unknown.map(|signature| signature.name().to_owned()).collect();
     if !args.allow_unknown {
         for name in &unknown {
@@ -267,7 +280,11 @@ fn wrong_keys(dir: &Path, named: &Named) -> Option<u64> {
     let expected: String = named.keys.iter().rev().map(|key| format!("{key}\n")).collect();
     // A copy that somebody made of the pages of the log may have none.
     let found = std::fs::read(dir.join(KEYS)).ok()?;
-    let same = expected.bytes().zip(&found).take_while(|(one, other)| one == *other).count();
+    let same = expected
+        .bytes()
+        .zip(&found)
+        .take_while(|(one, other)| one == *other)
+        .count();
     (same < expected.len().max(found.len())).then_some(same as u64)
 }
 
@@ -278,7 +295,9 @@ fn notes(replay: &Replay) -> Vec<String> {
         all.push(format!("entry {index}: the clock was set back from {before} to {time}"));
     }
     for (kind, index) in &notes.unknown_kinds {
-        all.push(format!("entries of kind `{kind}` are not known here, the first is {index}: a newer `mayfly` may know them"));
+        all.push(format!(
+            "entries of kind `{kind}` are not known here, the first is {index}: a newer `mayfly` may know them"
+        ));
     }
     if !notes.unread.is_empty() {
         all.push(format!(
@@ -288,7 +307,10 @@ fn notes(replay: &Replay) -> Vec<String> {
         ));
     }
     if notes.unknown_outcomes > 0 {
-        all.push(format!("of {} SVIDs the log does not say whether they were signed", notes.unknown_outcomes));
+        all.push(format!(
+            "of {} SVIDs the log does not say whether they were signed",
+            notes.unknown_outcomes
+        ));
     }
     all
 }
@@ -324,16 +346,24 @@ fn show(outcome: &Outcome, context: &mut Context) -> Result<(), CliError> {
         context.out.block(&fields)?;
     }
     for damage in &outcome.damages {
-        context.out.line(format!("DAMAGED  {}", visible_line(&damage.to_string())))?;
+        context
+            .out
+            .line(format!("DAMAGED  {}", visible_line(&damage.to_string())))?;
     }
     if outcome.more_damages > 0 {
-        context.out.line(format!("DAMAGED  and {} more places", outcome.more_damages))?;
+        context
+            .out
+            .line(format!("DAMAGED  and {} more places", outcome.more_damages))?;
     }
     for violation in outcome.violations.iter().take(SHOWN_MAX) {
-        context.out.line(format!("VIOLATED {}", visible_line(&violation.to_string())))?;
+        context
+            .out
+            .line(format!("VIOLATED {}", visible_line(&violation.to_string())))?;
     }
     if outcome.violations.len() > SHOWN_MAX {
-        context.out.line(format!("VIOLATED and {} more", outcome.violations.len() - SHOWN_MAX))?;
+        context
+            .out
+            .line(format!("VIOLATED and {} more", outcome.violations.len() - SHOWN_MAX))?;
     }
     for note in &outcome.notes {
         context.out.note(format!("note: {note}"));
@@ -341,7 +371,10 @@ fn show(outcome: &Outcome, context: &mut Context) -> Result<(), CliError> {
     let count = outcome.damages.len() as u64 + outcome.more_damages;
     context.out.line(match (outcome.ok, count) {
         (true, _) => "ok       every entry is the one that was signed, and the rules hold".to_owned(),
-        (false, 0) => format!("NOT OK   the log is whole, and shows {} things that must not be", outcome.violations.len()),
+        (false, 0) => format!(
+            "NOT OK   the log is whole, and shows {} things that must not be",
+            outcome.violations.len()
+        ),
         (false, count) => format!("NOT OK   {}", plural(count, "place is damaged", "places are damaged")),
     })
 }
@@ -350,7 +383,8 @@ fn show(outcome: &Outcome, context: &mut Context) -> Result<(), CliError> {
 
 impl Named {
     fn take(&mut self, bytes: &[u8]) {
-        self.keys.extend(named_key(bytes).filter(|key| !self.keys.contains(key)));
+        self.keys
+            .extend(named_key(bytes).filter(|key| !self.keys.contains(key)));
         let Ok(entry) = serde_json::from_slice::<Value>(bytes) else {
             return;
         };
@@ -362,7 +396,9 @@ impl Named {
         match entry["kind"].as_str() {
             Some("private.erased") => self.erased.extend(texts(&entry["body"]["commitments"])),
             Some("witness.registered") => {
-                let key = entry["body"]["vkey"].as_str().and_then(|key| key.parse::<VerifierKey>().ok());
+                let key = entry["body"]["vkey"]
+                    .as_str()
+                    .and_then(|key| key.parse::<VerifierKey>().ok());
                 let key = key.filter(|key| key.algorithm() == Algorithm::CosignatureV1);
                 self.witnesses.extend(key.filter(|key| !self.witnesses.contains(key)));
             }

@@ -119,7 +119,11 @@ impl EntryView {
                 with("ticket", "/request/ticket"),
                 format!("request {subject}"),
             ],
-            (_, "task.approved") => vec![subject, with("approved by", "/approval/person"), verdict("/decision/allowed")],
+            (_, "task.approved") => vec![
+                subject,
+                with("approved by", "/approval/person"),
+                verdict("/decision/allowed"),
+            ],
             (_, "policy.decided") => vec![
                 subject,
                 verdict("/decision/verdict"),
@@ -152,8 +156,14 @@ impl EntryView {
             (_, "private.erased") => vec![counted("values erased:", body.get("commitments"))],
             _ => {
                 let mut words = vec![subject];
-                let plain = body.as_object().into_iter().flatten().filter(|(_, value)| !value.is_array());
-                let plain = plain.map(|(name, value)| (name, text(value))).filter(|(_, value)| !value.is_empty());
+                let plain = body
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter(|(_, value)| !value.is_array());
+                let plain = plain
+                    .map(|(name, value)| (name, text(value)))
+                    .filter(|(_, value)| !value.is_empty());
                 words.extend(plain.take(FIELDS_MAX).map(|(name, value)| format!("{name} {value}")));
                 words
             }

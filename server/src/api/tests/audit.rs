@@ -47,7 +47,10 @@ async fn all<T>(stream: Result<tonic::Response<Streaming<T>>, Status>) -> Vec<T>
 
 async fn found(server: &Server, request: SearchRequest) -> Vec<Value> {
     let found = all(server.local(VIEWER).audit().search(request).await).await;
-    found.iter().map(|found| serde_json::from_slice(&found.entry).unwrap()).collect()
+    found
+        .iter()
+        .map(|found| serde_json::from_slice(&found.entry).unwrap())
+        .collect()
 }
 
 fn kinds(found: &[Value]) -> Vec<&str> {
@@ -68,19 +71,35 @@ async fn entries_are_found_by_kind_by_what_stands_in_them_and_by_time() {
         ..SearchRequest::default()
     };
     assert_eq!(kinds(&found(&server, search(&["a"], &[])).await), ["a.one", "a.two"]);
-    assert_eq!(kinds(&found(&server, search(&[], &["pay/x"])).await), ["a.one", "ab.three"]);
+    assert_eq!(
+        kinds(&found(&server, search(&[], &["pay/x"])).await),
+        ["a.one", "ab.three"]
+    );
     let private = found(&server, search(&[], &["joe"])).await;
     assert_eq!(kinds(&private), ["a.one", "a.two"], "by the commitment to the name");
     assert!(Commitment::of(&private[0]["body"]["person"]).is_some());
-    let both = SearchRequest { reveal: true, ..search(&["a"], &["joe", "pay/y"]) };
+    let both = SearchRequest {
+        reveal: true,
+        ..search(&["a"], &["joe", "pay/y"])
+    };
     let both = found(&server, both).await;
     assert_eq!(both[0]["body"], json!({ "task": "pay/y", "person": "joe" }));
-    let of_time = |since, until| SearchRequest { since, until, ..search(&["a", "ab"], &[]) };
+    let of_time = |since, until| SearchRequest {
+        since,
+        until,
+        ..search(&["a", "ab"], &[])
+    };
     assert_eq!(kinds(&found(&server, of_time(later, 0)).await), ["a.two", "ab.three"]);
     assert_eq!(kinds(&found(&server, of_time(later - HOUR, later)).await), ["a.one"]);
-    let newest = SearchRequest { newest: 1, ..search(&["a"], &[]) };
+    let newest = SearchRequest {
+        newest: 1,
+        ..search(&["a"], &[])
+    };
     assert_eq!(kinds(&found(&server, newest.clone()).await), ["a.two"]);
-    let first = SearchRequest { limit: 1, ..search(&["a"], &[]) };
+    let first = SearchRequest {
+        limit: 1,
+        ..search(&["a"], &[])
+    };
     assert_eq!(kinds(&found(&server, first).await), ["a.one"]);
     let both = SearchRequest { limit: 1, ..newest };
     let refused = server.admin().audit().search(both).await;
@@ -94,14 +113,50 @@ async fn a_long_log_is_searched_page_by_page_from_both_ends() {
         let kind = if number % 350 == 0 { "rare.kind" } else { "usual.kind" };
         server.note(kind, json!({ "number": number })).await;
     }
-    let search = SearchRequest { kinds: vec!["rare".into()], ..SearchRequest::default() };
-    let numbers = |found: Vec<Value>| found.iter().map(|entry| entry["body"]["number"].as_u64().unwrap()).collect::<Vec<_>>();
+    let search = SearchRequest {
+        kinds: vec!["rare".into()],
+        ..SearchRequest::default()
+    };
+    let numbers = |found: Vec<Value>| {
+        found
+            .iter()
+            .map(|entry| entry["body"]["number"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(numbers(found(&server, search.clone()).await), [0, 350]);
-    assert_eq!(numbers(found(&server, SearchRequest { newest: 2, ..search.clone() }).await), [0, 350]);
-    assert_eq!(numbers(found(&server, SearchRequest { newest: 1, ..search.clone() }).await), [350]);
-    let usual = SearchRequest { kinds: vec!["usual".into()], newest: 300, ..SearchRequest::default() };
+    assert_eq!(
+        numbers(
+            found(
+                &server,
+                SearchRequest {
+                    newest: 2,
+                    ..search.clone()
+                }
+            )
+            .await
+        ),
+        [0, 350]
+    );
+    assert_eq!(
+        numbers(
+            found(
+                &server,
+                SearchRequest {
+                    newest: 1,
+                    ..search.clone()
+                }
+            )
+            .await
+        ),
+        [350]
+    );
+    let usual = SearchRequest {
+        kinds: vec!["usual".into()],
+        newest: 300,
+        ..SearchRequest::default()
+    };
     let usual = numbers(found(&server, usual).await);
-    assert_eq!((usual.len(), usual[0], usual[299]), (300, 399, 699));
+    assert_eq!((usual.len(), usual[0], usual[299]), (300, 400, 699));
 }
 
 #[tokio::test]
@@ -122,7 +177,10 @@ async fn who_follows_gets_entries_as_they_come() {
     };
     let (message, ()) = tokio::join!(stream.message(), write);
     let entry: Value = serde_json::from_slice(&message.unwrap().unwrap().entry).unwrap();
-    assert_eq!((&entry["kind"], &entry["body"]["person"]), (&json!("a.c"), &json!("ann")));
+    assert_eq!(
+        (&entry["kind"], &entry["body"]["person"]),
+        (&json!("a.c"), &json!("ann"))
+    );
 }
 
 /// Writes what an export streams into a folder.
@@ -145,15 +203,32 @@ async fn export(server: &Server, dir: &std::path::Path, request: ExportRequest) 
 async fn an_export_verifies_and_a_second_one_leaves_out_what_is_there() {
     let server = Server::new().await;
     for number in 0..600 {
-        server.note("a.b", json!({ "number": number, "reason": format!("reason {}", number % 3) })).await;
+        server
+            .note(
+                "a.b",
+                json!({ "number": number, "reason": format!("reason {}", number % 3) }),
+            )
+            .await;
     }
     server.covered().await;
     let dir = tempfile::tempdir().unwrap();
-    let paths = export(&server, dir.path(), ExportRequest { have_size: 0, include_private: true }).await;
+    let paths = export(
+        &server,
+        dir.path(),
+        ExportRequest {
+            have_size: 0,
+            include_private: true,
+        },
+    )
+    .await;
     assert_eq!(&paths[paths.len() - 3..], ["keys", "checkpoint", "private.jsonl"]);
     let keys = || {
         let keys = std::fs::read_to_string(dir.path().join("keys")).unwrap();
-        LogKeys::new(keys.lines().map(|key| key.parse::<VerifierKey>().unwrap()).collect::<Vec<_>>())
+        LogKeys::new(
+            keys.lines()
+                .map(|key| key.parse::<VerifierKey>().unwrap())
+                .collect::<Vec<_>>(),
+        )
     };
     let verified = LogDir::open(dir.path()).verify_all(&keys()).unwrap();
     let size = verified.checkpoint().size();
@@ -171,8 +246,18 @@ async fn an_export_verifies_and_a_second_one_leaves_out_what_is_there() {
 
     server.note("a.c", json!({})).await;
     server.covered().await;
-    let again = export(&server, dir.path(), ExportRequest { have_size: size, include_private: false }).await;
-    let full = again.iter().filter(|path| path.starts_with("tile/") && !path.contains(".p/"));
+    let again = export(
+        &server,
+        dir.path(),
+        ExportRequest {
+            have_size: size,
+            include_private: false,
+        },
+    )
+    .await;
+    let full = again
+        .iter()
+        .filter(|path| path.starts_with("tile/") && !path.contains(".p/"));
     assert_eq!(full.count(), 0, "full tiles are there already: {again:?}");
     let verified = LogDir::open(dir.path()).verify_all(&keys()).unwrap();
     assert!(verified.checkpoint().size() > size);
@@ -183,8 +268,15 @@ async fn an_svid_is_proved_by_its_serial_number() {
     let server = Server::new().await;
     let caller = server.workload("/some").await;
     drop(caller);
-    let note = SearchRequest { kinds: vec!["svid.intended".into()], newest: 1, ..SearchRequest::default() };
-    let serial = found(&server, note).await[0]["body"]["serial"].as_str().unwrap().to_owned();
+    let note = SearchRequest {
+        kinds: vec!["svid.intended".into()],
+        newest: 1,
+        ..SearchRequest::default()
+    };
+    let serial = found(&server, note).await[0]["body"]["serial"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     // Its outcome is written with the next commit.
     server.note("a.b", json!({})).await;
     server.covered().await;
@@ -198,7 +290,11 @@ async fn an_svid_is_proved_by_its_serial_number() {
     let proofs: Vec<&Proof> = answers.iter().flat_map(|answer| &answer.proofs).collect();
     let mut proved = vec![];
     for proof in proofs {
-        let hashes: Vec<Hash> = proof.hashes.iter().map(|hash| Hash::new(hash[..].try_into().unwrap())).collect();
+        let hashes: Vec<Hash> = proof
+            .hashes
+            .iter()
+            .map(|hash| Hash::new(hash[..].try_into().unwrap()))
+            .collect();
         let (size, root) = (checkpoint.size(), checkpoint.root());
         verify_inclusion(leaf_hash(&proof.entry), proof.index, size, root, &hashes).unwrap();
         let entry: Value = serde_json::from_slice(&proof.entry).unwrap();
@@ -220,21 +316,40 @@ async fn an_svid_is_proved_by_its_serial_number() {
 #[tokio::test]
 async fn what_is_erased_is_gone_and_the_log_says_so_without_saying_it_again() {
     let server = Server::new().await;
-    server.note("a.one", json!({ "person": "joe", "reason": "a reason" })).await;
+    server
+        .note("a.one", json!({ "person": "joe", "reason": "a reason" }))
+        .await;
     server.note("a.two", json!({ "parameters": { "for": "joe" } })).await;
     let erase = |what, reason: &str| {
         let (mut client, reason) = (server.admin().audit(), reason.to_owned());
-        async move { client.erase(EraseRequest { what, reason }).await.map(|answer| answer.into_inner().erased) }
+        async move {
+            client
+                .erase(EraseRequest { what, reason })
+                .await
+                .map(|answer| answer.into_inner().erased)
+        }
     };
     let joe = || Some(EraseWhat::Value("joe".into()));
     assert_eq!(code(erase(joe(), "").await), Code::InvalidArgument);
-    assert_eq!(code(erase(joe(), "joe asked for it").await), Code::InvalidArgument, "reasons are kept");
+    assert_eq!(
+        code(erase(joe(), "joe asked for it").await),
+        Code::InvalidArgument,
+        "reasons are kept"
+    );
     assert_eq!(code(erase(None, "why").await), Code::InvalidArgument);
     let refused = server.local(VIEWER).audit().erase(EraseRequest::default()).await;
     assert_eq!(code(refused), Code::PermissionDenied);
-    assert_eq!(erase(joe(), "request 7").await.unwrap(), 2, "by itself, and within a larger value");
+    assert_eq!(
+        erase(joe(), "request 7").await.unwrap(),
+        2,
+        "by itself, and within a larger value"
+    );
     assert_eq!(code(erase(joe(), "request 7").await), Code::NotFound);
-    let search = SearchRequest { reveal: true, kinds: vec!["a".into(), "private".into()], ..SearchRequest::default() };
+    let search = SearchRequest {
+        reveal: true,
+        kinds: vec!["a".into(), "private".into()],
+        ..SearchRequest::default()
+    };
     let entries = found(&server, search.clone()).await;
     assert_eq!(kinds(&entries), ["a.one", "a.two", "private.erased"]);
     assert_eq!(entries[0]["body"]["reason"], "a reason");
@@ -253,8 +368,20 @@ async fn a_new_key_signs_beside_the_old_one() {
     let server = Server::new().await;
     let old = server.api.evidence.verifier_keys();
     let reason = String::from("the old one was seen");
-    let rotated = server.admin().audit().rotate_key(RotateKeyRequest { reason }).await.unwrap().into_inner();
-    let answer = server.local(VIEWER).audit().get_checkpoint(GetCheckpointRequest {}).await.unwrap().into_inner();
+    let rotated = server
+        .admin()
+        .audit()
+        .rotate_key(RotateKeyRequest { reason })
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = server
+        .local(VIEWER)
+        .audit()
+        .get_checkpoint(GetCheckpointRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(answer.verifier_keys[0], rotated.verifier_key);
     assert_eq!(answer.verifier_keys[1], old[0].to_string());
     let new: VerifierKey = rotated.verifier_key.parse().unwrap();

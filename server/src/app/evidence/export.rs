@@ -47,17 +47,20 @@ impl Evidence {
     ///
     /// # Errors
     /// It cannot be read.
-    pub async fn private_lines(
-        &self,
-        after: Option<Commitment>,
-    ) -> Result<(String, Option<Commitment>), ArchiveError> {
+    pub async fn private_lines(&self, after: Option<Commitment>) -> Result<(String, Option<Commitment>), ArchiveError> {
         let values = self.archive.read(move |reader| reader.privates(after, VALUES)).await?;
-        let next = values.last().map(|last| last.commitment).filter(|_| values.len() == VALUES);
+        let next = values
+            .last()
+            .map(|last| last.commitment)
+            .filter(|_| values.len() == VALUES);
         let lines = values.iter().fold(String::new(), |mut lines, private| {
             // Canonical JSON, as the value is.
             let (commitment, salt, value) = (private.commitment, &private.salt, &private.value);
-            writeln!(lines, r#"{{"commitment":"{commitment}","salt":"{salt}","value":{value}}}"#)
-                .expect("a string takes all");
+            writeln!(
+                lines,
+                r#"{{"commitment":"{commitment}","salt":"{salt}","value":{value}}}"#
+            )
+            .expect("a string takes all");
             lines
         });
         Ok((lines, next))
@@ -82,7 +85,10 @@ mod tests {
     #[test]
     fn a_tile_ends_where_its_last_entry_does() {
         let of = |text: &str| entries_below(text.parse().unwrap());
-        assert_eq!([of("tile/entries/000"), of("tile/0/002"), of("tile/1/000")], [256, 768, 65_536]);
+        assert_eq!(
+            [of("tile/entries/000"), of("tile/0/002"), of("tile/1/000")],
+            [256, 768, 65_536]
+        );
         assert_eq!(of("tile/1/001"), 2 * 65_536);
     }
 }

@@ -208,11 +208,17 @@ impl<'a> Matcher<'a> {
     }
 
     fn matches(&self, entry: &str) -> bool {
-        let all_stand = || self.values.iter().all(|texts| texts.iter().any(|text| stands(entry, text)));
+        let all_stand = || {
+            self.values
+                .iter()
+                .all(|texts| texts.iter().any(|text| stands(entry, text)))
+        };
         if !all_stand() {
             return false;
         }
-        let Wanted { kinds, since, until, .. } = self.wanted;
+        let Wanted {
+            kinds, since, until, ..
+        } = self.wanted;
         if kinds.is_empty() && since.is_none() && until.is_none() {
             return true;
         }
@@ -256,6 +262,8 @@ mod tests {
     #[test]
     fn a_kind_is_wanted_by_itself_or_by_its_family() {
         assert!(is_of("window.opened", "window") && is_of("window.opened", "window.opened"));
-        assert!(!is_of("window.opened", "window.open") && !is_of("window.opened", "win") && !is_of("window", "window.x"));
+        assert!(
+            !is_of("window.opened", "window.open") && !is_of("window.opened", "win") && !is_of("window", "window.x")
+        );
     }
 }

@@ -214,13 +214,21 @@ fn what_was_erased_is_in_none_of_the_files() {
     }
     let mut archive = crate::ArchiveReader::open(&path).unwrap();
     let value = |number| format!("\"{}\"", person(number));
-    let erased: Vec<_> = (7..300).step_by(20).map(|number| archive.commitment_to(&value(number)).unwrap().unwrap()).collect();
+    let erased: Vec<_> = (7..300)
+        .step_by(20)
+        .map(|number| archive.commitment_to(&value(number)).unwrap().unwrap())
+        .collect();
     drop(archive);
     store.commit(&[step(Change::PrivateErase(erased))]).unwrap();
-    let files: Vec<Vec<u8>> = std::fs::read_dir(folder.path()).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let files: Vec<Vec<u8>> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+        .collect();
     let is_there = |number: usize| {
         let name = format!("\"somebody-{number}-");
-        files.iter().any(|file| file.windows(name.len()).any(|window| window == name.as_bytes()))
+        files
+            .iter()
+            .any(|file| file.windows(name.len()).any(|window| window == name.as_bytes()))
     };
     let found: Vec<usize> = (0..300).filter(|number| is_there(*number)).collect();
     let kept: Vec<usize> = (0..300).filter(|number| number % 20 != 7).collect();
