@@ -18,7 +18,7 @@ mod leaf;
 mod public_key;
 mod signing;
 
-pub use authority::{CreateAuthorityError, create_authority};
+pub use authority::{CreateAuthorityError, Voucher, create_authority, vouch};
 pub use crl::{CrlError, RevocationList, Revoked};
 pub use csr::{CsrError, VerifiedCsr, parse_csr};
 pub use error::{AuthorityError, ProfileError, SignError};

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mayfly_ca::{AuthorityError, BACKDATE, CreateAuthorityError, Issuer, create_authority, random_serial};
+use mayfly_ca::{
+    AuthorityError, BACKDATE, CreateAuthorityError, Issuer, Voucher, create_authority, random_serial, vouch,
+};
 use mayfly_keys::{KeyError, KeyManager, KeyType, Signer};
 use mayfly_model::{Actor, Authority, AuthorityState, Change, Conflict, Delta, KeyClass, Step};
 use mayfly_runtime::Clock;
@@ -27,6 +29,10 @@ use crate::commit::{CommitError, Committer};
 
 /// A hard cut meets a pass that changes the same authorities; so often it looks again.
 const CUT_TRIES: usize = 5;
+
+/// After this part of its life an authority is known everywhere: in a change that was prepared it is twice as old before it
+/// signs anything.
+const SPREAD: u32 = 12;
 
 /// What new authorities are like.
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +214,55 @@ impl Authorities {
             revoked: revoked_ids,
             deltas,
         })
+    }
+
+    /// The certificates by which older base authorities vouch for the one that signs now, until `until`; none if that has
+    /// been in the bundle for a while. One that had to begin at once, as when the clock was set back to before the one
+    /// that was active, is not known to agents that were away: without these they would not believe the server that could
+    /// tell them.
+    ///
+    /// # Errors
+    /// See [`RotateError`].
+    pub async fn vouchers(&self, until: Timestamp) -> Result<Vec<CertificateDer<'static>>, RotateError> {
+        let (state, now) = (self.committer.snapshot(), self.now());
+        let Some(active) = state.active_authority(KeyClass::Base) else {
+            return Ok(vec![]);
+        };
+        let is_spread = now
+            >= active
+                .not_before
+                .plus(active.not_after.since(active.not_before) / SPREAD);
+        if is_spread {
+            return Ok(vec![]);
+        }
+        let mut made = vec![];
+        for older in state.authorities() {
+            // Not by one that is tainted or revoked, and not by one that is over. That it has not begun by our clock is for
+            // those to judge who are to believe it.
+            let may = older.class == KeyClass::Base && older.state == AuthorityState::Old && older.not_after > now;
+            let Some(signer) = (if may { self.signer(older).await? } else { None }) else {
+                continue;
+            };
+            let (older, active, trust_domain) = (older.clone(), active.clone(), state.trust_domain().clone());
+            let vouched = tokio::task::spawn_blocking(move || {
+                let cert_der = &older.cert_der;
+                let by = Voucher { cert_der, signer };
+                vouch(
+                    &trust_domain,
+                    &active.cert_der,
+                    by,
+                    until.min(older.not_after),
+                    &random_serial(),
+                )
+            });
+            made.push(
+                vouched
+                    .await
+                    .map_err(|_| RotateError::Stopped)?
+                    .map_err(RotateError::Create)?,
+            );
+        }
+        Ok(made)
     }
 
     /// The changes that are due of the authorities of `class`.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use mayfly_model::Actor;
 use mayfly_runtime::Clock;
-use mayfly_svid::{Timestamp, X509Svid};
+use mayfly_svid::{Timestamp, X509Svid, X509SvidError};
 use mayfly_verify::{PublishError, SvidResolver};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tracing::info;
 use zeroize::Zeroizing;
 
+use super::authorities::{Authorities, RotateError};
 use super::issue::{Issuance, IssueError};
 
 /// Why the server has no new SVID.
@@ -25,6 +26,12 @@ pub enum ServerSvidError {
     /// It was not issued.
     #[error("the server's own SVID was not issued")]
     Issue(#[source] IssueError),
+    /// The authorities do not vouch for each other.
+    #[error("older authorities cannot vouch for the one that signs")]
+    Vouch(#[source] RotateError),
+    /// What came of it is no chain.
+    #[error("the server's own chain is none")]
+    Chain(#[source] X509SvidError),
     /// TLS would not take it.
     #[error("the server's own SVID cannot be presented")]
     Publish(#[source] PublishError),
@@ -56,11 +63,16 @@ impl ServerSvid {
         self.current.clone()
     }
 
-    /// Renews if half of the life is over, or if there is none yet. `server_id` is `spiffe://<td>/spire/server`.
+    /// Renews if half of the life is over, or if there is none yet. `server_id` is `spiffe://<td>/spire/server`. Where the
+    /// authority had to begin at once, the older `authorities` vouch for it.
     ///
     /// # Errors
     /// See [`ServerSvidError`]; the old one stays in use.
-    pub async fn pass(&mut self, server_id: &mayfly_svid::SpiffeId) -> Result<(), ServerSvidError> {
+    pub async fn pass(
+        &mut self,
+        server_id: &mayfly_svid::SpiffeId,
+        authorities: &Authorities,
+    ) -> Result<(), ServerSvidError> {
         let now: Timestamp = self.clock.now().into();
         if let Some(current) = self.current.load().as_deref() {
             let life = current.not_after().since(current.not_before());
@@ -77,6 +89,10 @@ impl ServerSvid {
             .minted(&Actor::server(), server_id, csr.der(), vec![], Some(self.ttl))
             .await
             .map_err(ServerSvidError::Issue)?;
+        let vouchers = authorities.vouchers(svid.not_after()).await;
+        let vouchers = vouchers.map_err(ServerSvidError::Vouch)?;
+        let chain = svid.chain().iter().cloned().chain(vouchers).collect();
+        let svid = X509Svid::from_chain(chain).map_err(ServerSvidError::Chain)?;
         let key_der = Zeroizing::new(key.serialize_der());
         self.resolver
             .publish(&svid, &PrivatePkcs8KeyDer::from(key_der.as_slice()))

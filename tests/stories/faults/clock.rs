@@ -188,6 +188,42 @@ async fn a_server_whose_clock_is_set_back_extends_nothing_and_serves_again_when_
 
 // Attack 24
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_away_finds_back_to_a_server_that_was_restarted_with_its_clock_set_back() {
+    let _lane = Lane::shared();
+    let mut world = World::new(true).await;
+    // Away when the server makes the authority that it signs by from then on: nobody tells the agent of it.
+    world.server.daemon.kill();
+    world.clock.set(-STEP);
+    world.server.daemon.start();
+    world.server.wait_ready().await;
+    assert_logged(
+        &world.server.daemon.log(),
+        "the clock was set back to before the active authority",
+    );
+    // The agent comes, and believes it. By this clock the agent's own SVID has not begun, so it has to come again.
+    let tries = |world: &World| world.agent.daemon.log().matches("retry_in_ms").count();
+    let before = tries(&world);
+    eventually("the agent to try", RECOVERY, async || {
+        (tries(&world) >= before + 3).then_some(())
+    })
+    .await;
+    world.clock.set(0);
+    let begun = Instant::now();
+    world.hours_are_served().await;
+    let right = begun.elapsed();
+    let log = world.agent.daemon.log();
+    assert!(!log.contains("the server is not believed"), "{log}");
+    seen(
+        "server restarted with its clock 10 min back, then right; its agent was away when that happened",
+        &format!(
+            "the authority that the server has to begin with is vouched for by the one before, so the agent believes it; \
+             all served {right:.1?} after the clock was right"
+        ),
+    );
+}
+
+// Attack 24
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_whose_clock_is_set_forward_ends_what_is_over_by_it_and_serves_again_when_it_is_right() {
     let _lane = Lane::shared();
     let mut world = World::new(false).await;

@@ -20,6 +20,7 @@ mod keys;
 mod profile;
 mod random;
 mod task;
+mod vouch;
 
 const NOW: Timestamp = Timestamp::from_unix(1_750_000_000);
 const HOUR: Duration = Duration::from_secs(3600);

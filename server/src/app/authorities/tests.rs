@@ -124,6 +124,29 @@ async fn a_lost_key_is_replaced_at_once() {
     }
 }
 
+// Attack 24
+#[tokio::test]
+async fn one_that_had_to_begin_at_once_is_vouched_for_until_it_is_known() {
+    let world = World::new().await;
+    let until = world.now().plus(HOUR);
+    let vouchers = async || world.authorities.vouchers(until).await.unwrap().len();
+    assert_eq!(vouchers().await, 0, "there is no other");
+    world
+        .clock
+        .set(std::time::UNIX_EPOCH + Duration::from_secs(START - 600));
+    world.authorities.pass().await.unwrap();
+    assert_eq!(vouchers().await, 1);
+    at(&world, 1).await;
+    assert_eq!(vouchers().await, 1);
+    at(&world, 2).await;
+    assert_eq!(vouchers().await, 0, "whoever is there knows it by now");
+    // One that was prepared is known before it signs.
+    for hours in [12, 16] {
+        at(&world, hours).await;
+        assert_eq!(vouchers().await, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_clock_that_is_set_back_does_not_stop_the_signing() {
     for (back, authorities) in [(9, 3), (600, 6), (48 * 3_600, 6)] {
