@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_model::task::{
-    ActorClass, Decision, DefinitionVersion, Instance, Outcome, Phase as ModelPhase, Stage, Task, TaskClass, TaskId,
-    TaskRequest, Window,
+    ActorClass, Decision, DefinitionVersion, Instance, Outcome, Phase as ModelPhase, RequestProblem, Stage, Task,
+    TaskClass, TaskId, TaskRequest, Window,
 };
 use mayfly_model::{Agent, Change, Entry, Selectors};
 use mayfly_policy::{
@@ -17,6 +17,10 @@ use serde_json::json;
 
 use super::{TaskError, Tasks};
 use crate::commit::Snapshot;
+
+/// All selectors of a process, in bytes. They are kept with each request, refused ones too, and an agent that is not honest
+/// could name as many as fit into a message. Some hundred groups of a user fit.
+const SELECTORS_MAX: usize = 32 * 1024;
 
 /// A process, as its agent attested it for this call.
 #[derive(Clone, Debug)]
@@ -65,7 +69,7 @@ impl Attested {
     /// The process that `agent` vouches for, if it may serve the entry.
     ///
     /// # Errors
-    /// It may not.
+    /// It may not, or says more of the process than is kept.
     pub fn new(
         snapshot: &Snapshot,
         agent: &Arc<Agent>,
@@ -75,6 +79,13 @@ impl Attested {
         attested_at: Timestamp,
         now: Timestamp,
     ) -> Result<Self, TaskError> {
+        let size: usize = selectors.iter().map(|selector| selector.as_str().len()).sum();
+        if size > SELECTORS_MAX {
+            return Err(TaskError::Invalid(vec![RequestProblem {
+                field: "instance.selectors",
+                problem: format!("{size} bytes hold of the process, at most {SELECTORS_MAX} are kept"),
+            }]));
+        }
         let entry = snapshot
             .entry(entry_id)
             .filter(|entry| snapshot.is_authorized(agent, entry) && !entry.is_expired(now))
@@ -308,4 +319,37 @@ fn usage(
             .unwrap_or_default();
     }
     usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::World;
+
+    #[tokio::test]
+    async fn an_agent_that_says_too_much_of_a_process_is_not_heard() {
+        let world = World::new().await;
+        let agent = world.agent("a").await;
+        let entry = world.entry("web", &agent.id, |_| {}).await;
+        let attested = |more: usize| {
+            let many = (0..more).map(|n| format!("unix:supplementary_gid:{n:09}").parse().unwrap());
+            let selectors = many.chain(["unix:uid:1".parse().unwrap()]).collect();
+            let instance = Instance {
+                agent_id: agent.id.clone(),
+                pid: 1,
+                uid: 1,
+                start_ticks: 1,
+                boot_id: "boot".into(),
+                include_descendants: false,
+            };
+            let state = world.committer.snapshot();
+            Attested::new(&state, &agent, &entry, selectors, instance, world.now(), world.now()).err()
+        };
+        assert!(attested(900).is_none());
+        let refused = attested(1_100).unwrap().to_string();
+        assert!(
+            refused.contains("instance.selectors") && refused.contains("at most 32768"),
+            "{refused}"
+        );
+    }
 }
