@@ -1,7 +1,7 @@
 //! `mayfly audit`: the server's log for those who read it, copy it, check it, and prove something by it.
 //!
 //! Reading is in [`search`], copies in [`export`] and [`verify`], proofs in [`prove`], reports in [`report`] and [`check_report`], what operators change in [`change`],
-//! alerts in [`monitor`]. What is checked is checked by `mayfly-tlog` and `mayfly-audit`, which trust no server.
+//! alerts in [`monitor`], a witness in [`witness`]. What is checked is checked by `mayfly-tlog` and `mayfly-audit`, which trust no server.
 
 use clap::{ArgMatches, Command};
 
@@ -21,9 +21,7 @@ mod report;
 mod search;
 mod verify;
 mod view;
-
-#[cfg(test)]
-mod tests;
+mod witness;
 
 /// The row of [`super::COMMANDS`].
 pub(crate) const NOUN: Noun = Noun {
@@ -72,6 +70,9 @@ enum Verb {
     /// Tell what somebody should look at, as it happens
     #[command(after_help = monitor::EXAMPLES)]
     Monitor(monitor::MonitorArgs),
+    /// Be a witness of logs: remember, and cosign what goes on from there
+    #[command(after_help = witness::EXAMPLES)]
+    Witness(witness::WitnessArgs),
 }
 
 fn command() -> Command {
@@ -94,6 +95,7 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
             Verb::RotateKey(args) => change::rotate(&args, context).await,
             Verb::Erase(args) => change::erase(&args, context).await,
             Verb::Monitor(args) => monitor::run(&args, context).await,
+            Verb::Witness(args) => witness::run(&args, context).await,
         }
     })
 }
