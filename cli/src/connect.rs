@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use mayfly_proto::grpc::health::health_client::HealthClient;
 use mayfly_proto::mayfly::audit::audit_client::AuditClient;
+use mayfly_proto::mayfly::task::debt_client::DebtClient;
 use mayfly_proto::mayfly::task::definitions_client::DefinitionsClient;
+use mayfly_proto::mayfly::task::exceptions_client::ExceptionsClient;
 use mayfly_proto::mayfly::task::policy_client::PolicyClient;
 use mayfly_proto::mayfly::task::proposals_client::ProposalsClient;
 use mayfly_proto::mayfly::task::tasks_client::TasksClient;
@@ -297,6 +299,16 @@ impl Server {
     /// `mayfly.task.v1.Proposals`.
     pub(crate) fn proposals(&self) -> ProposalsClient<Channel> {
         ProposalsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// `mayfly.task.v1.Exceptions`.
+    pub(crate) fn exceptions(&self) -> ExceptionsClient<Channel> {
+        ExceptionsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// `mayfly.task.v1.Debt`.
+    pub(crate) fn debt(&self) -> DebtClient<Channel> {
+        DebtClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
     }
 
     /// `mayfly.task.v1.Tasks`.

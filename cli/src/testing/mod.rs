@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use mayfly_proto::grpc::health::health_server::HealthServer;
+use mayfly_proto::mayfly::task::debt_server::DebtServer;
 use mayfly_proto::mayfly::task::definitions_server::DefinitionsServer;
+use mayfly_proto::mayfly::task::exceptions_server::ExceptionsServer;
 use mayfly_proto::mayfly::task::policy_server::PolicyServer;
 use mayfly_proto::mayfly::task::proposals_server::ProposalsServer;
 use mayfly_proto::mayfly::task::tasks_server::TasksServer;
-use mayfly_proto::mayfly::task::{Definition, PolicyFiles, Proposal, RevokeRequest, Task, WhatIfResponse};
+use mayfly_proto::mayfly::task::{
+    Definition, Exception, Lint, PolicyFiles, Proposal, RevokeRequest, Task, WhatIfResponse,
+};
 use mayfly_proto::spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use mayfly_proto::spire::server::agent::agent_server::AgentServer;
 use mayfly_proto::spire::server::bundle::bundle_server::BundleServer;
@@ -71,6 +75,8 @@ pub(crate) struct State {
     /// Changes wait for a second person.
     pub(crate) two_person: bool,
     pub(crate) proposals: Vec<Proposal>,
+    pub(crate) exceptions: Vec<Exception>,
+    pub(crate) lints: Vec<Lint>,
     pub(crate) policy: PolicyFiles,
     pub(crate) what_if: WhatIfResponse,
     /// What would turn a decision.
@@ -118,6 +124,8 @@ impl Fake {
             definitions: vec![],
             two_person: false,
             proposals: vec![],
+            exceptions: vec![],
+            lints: vec![],
             policy: PolicyFiles::default(),
             what_if: WhatIfResponse::default(),
             flips: vec![],
@@ -144,6 +152,8 @@ impl Fake {
             .add_service(DefinitionsServer::new(state.clone()))
             .add_service(PolicyServer::new(state.clone()))
             .add_service(ProposalsServer::new(state.clone()))
+            .add_service(ExceptionsServer::new(state.clone()))
+            .add_service(DebtServer::new(state.clone()))
             .add_service(TasksServer::new(state.clone()))
             .add_service(HealthServer::new(state.clone()))
             .serve_with_incoming(incoming("server.sock"));

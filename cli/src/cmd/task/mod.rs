@@ -1,7 +1,7 @@
 //! `mayfly task`: what tasks there are, who asks for them, what is open, and how it is ended.
 //!
 //! Definitions are in [`define`] and [`definitions`], with [`diff`]; requests and windows in [`requests`], [`now`],
-//! [`approve`] and [`end`]. Running a command inside a window is `mayfly run`, beside this.
+//! [`approve`] and [`end`]; what stands in [`exception`] and [`debt`]. Running a command inside a window is `mayfly run`, beside this.
 
 use clap::{ArgMatches, Command};
 
@@ -11,10 +11,12 @@ use crate::errors::{CliError, Exit};
 
 mod approve;
 mod crl;
+mod debt;
 mod define;
 mod definitions;
 mod diff;
 mod end;
+mod exception;
 mod local;
 mod now;
 mod proposals;
@@ -82,6 +84,15 @@ enum Verb {
     /// End authority, at once and for good
     #[command(after_help = end::REVOKE_EXAMPLES)]
     Revoke(end::RevokeArgs),
+    /// Show what stands: power over a period, exceptions, what is not settled; the worst first
+    #[command(after_help = debt::DEBT_EXAMPLES)]
+    Debt(debt::DebtArgs),
+    /// Look for what is likely a mistake in definitions, policies, approvals and windows
+    #[command(after_help = debt::LINT_EXAMPLES)]
+    Lint(debt::LintArgs),
+    /// Standing power that somebody answers for
+    #[command(subcommand, arg_required_else_help = true)]
+    Exception(exception::Verb),
     /// Lives of task SVIDs
     #[command(subcommand, arg_required_else_help = true)]
     Ttl(ttl::Verb),
@@ -118,6 +129,9 @@ fn run<'a>(matches: &'a ArgMatches, context: &'a mut Context) -> Running<'a> {
             Verb::Review(args) => end::run(args, End::Review, context).await,
             Verb::AcceptRisk(args) => end::run(args, End::AcceptRisk, context).await,
             Verb::Revoke(args) => end::revoke(args, context).await,
+            Verb::Debt(args) => debt::debt(&args, context).await,
+            Verb::Lint(args) => debt::lint(&args, context).await,
+            Verb::Exception(verb) => exception::run(verb, context).await,
             Verb::Ttl(verb) => ttl::run(&verb, context).await,
             Verb::Crl(args) => crl::run(&args, context).await,
         }

@@ -15,6 +15,7 @@ mod agents;
 mod bundles;
 mod definitions;
 mod entries;
+mod exceptions;
 mod policy;
 mod svids;
 mod tasks;
