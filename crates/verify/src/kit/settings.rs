@@ -29,8 +29,8 @@ pub enum Lifetime {
 pub struct Settings {
     /// The agent's workload socket.
     pub socket: PathBuf,
-    /// The name under which the service registers: the one that task definitions list under `ending.checkpoints`, or
-    /// any other of `[a-z0-9._/-]`, 1 to 128 bytes.
+    /// The name under which the service registers, of `[a-z0-9._/-]`, 1 to 128 bytes. Definitions say under
+    /// `ending.checkpoints` whose word they believe: its SPIFFE ID, or a name with an ID.
     pub checkpoint: String,
     /// [`Staleness::Strict`] unless changed.
     pub staleness: Staleness,
