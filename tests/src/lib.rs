@@ -24,6 +24,7 @@ pub mod agent;
 pub mod attack;
 pub mod attest;
 pub mod binaries;
+pub mod browser;
 pub mod caller;
 pub mod cli;
 pub mod daemon;
@@ -49,6 +50,7 @@ pub mod tasks;
 
 pub use admin::{Admin, EntrySpec, selector};
 pub use agent::{Agent, AgentOptions, Join};
+pub use browser::Browser;
 pub use caller::{Caller, Workload, WorkloadStream};
 pub use effort::effort;
 pub use lane::Lane;
