@@ -65,10 +65,11 @@ pub(super) async fn run(args: WindowArgs, context: &mut Context) -> Result<Exit,
         return waits(&args.task, context);
     };
     let tried = inside_and_after(&args, &canary, &workload, &tasks, &mut probes, context).await;
-    // However that went: a window that was opened to try something is not left open.
-    let ended = tasks.end(&canary.state.request_id, tried.is_ok(), "probe").await;
-    tried?;
-    ended.map_err(|status| workload.failed(status))?;
+    if let Err(error) = tried {
+        // A window that was opened to try something is not left open. It may have been ended before.
+        let _ = tasks.end(&canary.state.request_id, false, "probe").await;
+        return Err(error);
+    }
     probes.end(context)
 }
 
