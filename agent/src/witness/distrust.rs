@@ -35,7 +35,7 @@ impl Distrust {
     }
 
     /// Only a change wakes who follows.
-    pub(super) fn set(&self, why: Option<&str>) {
+    pub(crate) fn set(&self, why: Option<&str>) {
         self.why.send_if_modified(|now| {
             let changed = now.as_deref() != why;
             *now = why.map(Into::into);

@@ -83,9 +83,12 @@ pub struct Witness {
     distrust: Distrust,
     readiness: Readiness,
     metrics: WitnessMetrics,
+    /// One head after the other, however long the disk takes; nobody else waits for that.
+    turn: Mutex<()>,
     state: Mutex<State>,
 }
 
+/// Locked for a look or a change, never over a write to the disk.
 struct State {
     memory: Memory,
     /// In the name that the agent has now; none before it has one.
@@ -124,15 +127,14 @@ impl Witness {
             distrust,
             readiness,
             metrics,
+            turn: Mutex::default(),
             state: Mutex::new(State {
                 memory: Memory::default(),
                 key: None,
                 blocked: None,
             }),
         };
-        let mut state = witness.lock();
-        witness.show(&mut state, memory);
-        drop(state);
+        witness.show(memory);
         Ok(Arc::new(witness))
     }
 
@@ -162,25 +164,26 @@ impl Witness {
 
     /// Looks at the head of the log: accepts, remembers and cosigns it, or refuses the log. Blocks on the disk.
     pub fn consider(&self, head: &LogHead) -> Witnessed {
-        let mut state = self.lock();
-        if state.memory.is_unreadable {
-            return self.answer(&state, vec![]);
+        let _turn = lock(&self.turn);
+        let before = self.lock().memory.clone();
+        if before.is_unreadable {
+            return self.answer(vec![]);
         }
-        match judge(state.memory.known.as_ref(), head) {
+        match judge(before.known.as_ref(), head) {
             Verdict::Accepted { accepted, known } => {
                 let memory = Memory {
                     known: Some(*known),
                     refused: None,
                     is_unreadable: false,
                 };
-                if let Err(failure) = self.save(&state, &memory) {
+                if let Err(failure) = self.save(&before, &memory) {
                     error!(error = %Chain(&failure), "a checkpoint of the log is not remembered, so it does not count");
-                    return self.answer(&state, vec![]);
+                    return self.answer(vec![]);
                 }
-                self.note_progress(&state.memory, &memory);
-                self.show(&mut state, memory);
+                self.note_progress(&before, &memory);
+                self.show(memory);
                 let now = u64::try_from(self.clock.unix_now()).unwrap_or(0);
-                let cosigned = state.key.as_ref().map(|key| accepted.cosign(key, now));
+                let cosigned = self.lock().key.as_ref().map(|key| accepted.cosign(key, now));
                 let cosignature = match cosigned {
                     Some(Ok(signature)) => signature.to_string().into_bytes(),
                     Some(Err(failure)) => {
@@ -190,21 +193,21 @@ impl Witness {
                     None => vec![],
                 };
                 self.metrics.cosigned.inc_by(u64::from(!cosignature.is_empty()));
-                self.answer(&state, cosignature)
+                self.answer(cosignature)
             }
             // Where we stand goes with the answer; the next proof begins there.
             Verdict::OtherStart => {
                 debug!(from = head.from, "the proof does not begin where this agent stands");
-                self.answer(&state, vec![])
+                self.answer(vec![])
             }
             Verdict::Refused(refusal) => {
-                self.refuse(&mut state, &refusal, head);
-                self.answer(&state, vec![])
+                self.refuse(&before, &refusal, head);
+                self.answer(vec![])
             }
         }
     }
 
-    fn refuse(&self, state: &mut State, refusal: &Refusal, head: &LogHead) {
+    fn refuse(&self, before: &Memory, refusal: &Refusal, head: &LogHead) {
         let why = refusal.to_string();
         let hint = "no task SVIDs on this node until the log that is known here is shown again; if the server has a new log \
                     on purpose, stop the agent, delete the file, and start the agent";
@@ -216,19 +219,19 @@ impl Witness {
             checkpoint: String::from_utf8_lossy(&head.checkpoint).into_owned(),
         };
         let memory = Memory {
-            known: state.memory.known.clone(),
+            known: before.known.clone(),
             refused: Some(refused),
             is_unreadable: false,
         };
         // It counts, remembered or not.
-        if let Err(failure) = self.save(state, &memory) {
+        if let Err(failure) = self.save(before, &memory) {
             error!(error = %Chain(&failure), "that the log is refused is not remembered beyond the end of this process");
         }
-        self.show(state, memory);
+        self.show(memory);
     }
 
-    fn save(&self, state: &State, memory: &Memory) -> Result<(), FileError> {
-        if memory.says_the_same(&state.memory) {
+    fn save(&self, before: &Memory, memory: &Memory) -> Result<(), FileError> {
+        if memory.says_the_same(before) {
             return Ok(());
         }
         memory.save(&self.file)
@@ -250,7 +253,8 @@ impl Witness {
     }
 
     /// Everybody sees it.
-    fn show(&self, state: &mut State, memory: Memory) {
+    fn show(&self, memory: Memory) {
+        let mut state = self.lock();
         let why = memory.why();
         state.blocked = match (why, state.blocked.take()) {
             (None, _) => None,
@@ -264,7 +268,8 @@ impl Witness {
         state.memory = memory;
     }
 
-    fn answer(&self, state: &State, cosignature: Vec<u8>) -> Witnessed {
+    fn answer(&self, cosignature: Vec<u8>) -> Witnessed {
+        let state = self.lock();
         Witnessed {
             size: state.memory.known.as_ref().map_or(0, |known| known.checkpoint.size()),
             cosignature,
@@ -272,10 +277,14 @@ impl Witness {
         }
     }
 
-    /// What is held is whole between any two steps.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+/// What is locked here is whole between any two steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Witness {
