@@ -1,5 +1,6 @@
 //! The keeper with a server and processes that tests turn by hand, on a paused clock.
 
+mod distrust;
 mod server;
 
 use std::sync::Arc;
