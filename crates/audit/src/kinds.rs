@@ -68,6 +68,7 @@ pub const KINDS: &[Kind] = &[
     kind("window.closed", REQUEST),
     kind("window.settled", REQUEST),
     kind("window.revocation_incomplete", REQUEST),
+    kind("window.risk_proposed", REQUEST),
     kind("window.risk_accepted", REQUEST),
     kind("svid.intended", "SPIFFE ID"),
     kind("svid.outcome", NONE),

@@ -253,6 +253,7 @@ impl World {
             settle_before_next: false,
             heartbeat: None,
             review: spec.class == TaskClass::Breakglass,
+            checkpoints: ["/svc/db".to_owned()].into(),
         };
         let terms = Terms {
             needs,

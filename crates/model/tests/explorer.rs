@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use mayfly_model::task::{
     ActorClass, Approval, ApprovalRule, CloseCause, Decision, DefinitionHash, Grant, Instance, Issuance, Needs,
-    Outcome, Phase, Stage, StepContext, Task, TaskId, TaskRefusal, TaskRequest, TaskStep, Terms, TtlTerm, Window,
+    Outcome, Phase, SettledBy, Stage, StepContext, Task, TaskId, TaskRefusal, TaskRequest, TaskStep, Terms, TtlTerm,
+    Window,
 };
 use mayfly_model::{EntryId, Selectors};
 use mayfly_svid::{Serial, Timestamp, WindowId};
@@ -151,6 +152,7 @@ fn beginning(needs_people: bool) -> World {
             settle_before_next: false,
             heartbeat: None,
             review: false,
+            checkpoints: BTreeSet::new(),
         },
         open_within: Duration::from_secs(2 * UNIT as u64),
         wait_until: at(3 * UNIT),
@@ -331,13 +333,13 @@ impl World {
                 next.step(index, &TaskStep::Confirm { window });
             }
             Event::Settle(index) => {
-                let window = next.servers[index].seen.windows[0].clone();
-                let now = at(next.servers[index].clock);
-                // As the server asks: nothing of it can count any more.
-                if window.last_instant(now).is_none() {
-                    let window = window.id;
-                    next.step(index, &TaskStep::Settle { window, residual: 0 });
-                }
+                let step = TaskStep::Settle {
+                    window: next.servers[index].seen.windows[0].id,
+                    residual: 0,
+                    term: SettledBy::Expired,
+                    checkpoints: vec![],
+                };
+                next.step(index, &step);
             }
         }
         next
@@ -395,6 +397,7 @@ impl World {
             epoch: None,
             settled_at: None,
             residual: None,
+            risk: None,
         };
         let step = TaskStep::Open {
             window: Box::new(window),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mayfly_model::task::{ApprovalRule, GroupId, PersonId, TaskClass, WINDOW_MAX};
+use mayfly_model::task::{ApprovalRule, GroupId, PersonId, TaskClass, WINDOW_MAX, distinct_groups};
 use mayfly_svid::Timestamp;
 
 use crate::facts::{Approval, Facts, Person, Phase, Ticket};
@@ -150,7 +150,7 @@ pub(crate) fn counted(facts: &Facts, rule: &ApprovalRule) -> Counted {
     let sets: Vec<&BTreeSet<&GroupId>> = people.values().map(|(groups, _)| groups).collect();
     Counted {
         count: u32::try_from(people.len()).expect("bounded by out_of_range"),
-        distinct_groups: distinct(&sets),
+        distinct_groups: distinct_groups(&sets),
         oldest: people.values().map(|(_, at)| when.since(*at)).max().unwrap_or_default(),
         by: people.keys().map(|id| (*id).clone()).collect(),
         groups: sets
@@ -164,36 +164,6 @@ pub(crate) fn counted(facts: &Facts, rule: &ApprovalRule) -> Counted {
 pub(crate) fn is_met(facts: &Facts, rule: &ApprovalRule) -> bool {
     let counted = counted(facts, rule);
     counted.count >= rule.count && counted.distinct_groups >= groups_needed(rule)
-}
-
-/// In how many different groups these people are, if each stands for one: a largest matching.
-fn distinct(people: &[&BTreeSet<&GroupId>]) -> u32 {
-    fn place<'a>(
-        person: usize,
-        people: &[&BTreeSet<&'a GroupId>],
-        holder: &mut BTreeMap<&'a GroupId, usize>,
-        seen: &mut BTreeSet<&'a GroupId>,
-    ) -> bool {
-        for group in people[person] {
-            if !seen.insert(group) {
-                continue;
-            }
-            let is_free = match holder.get(group).copied() {
-                None => true,
-                Some(other) => place(other, people, holder, seen),
-            };
-            if is_free {
-                holder.insert(group, person);
-                return true;
-            }
-        }
-        false
-    }
-    let mut holder = BTreeMap::new();
-    (0..people.len()).for_each(|person| {
-        place(person, people, &mut holder, &mut BTreeSet::new());
-    });
-    u32::try_from(holder.len()).expect("bounded by out_of_range")
 }
 
 /// Whether Cedar can write it, with four digits for the year.

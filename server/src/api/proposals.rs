@@ -42,6 +42,7 @@ impl ProposalsApi for ProposalsService {
         self.decide(request, true).await
     }
 
+    /// Refuses it for good; by its author, takes it back.
     async fn reject(&self, request: Request<DecideProposalRequest>) -> Result<Response<Proposal>, Status> {
         self.decide(request, false).await
     }
@@ -77,12 +78,9 @@ fn shown(proposal: &model::Proposal) -> Proposal {
             }
             ("policy", String::new(), String::new(), content)
         }
-        ProposedChange::Exception { id, change } => (
-            "exception",
-            id.clone(),
-            String::new(),
-            exceptions::describe(id, change),
-        ),
+        ProposedChange::Exception { id, change } => {
+            ("exception", id.clone(), String::new(), exceptions::describe(id, change))
+        }
     };
     let state = match proposal.state {
         ProposalState::Pending => "pending",

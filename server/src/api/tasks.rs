@@ -276,15 +276,9 @@ impl TasksService {
     }
 
     fn window(&self, task: &model::Task, held: &model::Window) -> Window {
-        let state = self.0.committer.snapshot();
-        let definition = state.definition(&task.request.task);
         let waits = matches!(held.stage, Stage::Closing | Stage::Closed | Stage::RevocationIncomplete);
-        let waiting_for = match (definition, held.epoch) {
-            (Some(version), Some(epoch)) if waits => {
-                let names = &version.definition.ending.checkpoints;
-                let missing = self.0.tasks.checkpoints().missing(names, epoch);
-                missing.into_iter().map(str::to_owned).collect()
-            }
+        let waiting_for = match held.epoch {
+            Some(epoch) if waits => self.0.tasks.checkpoints().missing(&task.grant.checkpoints, epoch),
             _ => vec![],
         };
         let unix = |at: Option<mayfly_svid::Timestamp>| at.map_or(0, mayfly_svid::Timestamp::unix);

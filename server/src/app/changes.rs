@@ -179,15 +179,18 @@ impl Changes {
         }
     }
 
-    /// Agrees to a proposal, or refuses it for good.
+    /// Agrees to a proposal, or refuses it for good; its author can take it back that way.
     ///
     /// # Errors
-    /// It is the caller's own, decided already, not sound any more, or the caller may not.
+    /// It is to be approved by its author, decided already, not sound any more, or the caller may not.
     pub async fn decide(&self, by: By<'_>, id: &str, approve: bool) -> Result<Arc<Proposal>, ChangeError> {
         let pending = |proposal: &&Arc<Proposal>| proposal.state == ProposalState::Pending;
         let not_pending = || CommitError::from(Conflict::ProposalNotPending(id.chars().take(64).collect()));
         let proposal = by.snapshot.proposal(id).filter(pending).ok_or_else(not_pending)?;
-        may(by.standing, &proposal.change)?;
+        let is_withdrawn = !approve && proposal.author == by.standing.author();
+        if !is_withdrawn {
+            may(by.standing, &proposal.change)?;
+        }
         if self.two_person {
             by.standing.require_person()?;
         }

@@ -6,7 +6,7 @@
 //! Not here: bringing one into force (`changes`).
 
 use mayfly_model::ErrorKind;
-use mayfly_model::task::{Definition, DefinitionError, DefinitionProblem, DefinitionVersion, TaskName};
+use mayfly_model::task::{Definition, DefinitionError, DefinitionProblem, DefinitionVersion, TaskClass, TaskName};
 use mayfly_svid::SpiffeId;
 
 use super::people::People;
@@ -91,6 +91,22 @@ pub async fn check(definition: &Definition, people: &People, snapshot: &Snapshot
             ),
         );
     }
+    // Who approved the last use does not approve the next one, so it would end with the first.
+    let in_turn = usize::try_from(rule.count).unwrap_or(usize::MAX).saturating_mul(2);
+    if unknown.is_empty() && definition.class == TaskClass::Breakglass && (1..in_turn).contains(&enough) {
+        refuse(
+            "approval.groups",
+            format!(
+                "nobody approves break-glass twice in a row, so it takes {in_turn} people who may approve, and there \
+                 {} in these groups; name another group, or have an administrator add people to these",
+                if enough == 1 {
+                    "is 1".to_owned()
+                } else {
+                    format!("are {enough}")
+                }
+            ),
+        );
+    }
     // S2: what is a task's is nobody's base identity.
     if let Some(taken) = taken(definition, snapshot).await {
         refuse(
@@ -132,7 +148,12 @@ async fn taken(definition: &Definition, snapshot: &Snapshot) -> Option<SpiffeId>
 ///
 /// # Cancel safety
 /// Safe: it only reads.
-pub async fn find(snapshot: &Snapshot, archive: &Archive, name: &TaskName, hash: &str) -> Result<DefinitionVersion, FindError> {
+pub async fn find(
+    snapshot: &Snapshot,
+    archive: &Archive,
+    name: &TaskName,
+    hash: &str,
+) -> Result<DefinitionVersion, FindError> {
     let is_hash = (HASH_DIGITS_MIN..=64).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_hexdigit());
     if !hash.is_empty() && !is_hash {
         return Err(FindError::Hash);

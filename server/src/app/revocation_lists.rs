@@ -198,11 +198,16 @@ impl RevocationLists {
             lists: vec![],
             ..before.as_ref().clone()
         };
-        let mut revoked = revoked(&state, now);
+        // What was revoked up to the epoch of the lists is on them.
+        let mut new = revoked(&state, before.epoch, now);
         let (mut signed, mut failure) = (0, None);
         for authority in state.authorities().filter(|authority| has_list(authority, now)) {
             let previous = before.of(&authority.id);
-            let mut entries = revoked.remove(&authority.id).unwrap_or_default();
+            let mut entries = match previous {
+                Some(_) => new.remove(&authority.id).unwrap_or_default(),
+                // The first one of this process, or of this authority: whatever is revoked of it.
+                None => revoked(&state, 0, now).remove(&authority.id).unwrap_or_default(),
+            };
             if let Some(previous) = previous {
                 if previous.holds(&entries) && previous.is_fresh(now) {
                     after.lists.push(previous.clone());
@@ -234,12 +239,15 @@ impl RevocationLists {
         }
         let due = after.lists.iter().map(|list| list.signed_at.plus(RENEW)).min();
         let is_new = signed > 0 || after.lists.len() != before.lists.len();
-        let set = ListSet {
-            ders: after.lists.iter().map(|list| list.der.clone()).collect(),
-            epoch: after.epoch,
-        };
-        self.current.store(Arc::new(after));
-        self.published.store(Arc::new(set));
+        let is_ahead = after.epoch != before.epoch;
+        if is_new || is_ahead {
+            let set = ListSet {
+                ders: after.lists.iter().map(|list| list.der.clone()).collect(),
+                epoch: after.epoch,
+            };
+            self.current.store(Arc::new(after));
+            self.published.store(Arc::new(set));
+        }
         if is_new {
             (self.tell)();
         }
@@ -352,11 +360,11 @@ fn has_list(authority: &Authority, now: Timestamp) -> bool {
     authority.class != KeyClass::Base && authority.state != AuthorityState::Revoked && authority.not_after >= now
 }
 
-/// What is revoked and could still count, by the authority that signed it.
-fn revoked(state: &Snapshot, now: Timestamp) -> HashMap<String, BTreeMap<Serial, Entry>> {
+/// What was revoked after `epoch` and could still count, by the authority that signed it.
+fn revoked(state: &Snapshot, epoch: u64, now: Timestamp) -> HashMap<String, BTreeMap<Serial, Entry>> {
     let mut found: HashMap<String, BTreeMap<Serial, Entry>> = HashMap::new();
     let recent = state
-        .revocations_after(0)
+        .revocations_after(epoch)
         .filter(|revocation| revocation.not_after.plus(KEEP) >= now);
     for revocation in recent {
         let task = state.task_of_window(&revocation.window_id);

@@ -4,14 +4,19 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, Revocation, Task, TaskId, TaskName};
+use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, TaskName};
 use mayfly_model::{
-    Agent, Authority, AuthorityState, Delta, Entry, EntryId, Excepted, Exception, ExceptionState, KeyClass, Revision, Selector,
-    is_agent_id,
+    Agent, Authority, AuthorityState, Delta, Entry, EntryId, Excepted, Exception, ExceptionState, KeyClass, Revision,
+    Selector, is_agent_id,
 };
 use mayfly_store::State;
-use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain, WindowId};
+use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+
+mod tasks;
+
+use tasks::TaskIndex;
+pub(crate) use tasks::agents_of;
 
 /// Everything that hot paths read, as of one revision.
 #[derive(Clone, Debug)]
@@ -38,12 +43,7 @@ pub struct Snapshot {
     exception_of: HashTrieMapSync<Excepted, String>,
     /// Those that are in force.
     exceptions_by_expiry: RedBlackTreeSetSync<(Timestamp, String)>,
-    tasks: RedBlackTreeMapSync<TaskId, Arc<Task>>,
-    /// Those to which something can still happen.
-    live_tasks: RedBlackTreeSetSync<TaskId>,
-    tasks_by_agent: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<TaskId>>,
-    tasks_by_window: HashTrieMapSync<WindowId, TaskId>,
-    revocations: RedBlackTreeMapSync<u64, Arc<Revocation>>,
+    tasks: TaskIndex,
     epoch: u64,
 }
 
@@ -86,11 +86,7 @@ impl Snapshot {
             exceptions: RedBlackTreeMapSync::new_sync(),
             exception_of: HashTrieMapSync::new_sync(),
             exceptions_by_expiry: RedBlackTreeSetSync::new_sync(),
-            tasks: RedBlackTreeMapSync::new_sync(),
-            live_tasks: RedBlackTreeSetSync::new_sync(),
-            tasks_by_agent: HashTrieMapSync::new_sync(),
-            tasks_by_window: HashTrieMapSync::new_sync(),
-            revocations: RedBlackTreeMapSync::new_sync(),
+            tasks: TaskIndex::default(),
             epoch,
         };
         entries.into_iter().for_each(|entry| loaded.entry_put(Arc::new(entry)));
@@ -111,9 +107,9 @@ impl Snapshot {
         for exception in exceptions {
             loaded.exception_put(Arc::new(exception));
         }
-        tasks.into_iter().for_each(|task| loaded.task_put(Arc::new(task)));
+        tasks.into_iter().for_each(|task| loaded.tasks.put(Arc::new(task)));
         for revocation in revocations {
-            loaded.revocations.insert_mut(revocation.epoch, Arc::new(revocation));
+            loaded.tasks.revoke(Arc::new(revocation));
         }
         loaded
     }
@@ -148,26 +144,17 @@ impl Snapshot {
                 Delta::PolicyPut(policy) => next.policy = Some(policy.clone()),
                 Delta::ProposalPut(proposal) => {
                     next.proposals.insert_mut(proposal.id.clone(), proposal.clone());
+                    // As the store does.
+                    for forgotten in Proposal::forgotten(next.proposals().map(AsRef::as_ref)) {
+                        next.proposals.remove_mut(&forgotten);
+                    }
                 }
                 Delta::ExceptionPut(exception) => next.exception_put(exception.clone()),
-                Delta::TaskPut(task) => next.task_put(task.clone()),
-                Delta::TaskGone(task) => {
-                    // Nothing of it can count any more.
-                    let ids: HashSet<WindowId> = task.windows.iter().map(|window| window.id).collect();
-                    let epochs: Vec<u64> = next
-                        .revocations
-                        .values()
-                        .filter(|revocation| ids.contains(&revocation.window_id))
-                        .map(|revocation| revocation.epoch)
-                        .collect();
-                    for epoch in epochs {
-                        next.revocations.remove_mut(&epoch);
-                    }
-                    next.task_gone(&task.id);
-                }
+                Delta::TaskPut(task) => next.tasks.put(task.clone()),
+                Delta::TaskGone(task) => next.tasks.forget(task),
                 Delta::Revoked(revocation) => {
                     next.epoch = next.epoch.max(revocation.epoch);
-                    next.revocations.insert_mut(revocation.epoch, revocation.clone());
+                    next.tasks.revoke(revocation.clone());
                 }
             }
         }
@@ -352,46 +339,9 @@ impl Snapshot {
         self.privileged.iter().filter_map(|id| self.entries.get(id))
     }
 
-    /// The request with this ID and all that came of it.
-    pub fn task(&self, id: &TaskId) -> Option<&Arc<Task>> {
-        self.tasks.get(id)
-    }
-
-    /// The request that opened this window.
-    pub fn task_of_window(&self, id: &WindowId) -> Option<&Arc<Task>> {
-        self.tasks.get(self.tasks_by_window.get(id)?)
-    }
-
-    /// All tasks that were not forgotten, newest first, from before `before` on.
-    pub fn tasks_before(&self, before: Option<&TaskId>) -> impl Iterator<Item = &Arc<Task>> {
-        let end = before.map_or(Bound::Unbounded, Bound::Excluded);
-        self.tasks.range((Bound::Unbounded, end)).rev().map(|(_, task)| task)
-    }
-
-    /// Tasks to which something can still happen, oldest first.
-    pub fn live_tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.live_tasks.iter().filter_map(|id| self.tasks.get(id))
-    }
-
-    /// Of these, those that `agent` asked for or has windows of, oldest first.
-    pub fn live_tasks_of(&self, agent: &SpiffeId) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self
-            .tasks_by_agent
-            .get(agent)
-            .into_iter()
-            .flat_map(RedBlackTreeSetSync::iter);
-        ids.filter_map(|id| self.tasks.get(id))
-    }
-
     /// The number of the newest revocation.
     pub fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// What was revoked after `epoch`, oldest first. SVIDs that are over may be among them.
-    pub fn revocations_after(&self, epoch: u64) -> impl Iterator<Item = &Arc<Revocation>> {
-        let range = (Bound::Excluded(epoch), Bound::Unbounded);
-        self.revocations.range(range).map(|(_, revocation)| revocation)
     }
 
     /// Every entry that `agent` may serve, once each, in no meaningful order: those below it and below each alias that its selectors fit, at any depth
@@ -525,8 +475,7 @@ impl Snapshot {
         // What is there already is not granted anew.
         match self.exceptions.get(&exception.id) {
             Some(old) => {
-                self.exceptions_by_expiry
-                    .remove_mut(&(old.expires_at, old.id.clone()));
+                self.exceptions_by_expiry.remove_mut(&(old.expires_at, old.id.clone()));
             }
             None => self
                 .exception_of
@@ -547,34 +496,6 @@ impl Snapshot {
         self.agents.insert_mut(agent.id.clone(), agent);
     }
 
-    fn task_put(&mut self, task: Arc<Task>) {
-        self.task_gone(&task.id);
-        for window in &task.windows {
-            self.tasks_by_window.insert_mut(window.id, task.id.clone());
-        }
-        if !task.is_over() {
-            self.live_tasks.insert_mut(task.id.clone());
-            for agent in agents_of(&task) {
-                index_insert(&mut self.tasks_by_agent, agent, task.id.clone());
-            }
-        }
-        self.tasks.insert_mut(task.id.clone(), task);
-    }
-
-    fn task_gone(&mut self, id: &TaskId) {
-        let Some(task) = self.tasks.get(id).cloned() else {
-            return;
-        };
-        for agent in agents_of(&task) {
-            index_remove(&mut self.tasks_by_agent, agent, id);
-        }
-        for window in &task.windows {
-            self.tasks_by_window.remove_mut(&window.id);
-        }
-        self.live_tasks.remove_mut(id);
-        self.tasks.remove_mut(id);
-    }
-
     fn agent_gone(&mut self, id: &SpiffeId) {
         let Some(agent) = self.agents.get(id).cloned() else {
             return;
@@ -584,12 +505,6 @@ impl Snapshot {
         }
         self.agents.remove_mut(id);
     }
-}
-
-/// The agents that a task concerns: who asked for it, and who holds windows of it.
-pub(crate) fn agents_of(task: &Task) -> BTreeSet<&SpiffeId> {
-    let holders = task.windows.iter().map(|window| &window.instance.agent_id);
-    std::iter::once(&task.request.agent_id).chain(holders).collect()
 }
 
 /// What stands above an entry.

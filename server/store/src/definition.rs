@@ -179,7 +179,8 @@ pub(crate) fn proposal_decide(
 ) -> Result<(), Refusal> {
     let found = proposal_find(database, id)?.filter(|proposal| proposal.state == ProposalState::Pending);
     let mut proposal = found.ok_or_else(|| Conflict::ProposalNotPending(id.into()))?;
-    if proposal.author == by {
+    // Their own they may take back.
+    if approve && proposal.author == by {
         return Err(Conflict::OwnProposal.into());
     }
     if approve {
@@ -205,7 +206,11 @@ pub(crate) fn proposal_decide(
     };
     proposal.decided_by = by.into();
     proposal.decided_at = Some(time);
-    proposal_write(database, proposal, effect)
+    proposal_write(database, proposal, effect)?;
+    for forgotten in Proposal::forgotten(proposal_list(database)?.iter()) {
+        database.execute("DELETE FROM proposals WHERE id = ?1", &[forgotten.as_str().into()])?;
+    }
+    Ok(())
 }
 
 fn proposal_find(database: &mut impl Database, id: &str) -> Result<Option<Proposal>, StoreError> {

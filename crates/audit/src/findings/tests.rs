@@ -191,6 +191,7 @@ fn logs(code: &str) -> (World, World, i64) {
                     TaskStep::GiveUp {
                         window,
                         detail: "pay-db".into(),
+                        checkpoints: vec![],
                     },
                     vec![],
                 );
@@ -198,14 +199,10 @@ fn logs(code: &str) -> (World, World, i64) {
                 (id, window)
             };
             let (id, window) = given_up(&mut bad);
-            bad.step(
-                &id,
-                TaskStep::AcceptRisk {
-                    window,
-                    reason: "gone for good".into(),
-                },
-                vec![],
-            );
+            for by in ["ann", "rob"] {
+                let (by, reason) = (by.parse().unwrap(), "gone for good".into());
+                bad.step(&id, TaskStep::AcceptRisk { window, by, reason }, vec![]);
+            }
             let (id, window) = given_up(&mut good);
             good.settle(&id, window, 100);
         }

@@ -22,6 +22,8 @@ impl Replay {
             "window.closed" | "window.settled" | "window.revocation_incomplete" | "window.risk_accepted" => {
                 self.take_after_end(entry, body);
             }
+            // The first of the two whom it takes; the second one settles it.
+            "window.risk_proposed" => {}
             _ => self.take_step(entry, body),
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! Windows and SVIDs of the world.
 
-use mayfly_model::task::{CloseCause, Instance, Issuance, Phase, Stage, TaskId, TaskStep, TtlTerm, Window};
+use mayfly_model::task::{
+    Acknowledged, CloseCause, Instance, Issuance, Phase, SettledBy, Stage, TaskId, TaskStep, TtlTerm, Window,
+};
 use mayfly_model::{Change, SvidIntent};
 use mayfly_svid::{Serial, Timestamp, WindowId};
 use serde_json::Value;
@@ -97,6 +99,7 @@ impl World {
             epoch: None,
             settled_at: None,
             residual: None,
+            risk: None,
         };
         let note = Self::note(&decision, "open", "allow", id, Value::Null);
         self.step(
@@ -143,7 +146,19 @@ impl World {
     }
 
     pub(crate) fn settle(&mut self, id: &TaskId, window: WindowId, residual: u32) {
-        self.step(id, TaskStep::Settle { window, residual }, vec![]);
+        let said = Acknowledged {
+            name: "/svc/db".into(),
+            consumers: 1,
+            epoch: self.epoch,
+            at: self.at(),
+        };
+        let step = TaskStep::Settle {
+            window,
+            residual,
+            term: SettledBy::Enforced,
+            checkpoints: vec![said],
+        };
+        self.step(id, step, vec![]);
     }
 
     /// A window for `length` seconds, renewed as long as it takes, ended, and settled some seconds later.

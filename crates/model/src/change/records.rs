@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Change, Delta, SvidIntent};
 use crate::log::{Body, Record};
-use crate::task::{ProposedChange, Task, TaskStep};
+use crate::task::{ProposedChange, Stage, Task, TaskStep};
 use crate::{Entry, EntryId, Exception, ExceptionState};
 
 impl Change {
@@ -221,7 +221,9 @@ fn sha256_hex(bytes: &[u8]) -> String {
 fn task_records(change: &Change, deltas: &[Delta]) -> Vec<Record> {
     let one = |kind, subject: String, body: Value| vec![record((kind, subject, body))];
     match change {
-        Change::DefinitionPut { .. } | Change::DefinitionRetire(_) | Change::ExceptionStep { .. } => deltas.iter().flat_map(followed).collect(),
+        Change::DefinitionPut { .. } | Change::DefinitionRetire(_) | Change::ExceptionStep { .. } => {
+            deltas.iter().flat_map(followed).collect()
+        }
         Change::PolicySet { policy, .. } => one("policy.set", String::new(), json!({ "files": policy.files })),
         Change::ProposalAdd(proposal) => one("proposal.added", proposal.id.clone(), json_value(proposal)),
         Change::ProposalDecide { id, by, approve } => {
@@ -251,7 +253,7 @@ fn task_records(change: &Change, deltas: &[Delta]) -> Vec<Record> {
             if let (Some(fields), Some(epoch)) = (body.as_object_mut(), epoch_of(deltas)) {
                 fields.insert("epoch".into(), epoch.into());
             }
-            one(step_kind(step), id.to_string(), body)
+            one(step_kind(step, deltas), id.to_string(), body)
         }
         Change::TaskPrune { before } => one("task.pruned", String::new(), json!({ "before": before })),
         _ => vec![],
@@ -331,7 +333,7 @@ fn epoch_of(deltas: &[Delta]) -> Option<u64> {
     })
 }
 
-fn step_kind(step: &TaskStep) -> &'static str {
+fn step_kind(step: &TaskStep, deltas: &[Delta]) -> &'static str {
     match step {
         TaskStep::Decide { .. } => "task.decided",
         TaskStep::Approve { .. } => "task.approved",
@@ -350,7 +352,18 @@ fn step_kind(step: &TaskStep) -> &'static str {
         TaskStep::Confirm { .. } => "window.closed",
         TaskStep::Settle { .. } => "window.settled",
         TaskStep::GiveUp { .. } => "window.revocation_incomplete",
-        TaskStep::AcceptRisk { .. } => "window.risk_accepted",
+        TaskStep::AcceptRisk { window, .. } => {
+            let is_settled = |delta: &Delta| match delta {
+                Delta::TaskPut(task) => task.window(window).is_some_and(|window| window.stage == Stage::Settled),
+                _ => false,
+            };
+            // It takes two.
+            if deltas.iter().any(is_settled) {
+                "window.risk_accepted"
+            } else {
+                "window.risk_proposed"
+            }
+        }
         TaskStep::Review { .. } => "task.reviewed",
     }
 }

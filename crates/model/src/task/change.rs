@@ -95,6 +95,21 @@ pub struct Proposal {
     pub decided_at: Option<Timestamp>,
 }
 
+/// Proposals that are kept once they are decided; the log has all.
+pub const PROPOSALS_KEPT: usize = 100;
+
+impl Proposal {
+    /// The IDs of those among `all` that are forgotten: decided ones, except for the [`PROPOSALS_KEPT`] that were last.
+    /// Whoever keeps proposals asks this after each one that is decided.
+    pub fn forgotten<'a>(all: impl Iterator<Item = &'a Self>) -> Vec<String> {
+        let decided = all.filter_map(|proposal| Some((proposal.decided_at?, &proposal.id)));
+        let mut decided: Vec<_> = decided.collect();
+        decided.sort_unstable();
+        let over = decided.len().saturating_sub(PROPOSALS_KEPT);
+        decided[..over].iter().map(|(_, id)| (*id).clone()).collect()
+    }
+}
+
 /// Something that no consumer may accept any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {

@@ -26,7 +26,7 @@ mod step;
 mod task;
 mod window;
 
-pub use change::{DefinitionVersion, PolicyFiles, Proposal, ProposalState, ProposedChange, Revocation};
+pub use change::{DefinitionVersion, PROPOSALS_KEPT, PolicyFiles, Proposal, ProposalState, ProposedChange, Revocation};
 pub use checkpoint::{CHECKPOINT_MAX, CheckpointRule, CheckpointRuleError, is_checkpoint_name};
 pub use decision::{Approval, Decision, Outcome, Phase};
 pub use definition::{
@@ -41,5 +41,7 @@ pub use request::{
 };
 pub use stage::{Event, NoSuchStep, Stage};
 pub use step::{StepContext, TaskRefusal, TaskStep};
-pub use task::{Grant, Needs, Task, Terms};
-pub use window::{CLOCK_SLACK, CloseCause, Instance, Issuance, TtlTerm, Window};
+pub use task::{Grant, ISSUANCES_MAX, Needs, Task, Terms, distinct_groups};
+pub use window::{
+    CLOCK_SLACK, CloseCause, Acknowledged, Instance, Issuance, RiskAccepted, SETTLE_LEEWAY, SettledBy, TtlTerm, Window,
+};

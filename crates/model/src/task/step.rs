@@ -3,7 +3,10 @@
 use mayfly_svid::{Serial, Timestamp, WindowId};
 use serde::{Deserialize, Serialize};
 
-use super::{Approval, CloseCause, Decision, Issuance, NoSuchStep, Outcome, PersonId, RequestDigest, Window};
+use super::{
+    Acknowledged, Approval, CloseCause, Decision, Issuance, NoSuchStep, Outcome, PersonId, RequestDigest, SettledBy,
+    Window,
+};
 
 /// One step of a task. Who asked and when is in the commit that carries it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,6 +118,12 @@ pub enum TaskStep {
         window: WindowId,
         /// Seconds from its end to the last instant at which an SVID of it could count.
         residual: u32,
+        /// What shows it.
+        #[serde(default)]
+        term: SettledBy,
+        /// What the checkpoints said that were declared: all of them where they show it, otherwise those that refuse it.
+        #[serde(default)]
+        checkpoints: Vec<Acknowledged>,
     },
     /// It could not be shown in time.
     GiveUp {
@@ -122,11 +131,16 @@ pub enum TaskStep {
         window: WindowId,
         /// What is missing.
         detail: String,
+        /// What the checkpoints said that refuse it.
+        #[serde(default)]
+        checkpoints: Vec<Acknowledged>,
     },
-    /// Somebody with the admin role accepts, in writing, that it cannot be shown.
+    /// Somebody with the admin role accepts, in writing, that it cannot be shown. The second one who does settles it.
     AcceptRisk {
         /// Which window.
         window: WindowId,
+        /// Who.
+        by: PersonId,
         /// In writing.
         reason: String,
     },
@@ -188,6 +202,22 @@ pub enum TaskRefusal {
     /// An extension of what people approved.
     #[error("people approved this window as it is; ask again for more time")]
     NeedsNewApproval,
+    /// It takes two.
+    #[error(
+        "{0} accepted it already, and it takes two; another administrator has to agree. If there is none, add a person with \
+         the admin role to the server's configuration (`[[people]]` and `[[operators]]`), or wait: the window settles by \
+         itself once its SVIDs have expired"
+    )]
+    SecondPerson(PersonId),
+    /// Who approved does not review.
+    #[error("{0} approved this use; somebody else has to look at it")]
+    ReviewOfOwn(PersonId),
+    /// A checkpoint that was declared does not refuse it, as far as is known.
+    #[error("checkpoint `{0}` is not known to enforce the end of the window")]
+    NotEnforced(String),
+    /// More SVIDs than anybody needs.
+    #[error("it has had its SVIDs for now; the next one is not before {0}")]
+    TooSoon(Timestamp),
     /// The decision that came with it says no.
     #[error("the decision that goes with it is a refusal")]
     Refused,

@@ -11,9 +11,15 @@ use mayfly_svid::{Timestamp, WindowId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Approval, ApprovalRule, CloseCause, Decision, Event, GroupId, Issuance, NoSuchStep, Outcome, RequestDigest, Stage,
-    StepContext, TaskId, TaskRefusal, TaskRequest, TaskStep, Window,
+    Approval, ApprovalRule, CloseCause, Decision, Event, NoSuchStep, Outcome, RequestDigest, Stage, StepContext,
+    TaskId, TaskRefusal, TaskRequest, TaskStep, Window,
 };
+
+mod approvals;
+mod windows;
+
+pub use approvals::distinct_groups;
+pub use windows::ISSUANCES_MAX;
 
 /// Decisions that are kept with a task; the log has all.
 const DECISIONS_KEPT: usize = 8;
@@ -44,6 +50,10 @@ pub struct Grant {
     pub heartbeat: Option<Duration>,
     /// Somebody has to look at it after it was opened: break-glass.
     pub review: bool,
+    /// The consumers whose word settles its windows, as its definition declared them: those of a newer version did not
+    /// enforce these windows.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub checkpoints: BTreeSet<String>,
 }
 
 /// A request and all that came of it.
@@ -130,46 +140,20 @@ impl Task {
         self.windows.iter().filter(|window| window.stage.is_live_window())
     }
 
+    /// Whether policy refused it when it was asked for, and nobody looked at it.
+    pub fn is_refused(&self) -> bool {
+        self.stage == Stage::Denied && self.message.is_empty() && self.decisions.len() == 1
+    }
+
+    /// The latest instant that it notes of itself.
+    pub fn changed_at(&self) -> Timestamp {
+        let settled = self.windows.iter().filter_map(|window| window.settled_at);
+        settled.fold(self.stage_since, Timestamp::max)
+    }
+
     /// Whether nothing can happen any more.
     pub fn is_over(&self) -> bool {
         self.stage.is_final() && !self.review_due && self.windows.iter().all(|window| window.stage.is_final())
-    }
-
-    /// Approvals that still count at `now`.
-    pub fn approvals_in_force(&self, now: Timestamp) -> impl Iterator<Item = &Approval> {
-        self.approvals
-            .iter()
-            .filter(move |approval| approval.valid_until >= now)
-    }
-
-    /// Whether the approvals that count at `now` are enough.
-    pub fn is_approved(&self, now: Timestamp) -> bool {
-        self.needs.approvals.iter().all(|rule| self.meets(rule, now))
-    }
-
-    /// How many people of which groups are still missing at `now`, by the first rule that is not met.
-    pub fn missing_approvals(&self, now: Timestamp) -> Option<(u32, &BTreeSet<GroupId>)> {
-        let rule = self.needs.approvals.iter().find(|rule| !self.meets(rule, now))?;
-        let given = self
-            .approvals_in_force(now)
-            .filter(|approval| !approval.groups.is_disjoint(&rule.groups));
-        let missing = rule
-            .count
-            .saturating_sub(u32::try_from(given.count()).unwrap_or(u32::MAX));
-        Some((missing.max(1), &rule.groups))
-    }
-
-    /// A rule that is there wants at least one person, whatever number it states.
-    fn meets(&self, rule: &ApprovalRule, now: Timestamp) -> bool {
-        let given = || {
-            self.approvals_in_force(now)
-                .filter(|approval| !approval.groups.is_disjoint(&rule.groups))
-        };
-        let groups: BTreeSet<&GroupId> = given()
-            .flat_map(|approval| approval.groups.intersection(&rule.groups))
-            .collect();
-        let at_least = |count: usize, needed: u32| u32::try_from(count).is_ok_and(|count| count >= needed.max(1));
-        at_least(given().count(), rule.count) && at_least(groups.len(), rule.distinct_groups.unwrap_or(1))
     }
 
     /// The task after `step`.
@@ -287,30 +271,27 @@ impl Task {
                 let window = next.window_mut(window)?;
                 window.stage = window.stage.on(Event::Confirm)?;
             }
-            TaskStep::Settle { window, residual } => {
-                let window = next.window_mut(window)?;
-                window.stage = window.stage.on(Event::Settle)?;
-                window.settled_at = Some(now);
-                window.residual = Some(*residual);
-                window.issuances.retain(|issuance| issuance.may_count(now));
-            }
-            TaskStep::GiveUp { window, detail } => {
+            TaskStep::Settle {
+                window,
+                residual,
+                term,
+                checkpoints,
+            } => next.settle(window, *residual, *term, checkpoints, now)?,
+            TaskStep::GiveUp { window, detail, .. } => {
                 let window = next.window_mut(window)?;
                 window.stage = window.stage.on(Event::GiveUp)?;
                 window.detail.clone_from(detail);
             }
-            TaskStep::AcceptRisk { window, reason } => {
-                let window = next.window_mut(window)?;
-                window.stage = window.stage.on(Event::AcceptRisk)?;
-                window.settled_at = Some(now);
-                window.detail = format!("risk accepted: {reason}");
-            }
+            TaskStep::AcceptRisk { window, by, reason } => next.accept_risk(window, by, reason, now)?,
             TaskStep::Review { by, reason } => {
                 if !self.review_due {
                     return Err(TaskRefusal::AlreadyEnded);
                 }
                 if self.request.person.as_ref() == Some(by) || self.request.owner.as_ref() == Some(by) {
                     return Err(TaskRefusal::SelfApproval(by.clone()));
+                }
+                if self.approvals.iter().any(|approval| approval.person == *by) {
+                    return Err(TaskRefusal::ReviewOfOwn(by.clone()));
                 }
                 next.review_due = false;
                 next.message = format!("reviewed by {by}: {reason}");
@@ -382,58 +363,6 @@ impl Task {
         Ok(())
     }
 
-    /// `latest`, or the instant at which the approvals are no longer enough, if that is earlier.
-    fn opens_until(&self, latest: Timestamp) -> Timestamp {
-        let mut ends: Vec<Timestamp> = self.approvals.iter().map(|approval| approval.valid_until).collect();
-        ends.sort_unstable();
-        // The first end after which they are not enough.
-        let enough = ends.into_iter().take_while(|end| self.is_approved(*end)).last();
-        match enough {
-            Some(end) if !self.needs.approvals.is_empty() => end.min(latest),
-            _ => latest,
-        }
-    }
-
-    fn approve(
-        &mut self,
-        approval: &Approval,
-        digest: RequestDigest,
-        decision: &Decision,
-        now: Timestamp,
-    ) -> Result<(), TaskRefusal> {
-        if self.stage != Stage::AwaitingApproval {
-            return Err(NoSuchStep {
-                from: self.stage,
-                event: Event::Permit,
-            }
-            .into());
-        }
-        self.in_time(now)?;
-        let person = &approval.person;
-        if digest != self.digest {
-            return Err(TaskRefusal::OtherDigest);
-        }
-        if self.request.person.as_ref() == Some(person) || self.request.owner.as_ref() == Some(person) {
-            return Err(TaskRefusal::SelfApproval(person.clone()));
-        }
-        if self.approvals_in_force(now).any(|earlier| earlier.person == *person) {
-            return Err(TaskRefusal::ApprovedAlready(person.clone()));
-        }
-        let rules = &self.needs.approvals;
-        if rules.iter().all(|rule| approval.groups.is_disjoint(&rule.groups)) {
-            return Err(TaskRefusal::NotAnApprover(person.clone()));
-        }
-        let longest = rules.iter().map(|rule| rule.valid_for).min().unwrap_or_default();
-        if approval.valid_until > now.plus(longest) || approval.valid_until <= now {
-            return Err(TaskRefusal::TooLong("approval.valid_for"));
-        }
-        self.note_decision(decision)?;
-        // One that became too old gives way to the same person's new one.
-        self.approvals.retain(|earlier| earlier.person != *person);
-        self.approvals.push(approval.clone());
-        if self.is_approved(now) { self.arm(now) } else { Ok(()) }
-    }
-
     fn expire(&mut self, now: Timestamp) -> Result<(), TaskRefusal> {
         let (event, end) = match self.stage {
             Stage::Armed => (Event::Lapse, self.grant.open_by),
@@ -450,91 +379,6 @@ impl Task {
         };
         Ok(())
     }
-
-    fn open(&mut self, window: &Window, decision: &Decision, now: Timestamp) -> Result<(), TaskRefusal> {
-        let event = if self.grant.uses_left <= 1 {
-            Event::Consume
-        } else {
-            Event::Use
-        };
-        if self.grant.uses_left == 0 && self.stage == Stage::Armed {
-            return Err(TaskRefusal::NoUsesLeft);
-        }
-        let next = self.stage.on(event)?;
-        if now > self.grant.open_by {
-            return Err(TaskRefusal::TooLate(self.grant.open_by));
-        }
-        if !self.is_approved(now) {
-            return Err(TaskRefusal::ApprovalsMissing);
-        }
-        if window.opened_at > now || window.stage != Stage::Open || window.issuances.len() != 1 {
-            return Err(TaskRefusal::OtherInstance);
-        }
-        let longest = self.request.window.min(self.grant.window_max);
-        if window.closes_at > window.opened_at.plus(longest) || window.closes_at > now.plus(longest) {
-            return Err(TaskRefusal::TooLong("the grant"));
-        }
-        if window
-            .issuances
-            .iter()
-            .any(|issuance| issuance.not_after >= window.closes_at)
-        {
-            return Err(TaskRefusal::TooLong("the window"));
-        }
-        self.note_decision(decision)?;
-        let mut window = window.clone();
-        window.heartbeat_due = self.grant.heartbeat.map(|after| now.plus(after));
-        self.windows.push(window);
-        self.grant.uses_left -= 1;
-        self.review_due |= self.grant.review;
-        (self.stage, self.stage_since) = (next, now);
-        Ok(())
-    }
-
-    fn renew(
-        &mut self,
-        id: &WindowId,
-        issuance: &Issuance,
-        decision: &Decision,
-        now: Timestamp,
-    ) -> Result<(), TaskRefusal> {
-        self.note_decision(decision)?;
-        let window = self.window_mut(id)?;
-        window.stage = window.stage.on(Event::Renew)?;
-        window.in_force(now)?;
-        if window.heartbeat_due.is_some_and(|due| now >= due) {
-            return Err(TaskRefusal::TooLate(window.heartbeat_due.unwrap_or(now)));
-        }
-        if issuance.not_after >= window.closes_at {
-            return Err(TaskRefusal::TooLong("the window"));
-        }
-        window.issuances.retain(|earlier| earlier.may_count(now));
-        window.issuances.push(issuance.clone());
-        window.issued += 1;
-        Ok(())
-    }
-
-    fn extend(
-        &mut self,
-        id: &WindowId,
-        closes_at: Timestamp,
-        decision: &Decision,
-        now: Timestamp,
-    ) -> Result<(), TaskRefusal> {
-        if !self.needs.approvals.is_empty() {
-            return Err(TaskRefusal::NeedsNewApproval);
-        }
-        self.note_decision(decision)?;
-        let longest = self.grant.window_max;
-        let window = self.window_mut(id)?;
-        window.stage = window.stage.on(Event::Extend)?;
-        window.in_force(now)?;
-        if closes_at > window.opened_at.plus(longest) || closes_at <= window.closes_at {
-            return Err(TaskRefusal::TooLong("the definition"));
-        }
-        window.closes_at = closes_at;
-        Ok(())
-    }
 }
 
 /// What a request gets when it is decided for the first time: from its definition and the policies that spoke.
@@ -548,24 +392,6 @@ pub struct Terms {
     pub open_within: Duration,
     /// The last instant at which the request waits.
     pub wait_until: Timestamp,
-}
-
-impl Window {
-    fn in_force(&self, now: Timestamp) -> Result<(), TaskRefusal> {
-        if now >= self.closes_at {
-            return Err(TaskRefusal::TooLate(self.closes_at));
-        }
-        Ok(())
-    }
-
-    /// Refuses every SVID that could still count, from `epoch` on.
-    fn revoke(&mut self, epoch: u64, now: Timestamp) {
-        self.issuances.retain(|issuance| issuance.may_count(now));
-        for issuance in &mut self.issuances {
-            issuance.revoked.get_or_insert(epoch);
-        }
-        self.epoch = Some(epoch);
-    }
 }
 
 #[cfg(test)]

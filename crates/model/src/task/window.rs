@@ -5,11 +5,15 @@ use std::time::Duration;
 use mayfly_svid::{Serial, SpiffeId, Timestamp, WindowId};
 use serde::{Deserialize, Serialize};
 
-use super::Stage;
+use super::{PersonId, Stage};
 
 /// How wrong a clock may be. An SVID that is over by one server's clock may count for consumers whose clocks are right, so
 /// it is neither forgotten nor left out of what is refused before this time has passed as well.
 pub const CLOCK_SLACK: Duration = Duration::from_secs(15 * 60);
+/// A window is settled by time only so long after the last second of its SVIDs (T31): a consumer whose clock is behind
+/// takes them until then. Less than [`CLOCK_SLACK`], as somebody may wait for it to open the next window, and as SVIDs begin
+/// only 10 s before they are made: a consumer that is further behind refuses each new one at first, which is seen.
+pub const SETTLE_LEEWAY: Duration = Duration::from_secs(30);
 
 /// The process that a window is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +127,44 @@ pub struct Window {
     pub settled_at: Option<Timestamp>,
     /// Seconds from its end to the last instant at which an SVID of it could count; known once settled.
     pub residual: Option<u32>,
+    /// Somebody accepts that it cannot be settled; a second one has to agree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskAccepted>,
+}
+
+/// What showed that nobody takes an SVID of a window any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettledBy {
+    /// All of them expired, [`SETTLE_LEEWAY`] ago.
+    #[default]
+    Expired,
+    /// Every checkpoint that was declared refuses them.
+    Enforced,
+}
+
+/// What one declared checkpoint said of the end of a window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// As its definition declares it.
+    pub name: String,
+    /// How many consumers it stands for.
+    pub consumers: u32,
+    /// All of them refuse what was revoked up to here.
+    pub epoch: u64,
+    /// When the last of them said so, by the server's clock.
+    pub at: Timestamp,
+}
+
+/// An administrator accepts in writing that a window cannot be shown dead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RiskAccepted {
+    /// Who.
+    pub by: PersonId,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 impl CloseCause {
@@ -164,9 +206,14 @@ impl Issuance {
 }
 
 impl Window {
-    /// The last second of the longest SVID that is not over at `now`.
-    pub fn last_instant(&self, now: Timestamp) -> Option<Timestamp> {
+    /// The last second of the longest of its SVIDs.
+    pub fn last_second(&self) -> Timestamp {
         let ends = self.issuances.iter().map(|issuance| issuance.not_after);
-        ends.filter(|end| *end >= now).max()
+        ends.max().unwrap_or_else(|| self.closed_at.unwrap_or(self.opened_at))
+    }
+
+    /// The last instant at which a consumer may take an SVID of it whose clock is behind.
+    pub fn dead_by(&self) -> Timestamp {
+        self.last_second().plus(SETTLE_LEEWAY)
     }
 }

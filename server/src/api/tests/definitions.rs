@@ -292,7 +292,6 @@ async fn the_second_person_is_a_person_another_one_and_may_agree() {
     // He is an approver too, and proposed it himself; his other credential does not make him two.
     for himself in [bob.clone(), server.workload("/people/bob").await] {
         assert_eq!(code(himself.decide(&id, true).await), Code::PermissionDenied);
-        assert_eq!(code(himself.decide(&id, false).await), Code::PermissionDenied);
     }
     // An administrator whom nobody knows as a person neither proposes nor agrees.
     let admin = server.admin();
@@ -316,6 +315,50 @@ async fn the_second_person_is_a_person_another_one_and_may_agree() {
     for id in ["", "x", "01900000-0000-7000-8000-000000000000"] {
         assert_eq!(code(bob.decide(id, true).await), Code::NotFound, "{id}");
     }
+}
+
+#[tokio::test]
+async fn who_proposed_something_takes_it_back_and_nobody_else_without_a_role() {
+    let server = Server::with(peopled(true)).await;
+    let (alice, carol) = (server.local(ALICE), server.local(CAROL));
+    let id = alice.define(MIGRATE).await.unwrap().proposal_id;
+    assert_eq!(code(carol.decide(&id, false).await), Code::PermissionDenied);
+    // She may agree to nothing, and this is hers.
+    let done = alice.decide(&id, false).await.unwrap();
+    assert_eq!((done.state.as_str(), done.decided_by.as_str()), ("rejected", "alice"));
+    assert_eq!(code(server.local(BOB).decide(&id, true).await), Code::NotFound);
+    assert_eq!(code(alice.find("").await), Code::NotFound);
+}
+
+// S55
+#[tokio::test]
+async fn break_glass_that_could_be_used_only_once_is_refused() {
+    let server = Server::with(peopled(false)).await;
+    let breakglass = |groups: &str| {
+        MIGRATE
+            .replace(
+                "[allowed]",
+                "class = \"breakglass\"\nescalation = \"#ops\"\n[ticket]\nrequired = true\n[allowed]",
+            )
+            .replace("groups = [\"pay/leads\"]", groups)
+    };
+    let bob = server.local(BOB);
+    let refused = bob.define(&breakglass("groups = [\"pay/leads\"]")).await.unwrap_err();
+    assert!(
+        refused
+            .message()
+            .contains("takes 2 people who may approve, and there is 1"),
+        "{refused}"
+    );
+    let of_two = breakglass("groups = [\"authors\"]").replace("count = 1", "count = 2");
+    let refused = bob.define(&of_two).await.unwrap_err();
+    assert!(
+        refused
+            .message()
+            .contains("takes 4 people who may approve, and there are 2"),
+        "{refused}"
+    );
+    bob.define(&breakglass("groups = [\"authors\"]")).await.unwrap();
 }
 
 #[tokio::test]

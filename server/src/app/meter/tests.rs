@@ -84,6 +84,7 @@ async fn ends_are_counted_once_however_many_steps_a_commit_has() {
         TaskStep::GiveUp {
             window,
             detail: "the consumer is silent".into(),
+            checkpoints: vec![],
         },
     );
     world.commit(settled).await.unwrap();

@@ -188,14 +188,17 @@ impl Tasks {
         if task.live_windows().next().is_some() {
             return Err(not_allowed(person, "the window to be over before it is reviewed"));
         }
+        if task.approvals.iter().any(|approval| approval.person == person.id) {
+            return Err(not_allowed(person, "not having approved this use"));
+        }
         let by = person.id.clone();
         self.commit_step(actor, id, TaskStep::Review { by, reason }).await
     }
 
-    /// Accepts in writing that a window could not be settled.
+    /// Accepts in writing that a window could not be settled; the second administrator who does settles it (T33).
     ///
     /// # Errors
-    /// It is not one of those.
+    /// It is not one of those, or the person asked for it or accepted it already.
     pub async fn accept_risk(
         &self,
         actor: &Actor,
@@ -208,7 +211,8 @@ impl Tasks {
             return Err(not_allowed(person, "not having asked for it"));
         }
         let id = task.id.clone();
-        self.commit_step(actor, &id, TaskStep::AcceptRisk { window, reason })
+        let by = person.id.clone();
+        self.commit_step(actor, &id, TaskStep::AcceptRisk { window, by, reason })
             .await
     }
 

@@ -80,6 +80,7 @@ mod tests {
             epoch: None,
             settled_at: None,
             residual: None,
+            risk: None,
         }
     }
 

@@ -210,7 +210,7 @@ impl Tasks {
             },
             person: request.person.clone().map(|id| Person {
                 groups: self.people.groups_of(&id),
-                key: None,
+                key: key_of(request),
                 id,
             }),
             scopes: request.scopes.clone(),
@@ -259,7 +259,16 @@ impl Tasks {
     }
 }
 
-fn usage(
+/// What the person behind a process proved themselves with, in the words of those who approve: the user that the process
+/// runs as. Who has the same by now is the same, whatever name the configuration gives them since.
+fn key_of(request: &TaskRequest) -> Option<String> {
+    let users = request.selectors.iter().map(ToString::to_string);
+    let uid = users.filter_map(|selector| selector.strip_prefix("unix:uid:").map(str::to_owned));
+    uid.map(|uid| format!("uid:{uid}")).next()
+}
+
+/// What was used of the task before. It is counted with each commit, so this costs the same however much there is.
+pub(super) fn usage(
     state: &Snapshot,
     request: &TaskRequest,
     definition: &DefinitionVersion,
@@ -267,89 +276,31 @@ fn usage(
     window: Option<&Window>,
     now: Timestamp,
 ) -> Usage {
-    let mut usage = Usage::default();
-    let is_same = |other: &Task| other.request.task == request.task;
-    let is_own = |other: &Task| is_same(other) && other.request.workload == request.workload;
-    let add = |count: &mut u32| *count = count.saturating_add(1);
-    for other in state.live_tasks().filter(|other| is_same(other)) {
-        if other.review_due {
-            add(&mut usage.reviews_due);
-        }
-        if !is_own(other) {
-            continue;
-        }
-        for held in other
-            .windows
-            .iter()
-            .filter(|held| Some(held.id) != window.map(|window| window.id))
-        {
-            match held.stage {
-                Stage::Settled => {}
-                stage if stage.is_live_window() => add(&mut usage.open_windows),
-                _ => add(&mut usage.unsettled),
-            }
-        }
-    }
-    let a_day_ago = now.minus(Duration::from_secs(86_400));
-    let recent = state
-        .tasks_before(None)
-        .take_while(|other| other.request.requested_at >= a_day_ago)
-        .filter(|other| is_own(other));
-    let windows = recent.map(|other| other.windows.len()).sum::<usize>();
-    usage.same_day = u32::try_from(windows).unwrap_or(u32::MAX);
+    let (name, workload) = (&request.task, &request.workload);
+    let windows = state.windows_of(name, workload);
+    // The one that it is about does not count.
+    let its = match window.map(|window| window.stage) {
+        None | Some(Stage::Settled) => (0, 0),
+        Some(stage) if stage.is_live_window() => (1, 0),
+        Some(_) => (0, 1),
+    };
+    let mut usage = Usage {
+        open_windows: windows.open.saturating_sub(its.0),
+        unsettled: windows.unsettled.saturating_sub(its.1),
+        reviews_due: state.reviews_due(name),
+        same_day: state.same_day_of(name, workload, now),
+        previous_approvers: BTreeSet::new(),
+    };
     if definition.definition.class == TaskClass::Breakglass {
-        let own_id = task.map(|task| &task.id);
         // The last period is the one that was opened last, however old the request for it was.
-        let opened_at = |other: &Task| other.windows.iter().map(|window| window.opened_at).max();
-        let others = state
-            .tasks_before(None)
-            .filter(|other| is_same(other) && Some(&other.id) != own_id);
-        let previous = others
-            .filter(|other| opened_at(other).is_some())
-            // Of the same second the one that was asked for last.
-            .max_by_key(|other| (opened_at(other), other.id.clone()));
-        usage.previous_approvers = previous
-            .map(|previous| {
-                previous
-                    .approvals
-                    .iter()
-                    .map(|approval| approval.person.clone())
-                    .collect::<BTreeSet<_>>()
-            })
+        let previous = state.last_used(name, task.map(|task| &task.id));
+        let approvals = previous
+            .map(|previous| previous.approvals.as_slice())
             .unwrap_or_default();
+        usage.previous_approvers = approvals.iter().map(|approval| approval.person.clone()).collect();
     }
     usage
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::app::testing::World;
-
-    #[tokio::test]
-    async fn an_agent_that_says_too_much_of_a_process_is_not_heard() {
-        let world = World::new().await;
-        let agent = world.agent("a").await;
-        let entry = world.entry("web", &agent.id, |_| {}).await;
-        let attested = |more: usize| {
-            let many = (0..more).map(|n| format!("unix:supplementary_gid:{n:09}").parse().unwrap());
-            let selectors = many.chain(["unix:uid:1".parse().unwrap()]).collect();
-            let instance = Instance {
-                agent_id: agent.id.clone(),
-                pid: 1,
-                uid: 1,
-                start_ticks: 1,
-                boot_id: "boot".into(),
-                include_descendants: false,
-            };
-            let state = world.committer.snapshot();
-            Attested::new(&state, &agent, &entry, selectors, instance, world.now(), world.now()).err()
-        };
-        assert!(attested(900).is_none());
-        let refused = attested(1_100).unwrap().to_string();
-        assert!(
-            refused.contains("instance.selectors") && refused.contains("at most 32768"),
-            "{refused}"
-        );
-    }
-}
+mod tests;

@@ -18,17 +18,19 @@ mod ends;
 mod facts;
 mod request;
 mod revoke;
+mod settle;
 mod sweep;
 mod window;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_model::task::{PersonId, RequestProblem, Task, TaskId, TaskName};
+use mayfly_model::task::{PersonId, RequestProblem, Task, TaskId, TaskName, TaskRefusal};
 use mayfly_model::{Actor, Change, Conflict, ErrorKind, Step};
 use mayfly_policy::Reason;
 use mayfly_runtime::Clock;
 use mayfly_svid::{SpiffeId, Timestamp, WindowId};
+use tokio::time::Instant;
 
 use super::checkpoints::Checkpoints;
 use super::issue::{Issuance, IssueError};
@@ -97,6 +99,8 @@ pub struct Tasks {
     checkpoints: Arc<Checkpoints>,
     hub: Arc<Hub>,
     settings: TaskSettings,
+    /// When this process did.
+    began: Instant,
 }
 
 /// Why something about a task did not happen.
@@ -190,6 +194,10 @@ impl TaskError {
             Self::Denied(_) | Self::NotAPerson { .. } | Self::NotAllowed { .. } => ErrorKind::PermissionDenied,
             Self::TooShort { .. } => ErrorKind::FailedPrecondition,
             Self::TooMany { .. } => ErrorKind::ResourceExhausted,
+            Self::Commit(CommitError::Conflict(Conflict::Task(TaskRefusal::TooSoon(_))))
+            | Self::Issue(IssueError::Commit(CommitError::Conflict(Conflict::Task(TaskRefusal::TooSoon(_))))) => {
+                ErrorKind::ResourceExhausted
+            }
             Self::Commit(source) => source.kind(),
             Self::Issue(source) => source.kind(),
         }
@@ -222,6 +230,7 @@ impl Tasks {
             checkpoints,
             hub,
             settings,
+            began: Instant::now(),
         })
     }
 
@@ -269,8 +278,9 @@ impl Tasks {
 fn is_done_already(error: &TaskError) -> bool {
     matches!(
         error,
-        TaskError::Commit(CommitError::Conflict(Conflict::Task(
-            mayfly_model::task::TaskRefusal::AlreadyEnded
-        )))
+        TaskError::Commit(CommitError::Conflict(Conflict::Task(TaskRefusal::AlreadyEnded)))
     )
 }
+
+#[cfg(test)]
+mod tests;

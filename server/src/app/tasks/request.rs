@@ -19,6 +19,9 @@ use crate::commit::CommitError;
 
 /// Requests of one workload for one task that wait or can be opened. More are refused: each is kept, and asked about.
 const READY_MAX: usize = 100;
+/// Requests of one workload for one task that policy refused at once and that are kept beside the log. Of more only the log
+/// knows, as who asks again and again for what it does not get would fill the memory otherwise.
+const REFUSED_MAX: usize = 100;
 
 /// What a process says that it wants.
 #[derive(Clone, Debug)]
@@ -97,9 +100,12 @@ impl Tasks {
         );
         let id = TaskId::random();
         let outcome = decided.outcome();
+        if outcome == Outcome::Deny && state.refused_count(&request.task, &request.workload) >= REFUSED_MAX {
+            self.require(actor, &id, &decided).await?;
+        }
         let terms = terms(&definition, &decided.decision.obligations, now);
         let task = Task::submitted(id.clone(), request, decided.record(), outcome, terms, now)
-            .map_err(|refusal| TaskError::Commit(CommitError::Conflict(Conflict::Task(refusal))))?;
+            .map_err(super::window::refused)?;
         let change = Change::Together(vec![Change::TaskSubmit(Box::new(task)), decided.note(&id)]);
         match self.change(actor, &id, change).await {
             // Somebody asked for the same at the same time.
@@ -209,19 +215,15 @@ impl Tasks {
     fn present(&self, request: &TaskRequest) -> Result<Option<Arc<Task>>, TaskError> {
         let state = self.committer.snapshot();
         let is_ready = |other: &Task| other.stage.is_waiting() || other.stage == Stage::Armed;
-        let (mut ready, mut same) = (0, None::<&Arc<Task>>);
-        let own = state
-            .live_tasks()
-            .filter(|other| other.request.workload == request.workload && other.request.task == request.task);
-        let digest = request.digest();
-        for other in own {
-            ready += usize::from(is_ready(other));
-            let is_same = other.request.idempotency_key == request.idempotency_key
-                || (is_ready(other) && other.digest == digest && is_derived(&request.idempotency_key, &digest));
-            if is_same && same.is_none_or(|found| !is_ready(found)) {
-                same = Some(other);
-            }
-        }
+        let (name, workload, digest) = (&request.task, &request.workload, request.digest());
+        let keyed = state.keyed_tasks_of(name, workload, &request.idempotency_key);
+        let is_derived = is_derived(&request.idempotency_key, &digest);
+        let alike = state
+            .ready_tasks_of(name, workload)
+            .filter(|other| is_derived && other.digest == digest);
+        let ready = state.ready_tasks_of(name, workload).count();
+        // Of those that are ready the oldest.
+        let same = keyed.chain(alike).min_by_key(|other| (!is_ready(other), &other.id));
         match same {
             Some(other) if other.digest != digest => Err(TaskError::OtherRequest(other.id.clone())),
             None if ready >= READY_MAX => Err(TaskError::TooMany {
@@ -274,6 +276,7 @@ fn terms(definition: &DefinitionVersion, obligations: &Obligations, now: Timesta
             settle_before_next: spec.ending.settle_before_next,
             heartbeat: spec.heartbeat.as_ref().map(|rule| rule.interval * rule.missed),
             review: spec.class == TaskClass::Breakglass,
+            checkpoints: spec.ending.checkpoints.clone(),
         },
         open_within: spec.limits.open_within,
         wait_until: now.plus(spec.limits.request_ttl),

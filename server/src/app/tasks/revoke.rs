@@ -133,7 +133,7 @@ impl Scope {
     }
 
     /// The steps that end what fits, each with the window that it ends.
-    fn steps(&self, task: &Task, reason: &str) -> Vec<(Option<WindowId>, TaskStep)> {
+    pub(super) fn steps(&self, task: &Task, reason: &str) -> Vec<(Option<WindowId>, TaskStep)> {
         let mut steps = vec![];
         for window in task.live_windows() {
             let fits = match self {
@@ -161,7 +161,12 @@ impl Scope {
                 steps.push((Some(window.id), step));
             }
         }
-        let ends_grants = !matches!(self, Self::Svid(_) | Self::Window(_));
+        let ends_grants = match self {
+            Self::Svid(_) | Self::Window(_) => false,
+            // What was asked for elsewhere can be opened elsewhere.
+            Self::Node(agent) => task.request.agent_id == *agent,
+            Self::Task(_) | Self::Workload(_) | Self::Everything => true,
+        };
         if ends_grants && (task.stage.is_waiting() || task.stage == Stage::Armed) {
             let step = TaskStep::Cancel { reason: reason.into() };
             steps.push((None, step));

@@ -38,7 +38,7 @@ const TICKETS_AT_A_TIME: usize = 4;
 
 /// What a pass remembers for the next.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     asked: AskedAbout,
     ends: Ends,
     pruned_at: Option<Instant>,
@@ -78,19 +78,20 @@ impl Tasks {
         }
     }
 
-    async fn pass(&self, memory: &mut Memory) -> Result<(), TaskError> {
+    pub(super) async fn pass(&self, memory: &mut Memory) -> Result<(), TaskError> {
         let (state, now, actor) = (self.committer.snapshot(), self.now(), Actor::server());
         let mut steps = vec![];
         memory
             .ends
-            .note(state.live_tasks().flat_map(|task| task.live_windows()), now);
-        for task in state.live_tasks() {
+            .note(state.open_tasks().flat_map(|task| task.live_windows()), now);
+        for task in state.due_tasks(now) {
             steps.extend(by_patience(task, now, &memory.ends).map(|step| (task.clone(), step)));
             steps.extend(self.due(&state, task, now).into_iter().map(|step| (task.clone(), step)));
         }
         for chunk in steps.chunks(256) {
             self.commit_due(&actor, chunk).await?;
         }
+        self.record_presences(&actor).await?;
         let mut asked = self.to_be_asked(&state);
         let outdated = memory
             .asked
@@ -105,8 +106,9 @@ impl Tasks {
         if memory.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE) {
             memory.pruned_at = Some(Instant::now());
             let before = now.minus(self.settings.retention);
-            let is_due = |task: &Arc<Task>| task.is_over() && task.request.requested_at < before;
-            if state.tasks_before(None).any(is_due) {
+            let is_old = |task: &&Arc<Task>| task.request.requested_at < before;
+            let is_due = |task: &Arc<Task>| task.is_over() && task.changed_at() < before;
+            if state.oldest_tasks().take_while(is_old).any(is_due) {
                 self.committer
                     .commit(self.step(&actor, Change::TaskPrune { before }))
                     .await?;
@@ -187,15 +189,18 @@ impl Tasks {
 
     /// What open windows have to be asked about now.
     fn to_be_asked(&self, state: &Snapshot) -> AskedAbout {
-        let open = state.live_tasks().filter(|task| task.live_windows().next().is_some());
-        let definition = |task: &Arc<Task>| {
+        let mut definitions = BTreeMap::new();
+        for task in state.open_tasks() {
             let name = &task.request.task;
-            let found = state.definition(name);
-            (name.clone(), found.map_or(task.request.definition, |found| found.hash))
-        };
+            if !definitions.contains_key(name) {
+                let found = state.definition(name);
+                let hash = found.map_or(task.request.definition, |found| found.hash);
+                definitions.insert(name.clone(), hash);
+            }
+        }
         AskedAbout {
             policy: Some(self.policy.current().digest().to_string()),
-            definitions: open.map(definition).collect(),
+            definitions,
         }
     }
 
@@ -219,7 +224,7 @@ impl Tasks {
                 TaskStep::Close { window, cause, detail } => {
                     warn!(request_id = %task.id, window_id = %window, cause = cause.word(), detail, "window ended");
                 }
-                TaskStep::GiveUp { window, detail } => {
+                TaskStep::GiveUp { window, detail, .. } => {
                     error!(request_id = %task.id, window_id = %window, missing = detail,
                            hint = "consumers that are registered with these names do not enforce what was revoked: see \
                                    whether they run and reach their agent; `mayfly task now` shows it",
@@ -277,51 +282,17 @@ impl Tasks {
                     );
                 };
                 let is_strict = definition.definition.ending.staleness == Staleness::Strict;
-                let away = self
-                    .hub
-                    .away_since(&window.instance.agent_id)
-                    .map(|since| since.elapsed());
-                if is_strict && away.is_some_and(|away| away > self.settings.lease) {
+                if is_strict && self.is_lost(&window.instance.agent_id) {
                     return close(CloseCause::LeaseLost, "its node was not heard for the lease");
                 }
                 None
             }
             // Its holder is gone, or does not say; what it had is over by itself.
-            Stage::Closing if window.last_instant(now).is_none() => Some(TaskStep::Confirm { window: id }),
+            Stage::Closing if now > window.last_second() => Some(TaskStep::Confirm { window: id }),
             Stage::Closing => None,
-            Stage::Closed | Stage::RevocationIncomplete => self.settlement(state, task, window, now),
+            Stage::Closed | Stage::RevocationIncomplete => self.settlement(task, window, now),
             _ => None,
         }
-    }
-
-    /// Whether old authority is shown dead: expired, or refused by every checkpoint that was declared.
-    fn settlement(&self, state: &Snapshot, task: &Task, window: &Window, now: Timestamp) -> Option<TaskStep> {
-        let closed_at = window.closed_at?;
-        let residual = |until: Timestamp| u32::try_from(until.since(closed_at).as_secs()).unwrap_or(u32::MAX);
-        let last = window.issuances.iter().map(|issuance| issuance.not_after).max();
-        let settle = |residual| {
-            Some(TaskStep::Settle {
-                window: window.id,
-                residual,
-            })
-        };
-        if window.last_instant(now).is_none() {
-            return settle(last.map_or(0, residual));
-        }
-        let definition = state.definition(&task.request.task)?;
-        let names = &definition.definition.ending.checkpoints;
-        if names.is_empty() {
-            return None; // Nobody was declared who could refuse it: it is over when it expires.
-        }
-        let missing = self.checkpoints.missing(names, window.epoch?);
-        if missing.is_empty() {
-            return settle(residual(now));
-        }
-        let is_overdue = now > closed_at.plus(self.settings.settle_within);
-        (is_overdue && window.stage == Stage::Closed).then(|| TaskStep::GiveUp {
-            window: window.id,
-            detail: format!("not acknowledged by {}", missing.join(", ")),
-        })
     }
 
     /// Asks the policy and the definition in force about windows of a task that were opened under older ones: the changes
@@ -383,8 +354,8 @@ impl AskedAbout {
             let before = self.definitions.get(name).unwrap_or(&task.request.definition);
             is_new_policy || present.definitions.get(name).is_some_and(|now| now != before)
         };
-        let open = state.live_tasks().filter(|task| task.live_windows().next().is_some());
-        open.filter(|task| wanted(task)).filter(is_outdated).cloned().collect()
+        let open = state.open_tasks().filter(|task| wanted(task));
+        open.filter(is_outdated).cloned().collect()
     }
 }
 

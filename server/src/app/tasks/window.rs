@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_model::task::{
-    CloseCause, DefinitionVersion, Issuance, Stage, TTL_FLOOR, Task, TaskId, TaskStep, TtlTerm, Window,
+    CloseCause, DefinitionVersion, Issuance, Stage, TTL_FLOOR, Task, TaskId, TaskRefusal, TaskStep, TtlTerm, Window,
 };
-use mayfly_model::{Actor, Agent, Change};
+use mayfly_model::{Actor, Agent, Change, Conflict};
 use mayfly_policy::{Obligations, Phase, Ticket};
 use mayfly_svid::{SpiffeId, TaskPath, Timestamp, WindowId, X509Svid};
 use rand::Rng;
@@ -16,7 +16,7 @@ use super::facts::{Attested, Decided, Question};
 use super::request::with_note;
 use super::{TaskError, Tasks, is_done_already};
 use crate::app::issue::WindowRequest;
-use crate::commit::Snapshot;
+use crate::commit::{CommitError, Snapshot};
 
 /// SVIDs are valid from this long before they are made, for consumers whose clocks are a little behind.
 const BACKDATE: Duration = Duration::from_secs(10);
@@ -102,6 +102,7 @@ impl Tasks {
                 epoch: None,
                 settled_at: None,
                 residual: None,
+                risk: None,
             };
             let step = TaskStep::Open {
                 window: Box::new(window),
@@ -145,6 +146,9 @@ impl Tasks {
         if !same {
             return Err(TaskError::NoSuchWindow(window_id));
         }
+        // Asked again inside the commit; here it spares the decision and the signature's preparation.
+        let now = self.now();
+        window.may_renew(now.minus(BACKDATE), now).map_err(refused)?;
         let ticket = self.ticket(&task.request).await;
         let state = self.committer.snapshot();
         let definition = present_definition(&state, &task, window).cloned();
@@ -375,6 +379,10 @@ pub(super) fn present_definition<'a>(
         .path()
         .starts_with(&root(definition))
         .then_some(definition)
+}
+
+pub(super) fn refused(refusal: TaskRefusal) -> TaskError {
+    TaskError::Commit(CommitError::Conflict(Conflict::Task(refusal)))
 }
 
 /// The SPIFFE ID of a window.

@@ -91,6 +91,7 @@ impl World {
                 settle_before_next: false,
                 heartbeat: None,
                 review: false,
+                checkpoints: BTreeSet::new(),
             },
             open_within: Duration::from_secs(600),
             wait_until: now.plus(Duration::from_secs(600)),
@@ -189,6 +190,7 @@ pub(crate) fn opens(request: &WindowRequest, lease: &Lease, at: Timestamp) -> Ch
         epoch: None,
         settled_at: None,
         residual: None,
+        risk: None,
     };
     let (window, decision) = (Box::new(window), decision(Phase::Open, at));
     step_of(&request.task_id, TaskStep::Open { window, decision })

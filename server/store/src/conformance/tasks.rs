@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mayfly_model::task::{
-    ActorClass, CloseCause, Decision, Definition, Grant, Instance, Issuance, Needs, Outcome, Phase, PolicyFiles,
-    Proposal, ProposalState, ProposedChange, Stage, Task, TaskId, TaskRefusal, TaskRequest, TaskStep, Terms, TtlTerm,
-    Window,
+    Acknowledged, ActorClass, CloseCause, Decision, Definition, Grant, Instance, Issuance, Needs, Outcome,
+    PROPOSALS_KEPT, Phase, PolicyFiles, Proposal, ProposalState, ProposedChange, SettledBy, Stage, Task, TaskId,
+    TaskRefusal, TaskRequest, TaskStep, Terms, TtlTerm, Window,
 };
 use mayfly_model::{Change, Conflict, Delta, Selectors};
 use mayfly_svid::{Timestamp, WindowId};
@@ -77,6 +77,7 @@ fn task(world: &World, class: &str, key: &str, settle_before_next: bool) -> Task
             settle_before_next,
             heartbeat: None,
             review: class == "breakglass",
+            checkpoints: ["/svc/db".to_owned()].into(),
         },
         open_within: hour,
         wait_until: at(world, 3600),
@@ -139,6 +140,7 @@ fn open(world: &World, task: &Task, number: u8) -> Change {
         epoch: None,
         settled_at: None,
         residual: None,
+        risk: None,
     };
     step(
         task,
@@ -158,6 +160,22 @@ fn close(task: &Task, number: u8) -> Change {
             detail: String::new(),
         },
     )
+}
+
+/// All checkpoints say so.
+fn settled(world: &World, window: WindowId) -> TaskStep {
+    let said = Acknowledged {
+        name: "/svc/db".into(),
+        consumers: 1,
+        epoch: u64::MAX,
+        at: at(world, 0),
+    };
+    TaskStep::Settle {
+        window,
+        residual: 3,
+        term: SettledBy::Enforced,
+        checkpoints: vec![said],
+    }
 }
 
 pub(crate) fn a_definition_has_versions_and_a_new_one_supersedes_what_waits(fixture: &dyn Fn() -> Fixture) {
@@ -259,7 +277,7 @@ pub(crate) fn an_end_has_an_epoch_and_what_it_refuses_is_known_after_a_restart(f
     ));
     let window = WindowId([1; 16]);
     world.does(step(&first, TaskStep::Confirm { window }));
-    world.does(step(&first, TaskStep::Settle { window, residual: 3 }));
+    world.does(step(&first, settled(&world, window)));
     world.does(open(&world, &second, 2));
     world.finish();
 }
@@ -280,7 +298,7 @@ pub(crate) fn break_glass_waits_for_its_review_and_what_is_over_is_forgotten(fix
     world.does(submit(&second));
     let window = WindowId([1; 16]);
     world.does(step(&first, TaskStep::Confirm { window }));
-    world.does(step(&first, TaskStep::Settle { window, residual: 0 }));
+    world.does(step(&first, settled(&world, window)));
     let before = at(&world, 1);
     let deltas = world.does(Change::TaskPrune { before });
     assert!(matches!(&deltas[..], [Delta::TaskGone(gone)] if gone.id == first.id));
@@ -336,5 +354,28 @@ pub(crate) fn a_proposal_is_decided_once_by_somebody_else_and_does_what_it_says(
     assert!(matches!(world.refuses(set(&world, stale)), Conflict::PolicyChanged));
     let present = Some(at(&world, 0));
     world.does(set(&world, present));
+    // One's own is taken back, and of those that are decided the last ones are kept.
+    for number in 0..=PROPOSALS_KEPT {
+        let id = format!("q{number:03}");
+        let (state, author) = (ProposalState::Pending, "ann".to_owned());
+        let proposal = Proposal {
+            id: id.clone(),
+            change: ProposedChange::Retirement {
+                name: "pay/migrate".parse().unwrap(),
+            },
+            author: author.clone(),
+            proposed_at: at(&world, 0),
+            state,
+            decided_by: String::new(),
+            decided_at: None,
+        };
+        world.does(Change::ProposalAdd(Box::new(proposal)));
+        world.now += 1;
+        let (by, approve) = (author, false);
+        world.does(Change::ProposalDecide { id, by, approve });
+    }
+    let kept = world.store.load().unwrap().proposals;
+    assert_eq!(kept.len(), PROPOSALS_KEPT);
+    assert_eq!(kept[0].id, "q001", "p1 and q000 were decided first");
     world.finish();
 }

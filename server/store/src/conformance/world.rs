@@ -137,8 +137,13 @@ impl Memory {
                 );
             }
             Delta::PolicyPut(policy) => self.policy = Some(policy.clone()),
-            Delta::ProposalPut(proposal) => drop(self.proposals.insert(proposal.id.clone(), proposal.clone())),
             Delta::ExceptionPut(put) => drop(self.exceptions.insert(put.id.clone(), put.clone())),
+            Delta::ProposalPut(proposal) => {
+                self.proposals.insert(proposal.id.clone(), proposal.clone());
+                for forgotten in Proposal::forgotten(self.proposals.values().map(AsRef::as_ref)) {
+                    self.proposals.remove(&forgotten);
+                }
+            }
             Delta::TaskPut(task) => drop(self.tasks.insert(task.id.to_string(), task.clone())),
             Delta::TaskGone(task) => assert_eq!(self.tasks.remove(task.id.as_str()).as_ref(), Some(task)),
             Delta::Revoked(revocation) => drop(self.revocations.insert(revocation.epoch, revocation.clone())),

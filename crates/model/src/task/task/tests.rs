@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use mayfly_svid::{Serial, SpiffeId};
 
 use super::*;
-use crate::task::{ActorClass, DefinitionHash, Instance, Phase, TtlTerm};
+use crate::task::{ActorClass, DefinitionHash, Acknowledged, Instance, Issuance, Phase, SettledBy, TtlTerm};
 use crate::{EntryId, Selectors};
 
 const NOW: i64 = 1_800_000_000;
@@ -76,6 +76,7 @@ fn submitted(approvals: Vec<ApprovalRule>, outcome: Outcome) -> Result<Task, Tas
             settle_before_next: false,
             heartbeat: None,
             review: false,
+            checkpoints: BTreeSet::new(),
         },
         open_within: seconds(3600),
         wait_until: at(7200),
@@ -152,6 +153,7 @@ fn window(when: i64, closes: i64) -> Window {
         epoch: None,
         settled_at: None,
         residual: None,
+        risk: None,
     }
 }
 
@@ -469,9 +471,198 @@ fn break_glass_is_looked_at_by_somebody_else() {
         does(&task, &review("mallory"), 900),
         Err(TaskRefusal::SelfApproval(_))
     ));
+    let mut approved = task.clone();
+    approved.approvals = vec![by("carl", &["leads"], 0)];
+    assert_eq!(
+        does(&approved, &review("carl"), 900),
+        Err(TaskRefusal::ReviewOfOwn("carl".parse().unwrap())),
+        "who approved it looks at their own approval"
+    );
     let reviewed = does(&task, &review("ann"), 900).unwrap();
     assert!(!reviewed.review_due);
     assert_eq!(does(&reviewed, &review("ann"), 901), Err(TaskRefusal::AlreadyEnded));
+}
+
+// === renewals have a pace ===
+
+fn renew(task: &Task, number: u32, when: i64, until: i64) -> Result<Task, TaskRefusal> {
+    let issuance = Issuance {
+        serial: Serial::from_be_bytes(&[&[1], &number.to_be_bytes()[..]].concat()).unwrap(),
+        ..lease(when - 10, until)
+    };
+    let step = TaskStep::Renew {
+        window: WindowId([9; 16]),
+        issuance,
+        decision: decided(true),
+    };
+    does(task, &step, when)
+}
+
+#[test]
+fn an_agent_that_renews_without_end_gets_a_few_svids_and_then_one_for_each_tenth_of_their_life() {
+    let mut task = armed();
+    task.request.window = seconds(8 * 3600);
+    task.grant.window_max = seconds(8 * 3600);
+    let mut task = open(&task, window(0, 8 * 3600), 0).unwrap();
+    let mut given = vec![];
+    for when in 0..300 {
+        match renew(&task, u32::try_from(when).unwrap(), when, when + 90) {
+            Ok(next) => {
+                task = next;
+                given.push(when);
+            }
+            Err(TaskRefusal::TooSoon(until)) => assert!(until > at(when) && until <= at(when + 50), "{when}: {until}"),
+            other => panic!("{when}: {other:?}"),
+        }
+    }
+    // The life is 100 s with what it begins earlier, so five of them take fifty.
+    assert!(given.iter().take(4).all(|when| *when < 5), "some at once: {given:?}");
+    assert!((28..=32).contains(&given.len()), "one for ten seconds: {given:?}");
+}
+
+#[test]
+fn who_renews_at_half_of_the_shortest_life_is_never_refused_and_one_window_never_has_more_svids_than_it_may() {
+    let mut task = armed();
+    task.request.window = seconds(8 * 3600);
+    task.grant.window_max = seconds(8 * 3600);
+    let opened = open(&task, window(0, 8 * 3600), 0).unwrap();
+    let mut honest = opened.clone();
+    for number in 1..600_u32 {
+        let when = i64::from(number) * 9;
+        honest = renew(&honest, number, when, when + 20).unwrap_or_else(|refused| panic!("{number}: {refused}"));
+    }
+    assert!(honest.windows[0].issuances.len() < ISSUANCES_MAX);
+    let mut greedy = opened;
+    let mut given = 0;
+    for when in 0..3600 {
+        if let Ok(next) = renew(&greedy, u32::try_from(when).unwrap(), when, when + 20) {
+            greedy = next;
+            given += 1;
+        }
+        assert!(greedy.windows[0].issuances.len() <= ISSUANCES_MAX);
+    }
+    // Each one is kept for 20 s and a quarter of an hour.
+    assert!((500..=640).contains(&given), "{given}");
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_renewals() {
+    let mut task = opened();
+    for number in 1..=10_u32 {
+        let when = i64::from(number) * 20;
+        task = renew(&task, number, when, when + 40).unwrap();
+    }
+    task.windows[0].opened_at = at(-7200);
+    assert!(renew(&task, 11, -600, -560).is_ok());
+}
+
+// === settlement: T31 to T33 ===
+
+fn closed(checkpoints: &[&str]) -> Task {
+    let mut task = opened();
+    task.grant.checkpoints = checkpoints.iter().map(|name| (*name).to_owned()).collect();
+    let task = does(&task, &close(CloseCause::Completed), 10).unwrap();
+    let window = WindowId([9; 16]);
+    does(&task, &TaskStep::Confirm { window }, 10).unwrap()
+}
+
+fn settle(term: SettledBy, said: &[(&str, u32, u64)]) -> TaskStep {
+    let said = said.iter().map(|(name, consumers, epoch)| Acknowledged {
+        name: (*name).to_owned(),
+        consumers: *consumers,
+        epoch: *epoch,
+        at: at(11),
+    });
+    TaskStep::Settle {
+        window: WindowId([9; 16]),
+        residual: 1,
+        term,
+        checkpoints: said.collect(),
+    }
+}
+
+#[test]
+fn a_window_is_settled_by_time_only_when_clocks_that_are_behind_take_its_svids_no_more() {
+    let task = closed(&[]);
+    let expired = settle(SettledBy::Expired, &[]);
+    // Its SVID ends at 100.
+    assert_eq!(does(&task, &expired, 101), Err(TaskRefusal::TooEarly(at(130))));
+    assert_eq!(does(&task, &expired, 130), Err(TaskRefusal::TooEarly(at(130))));
+    let settled = does(&task, &expired, 131).unwrap();
+    assert_eq!(settled.windows[0].stage, Stage::Settled);
+    assert!(
+        does(&task, &settle(SettledBy::Enforced, &[]), 20).is_err(),
+        "nobody was declared"
+    );
+}
+
+#[test]
+fn a_window_is_settled_by_its_checkpoints_only_when_every_one_is_shown_to_refuse_it() {
+    let task = closed(&["db", "queue"]);
+    let by = |said: &[(&str, u32, u64)]| does(&task, &settle(SettledBy::Enforced, said), 20);
+    let missing = |name: &str| Err(TaskRefusal::NotEnforced(name.to_owned()));
+    assert_eq!(by(&[]), missing("db"));
+    assert_eq!(by(&[("db", 1, 42)]), missing("queue"));
+    assert_eq!(by(&[("db", 1, 42), ("queue", 1, 41)]), missing("queue"), "it is behind");
+    assert_eq!(
+        by(&[("db", 1, 42), ("queue", 0, 42)]),
+        missing("queue"),
+        "nobody is there"
+    );
+    assert!(by(&[("db", 1, 42), ("queue", 2, 43)]).is_ok());
+}
+
+#[test]
+fn a_risk_is_accepted_by_two() {
+    let given_up = TaskStep::GiveUp {
+        window: WindowId([9; 16]),
+        detail: "not acknowledged by db".into(),
+        checkpoints: vec![],
+    };
+    let task = does(&closed(&["db"]), &given_up, 50).unwrap();
+    let accept = |by: &str| TaskStep::AcceptRisk {
+        window: WindowId([9; 16]),
+        by: by.parse().unwrap(),
+        reason: "the host is gone".into(),
+    };
+    let first = does(&task, &accept("ann"), 60).unwrap();
+    let window = &first.windows[0];
+    assert_eq!(window.stage, Stage::RevocationIncomplete, "one is not enough");
+    assert!(
+        window.detail.contains("ann accepts the risk: the host is gone"),
+        "{}",
+        window.detail
+    );
+    let again = does(&first, &accept("ann"), 61).unwrap_err();
+    assert_eq!(again, TaskRefusal::SecondPerson("ann".parse().unwrap()));
+    assert!(again.to_string().contains("[[operators]]"), "{again}");
+    let second = does(&first, &accept("bob"), 62).unwrap();
+    let window = &second.windows[0];
+    assert_eq!((window.stage, window.settled_at), (Stage::Settled, Some(at(62))));
+    assert!(
+        window.detail.contains("ann") && window.detail.contains("bob"),
+        "{}",
+        window.detail
+    );
+    // What settles by itself meanwhile needs nobody.
+    assert!(does(&first, &settle(SettledBy::Enforced, &[("db", 1, 42)]), 63).is_ok());
+}
+
+#[test]
+fn people_stand_for_one_group_each_where_several_groups_are_wanted() {
+    let mut two_groups = rule(2, &["leads", "ops"]);
+    two_groups.distinct_groups = Some(2);
+    let task = submitted(vec![two_groups], Outcome::WantApproval).unwrap();
+    let task = approve(&task, by("ann", &["leads", "ops"], 10), 10).unwrap();
+    assert_eq!(task.stage, Stage::AwaitingApproval, "one person is not two groups");
+    let task = approve(&task, by("bob", &["leads"], 11), 11).unwrap();
+    assert_eq!(task.stage, Stage::Armed, "ann stands for ops");
+    let mut three = rule(2, &["leads", "ops", "dba"]);
+    three.distinct_groups = Some(3);
+    let task = submitted(vec![three], Outcome::WantApproval).unwrap();
+    let task = approve(&task, by("ann", &["leads", "ops"], 10), 10).unwrap();
+    let task = approve(&task, by("bob", &["dba"], 11), 11).unwrap();
+    assert_eq!(task.stage, Stage::AwaitingApproval, "two people are not three groups");
 }
 
 #[test]
