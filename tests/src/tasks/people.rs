@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mayfly_proto::mayfly::task::definitions_client::DefinitionsClient;
+use mayfly_proto::mayfly::task::exceptions_client::ExceptionsClient;
 use mayfly_proto::mayfly::task::policy_client::PolicyClient;
 use mayfly_proto::mayfly::task::proposals_client::ProposalsClient;
 use mayfly_proto::mayfly::task::tasks_client::TasksClient;
 use mayfly_proto::mayfly::task::{
-    DecideProposalRequest, DecideRequest, DefineRequest, DefineResponse, EndTaskRequest, GetTaskRequest, Proposal,
-    RevokeRequest, RevokeResponse, SetPolicyRequest, SetPolicyResponse, Task, revoke_request,
+    DecideProposalRequest, DecideRequest, DefineRequest, DefineResponse, EndTaskRequest, ExceptionResponse,
+    GetTaskRequest, GrantExceptionRequest, Proposal, RevokeRequest, RevokeResponse, SetPolicyRequest,
+    SetPolicyResponse, Task, revoke_request,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -117,6 +119,15 @@ impl Person {
         let request = DecideProposalRequest { id: id.into() };
         let mut client = ProposalsClient::new(self.channel.clone());
         Ok(client.approve(request).await?.into_inner())
+    }
+
+    /// Lets an identity have standing power for a time.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn grant_exception(&self, request: GrantExceptionRequest) -> Result<ExceptionResponse, Status> {
+        let mut client = ExceptionsClient::new(self.channel.clone());
+        Ok(client.grant(request).await?.into_inner())
     }
 
     fn tasks(&self) -> TasksClient<Channel> {
