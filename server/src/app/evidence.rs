@@ -13,6 +13,7 @@
 //! Not here: what entries say (`mayfly-model`, `mayfly-audit`), trees and notes (`mayfly-tlog`).
 
 pub mod erase;
+mod error;
 mod export;
 mod key;
 pub mod probe;
@@ -27,16 +28,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mayfly_keys::{KeyError, KeyManager};
-use mayfly_model::{Actor, Change, ErrorKind, Step};
-use mayfly_runtime::files::FileError;
+use mayfly_keys::KeyManager;
+use mayfly_model::{Actor, Change, Step};
 use mayfly_runtime::{CancellationToken, Chain, Clock};
-use mayfly_store::StoreError;
 use mayfly_tlog::Hash;
 use mayfly_tlog::checkpoint::{CheckpointError, SignedCheckpoint};
-use mayfly_tlog::note::{SignError, Signature, VerifierKey};
+use mayfly_tlog::note::{Signature, VerifierKey};
 use mayfly_tlog::tile::TilePath;
-use mayfly_tlog::tree::{Tree, TreeError};
+use mayfly_tlog::tree::Tree;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -44,8 +43,9 @@ use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tracing::{error, info, warn};
 
-use super::archive::{Archive, ArchiveError};
-use crate::commit::{CommitError, Committer};
+use super::archive::Archive;
+use crate::commit::Committer;
+pub use error::EvidenceError;
 use key::LogKeys;
 use tiles::TileFiles;
 use writer::Writer;
@@ -96,114 +96,10 @@ pub struct Published {
     pub tree: Tree,
 }
 
-/// The log could not be brought up, or does not answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EvidenceError {
-    /// The log of the database ends before what was shown to others.
-    #[error(
-        "the database is older than its log: it has {found} entries, and checkpoint `{file}` was signed over {shown}. \
-         This is a backup that was restored. Restore a newer one; or, if there is none, begin a new log: move the whole \
-         data folder away, start anew, and tell those who watch this log why"
-    )]
-    Shorter {
-        /// Entries in the database.
-        found: u64,
-        /// Entries at the checkpoint.
-        shown: u64,
-        /// The checkpoint.
-        file: PathBuf,
-    },
-    /// The entries are others than those that were shown.
-    #[error(
-        "the entries of the database are not those that checkpoint `{file}` was signed over: the first {shown} lead to \
-         another root. The database was changed by hand, or is of another time. Restore the one that belongs to it"
-    )]
-    Rewritten {
-        /// Entries at the checkpoint.
-        shown: u64,
-        /// The checkpoint.
-        file: PathBuf,
-    },
-    /// The last checkpoint cannot be read.
-    #[error(
-        "`{file}` is no checkpoint of this log; if the file was damaged, restore it from a witness or a reader of the log"
-    )]
-    Checkpoint {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        source: CheckpointError,
-    },
-    /// There is no such entry, or none yet at a checkpoint.
-    #[error("the log has {size} entries, and none with index {index}")]
-    NoSuchEntry {
-        /// What was asked for.
-        index: u64,
-        /// The size.
-        size: u64,
-    },
-    /// No checkpoint covers an entry within the time in which one should.
-    #[error("entry {index} is not under a checkpoint yet; try again in a second")]
-    NotCovered {
-        /// The entry.
-        index: u64,
-    },
-    /// No entry says anything about it.
-    #[error("the log has no entries about it")]
-    NothingAbout,
-    /// What is to be forgotten stands in the reason for that.
-    #[error("the reason says what is to be forgotten, and reasons are kept; say it in other words")]
-    SaidAgain,
-    /// A file.
-    #[error("the files of the log")]
-    File(#[from] FileError),
-    /// The database.
-    #[error("the entries of the log")]
-    Store(#[from] StoreError),
-    /// The database, asked.
-    #[error("the entries of the log")]
-    Archive(#[from] ArchiveError),
-    /// The log's own events.
-    #[error("an event of the log")]
-    Commit(#[from] CommitError),
-    /// The log's key.
-    #[error("the key of the log")]
-    Key(#[from] KeyError),
-    /// A signature.
-    #[error("the checkpoint of the log")]
-    Sign(#[from] SignError),
-    /// The tree.
-    #[error("the tree of the log")]
-    Tree(#[from] TreeError),
-    /// A proof or a bundle that cannot be written, such as one of an entry that is too long.
-    #[error("the log cannot be written as files: {0}")]
-    Format(String),
-    /// The server is stopping.
-    #[error("the server is stopping")]
-    Stopped,
-}
-
 struct Metrics {
     entries: Gauge,
     shown: Gauge,
     lag: Histogram,
-}
-
-// === impl EvidenceError ===
-
-impl EvidenceError {
-    /// What it means for a caller.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::NoSuchEntry { .. } | Self::NothingAbout => ErrorKind::NotFound,
-            Self::SaidAgain => ErrorKind::InvalidArgument,
-            Self::Archive(error) => error.kind(),
-            Self::Commit(error) => error.kind(),
-            Self::Store(_) | Self::Stopped | Self::NotCovered { .. } => ErrorKind::Unavailable,
-            _ => ErrorKind::Internal,
-        }
-    }
 }
 
 // === impl Evidence ===
