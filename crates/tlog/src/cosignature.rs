@@ -10,7 +10,8 @@ pub const MAX_TIMESTAMP: u64 = i64::MAX as u64;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the cosignature of `{name}` is not one of that key over this checkpoint")]
 pub struct CosignatureError {
-    name: String,
+    pub(crate) name: String,
+    pub(crate) key_id: u32,
 }
 
 /// Cosigns the text of a checkpoint. `timestamp` is now, in seconds since 1970; it is part of what is signed.
@@ -46,6 +47,7 @@ pub fn verify(key: &VerifierKey, text: &str, signature: &Signature) -> Result<u6
     };
     verified().ok_or_else(|| CosignatureError {
         name: key.name().to_owned(),
+        key_id: key.id(),
     })
 }
 

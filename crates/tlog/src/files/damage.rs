@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::checkpoint::CheckpointError;
+use crate::cosignature::CosignatureError;
 use crate::note::{Note, NoteError};
 use crate::tile::TilePath;
 
@@ -112,7 +113,9 @@ impl fmt::Display for DamageKind {
             Self::Missing => f.write_str("the file is missing"),
             Self::Unreadable { why } => write!(f, "the file cannot be read: {why}"),
             Self::Length { expected, found } => write!(f, "{expected} bytes are expected, there are {found}"),
+            // The words of the cause; that it is about the checkpoint, its place says.
             Self::Checkpoint(CheckpointError::Note(error)) => write!(f, "{error}"),
+            Self::Checkpoint(CheckpointError::Cosignature(error)) => write!(f, "{error}"),
             Self::Checkpoint(error) => write!(f, "{error}"),
             Self::UnknownSignature { name } => write!(f, "the key of the signature of `{name}` is not known"),
             Self::Hash => f.write_str("the hash is not the one of what is below it"),
@@ -161,7 +164,8 @@ pub(super) fn offset_in_checkpoint(bytes: &[u8], error: &CheckpointError) -> Opt
         CheckpointError::Note(NoteError::Line { line, .. }) | CheckpointError::Line { line, .. } => start_of(*line),
         CheckpointError::EmptyRoot { .. } => start_of(3),
         CheckpointError::Origin { .. } => Some(0),
-        CheckpointError::Note(NoteError::BadSignature { name, key_id }) => {
+        CheckpointError::Note(NoteError::BadSignature { name, key_id })
+        | CheckpointError::Cosignature(CosignatureError { name, key_id }) => {
             let note = Note::parse(bytes).ok()?;
             let mut signatures = note.signatures().iter();
             let bad = signatures.find(|line| line.name() == name && line.key_id() == *key_id)?;

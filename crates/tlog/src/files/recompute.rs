@@ -151,11 +151,9 @@ impl Check<'_> {
                 .filter(|(_, (a, b))| a != b);
             doubts.extend(differ.map(|(place, (stored, _))| (number, place, *stored)));
         }
-        let tried = if doubts.len() > MAX_DOUBTS {
-            1
-        } else {
-            1usize << doubts.len()
-        };
+        // Once enough is named, no more time goes into telling one from the other.
+        let many = doubts.len() > MAX_DOUBTS || self.more > 0;
+        let tried = if many { 1 } else { 1usize << doubts.len() };
         let mut found = false;
         for choice in 0..tried {
             for (bit, (number, place, stored)) in doubts.iter().enumerate() {

@@ -416,3 +416,47 @@ fn a_tree_goes_on_from_a_folder() {
         Err(TreeError::Missing { .. })
     ));
 }
+
+#[test]
+fn a_key_of_the_wrong_kind_is_no_key_of_a_witness() {
+    let log = log(3);
+    let log_key = log.log_key.verifier_key().clone();
+    // The log's key given as one of a witness: nobody is known to be the log.
+    let swapped = LogKeys::new([]).with_witnesses([log_key.clone()]);
+    assert!(log.dir().verify_all(&swapped).is_err());
+    // A second signature of the log, by a key that is given as a witness's only: it is not passed over.
+    let (second, _) = Ed25519Key::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    let mut checkpoint = log.dir().verify_all(&log.keys).unwrap().checkpoint().clone();
+    checkpoint.sign_also(&second).unwrap();
+    log.dir().write_checkpoint(&checkpoint).unwrap();
+    let keys = log.keys.clone().with_witnesses([second.verifier_key().clone()]);
+    let damages = log.dir().verify_all(&keys).unwrap_err();
+    assert!(
+        matches!(damages.found[0].kind, DamageKind::UnknownSignature { .. }),
+        "{damages}"
+    );
+    let both = LogKeys::new([log_key, second.verifier_key().clone()]).allow_unknown_signatures();
+    assert_eq!(
+        log.dir().verify_all(&both).unwrap().unknown_signatures(),
+        ["witness.example"]
+    );
+}
+
+#[test]
+fn a_damaged_cosignature_is_named_with_its_line() {
+    let log = log(3);
+    let text = String::from_utf8(log.dir().read_checkpoint().unwrap()).unwrap();
+    let line = text.find("\u{2014} witness.example").unwrap() as u64;
+    // In the signature, behind key ID and time.
+    log.change(CHECKPOINT, |bytes| {
+        let at = bytes.len() - 20;
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+    });
+    let damage = log.damage();
+    assert_eq!(
+        (damage.file.as_str(), damage.offset),
+        (CHECKPOINT, Some(line)),
+        "{damage}"
+    );
+    assert!(damage.to_string().contains("witness.example"), "{damage}");
+}
