@@ -1,7 +1,7 @@
 //! `mayfly.audit.v1`: the log for those who check it and for those who search it.
 //!
-//! Answers that can be long are streams which read as fast as the caller takes: what is in memory is one page of the log,
-//! however large it is.
+//! Answers that can be long are streams which read as fast as the caller takes: what is in memory is one page of the
+//! log, however large it is.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -257,7 +257,9 @@ impl Search {
                 return Ok(());
             }
             tokio::select! {
-                () = self.closing.cancelled() => return Err(Status::unavailable("the connection is about to be closed")),
+                () = self.closing.cancelled() => {
+                    return Err(Status::unavailable("the connection is about to be closed"));
+                }
                 changed = commits.changed() => changed.map_err(|_| Status::unavailable("the server is stopping"))?,
             }
             self.check_caller()?;
@@ -373,7 +375,11 @@ impl Failure for EvidenceError {
     }
 
     fn public_message(&self) -> String {
-        self.to_string()
+        match self {
+            // What was asked for is an event of the log; that it is one says nothing to who asked.
+            Self::Commit(error) => error.to_string(),
+            _ => self.to_string(),
+        }
     }
 }
 

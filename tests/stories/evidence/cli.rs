@@ -1,5 +1,5 @@
-//! `mayfly audit`: a copy of the log is checked by somebody who trusts nobody, proofs hold alone, and what was private can be
-//! forgotten without breaking either.
+//! `mayfly audit`: a copy of the log is checked by somebody who trusts nobody, proofs hold alone, and what was private
+//! can be forgotten without breaking either.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! A copy of a log in a folder that goes on from what is there. What comes is checked while it comes, beside the copy; only
-//! what is shown to go on from the copy takes its place in it, the checkpoint last.
+//! A copy of a log in a folder that goes on from what is there. What comes is checked while it comes, beside the copy;
+//! only what is shown to go on from the copy takes its place in it, the checkpoint last.
 //!
 //! ```text
 //!   bundle ─▶ entries ─▶ leaf hashes ─▶ Tree, resumed behind the last full bundle of the copy ─▶ root = checkpoint's?
@@ -255,7 +255,7 @@ impl Copy {
             vec!["the copy is as it was; somebody has changed the log behind it, or restored an old one".into()];
         if written.is_ok() {
             hints.push(format!(
-                "what the log has signed is kept in `{}`: together with the copy's own checkpoint it shows this to anybody",
+                "what the log has signed is kept in `{}`: with the copy's own checkpoint it shows this to anybody",
                 kept.display()
             ));
         }

@@ -1,7 +1,8 @@
 //! `mayfly audit`: the server's log for those who read it, copy it, check it, and prove something by it.
 //!
-//! Reading is in [`search`], copies in [`export`] and [`verify`], proofs in [`prove`], reports in [`report`] and [`check_report`], what operators change in [`change`],
-//! alerts in [`monitor`], a witness in [`witness`]. What is checked is checked by `mayfly-tlog` and `mayfly-audit`, which trust no server.
+//! Reading is in [`search`], copies in [`export`] and [`verify`], proofs in [`prove`], reports in [`report`] and
+//! [`check_report`], what operators change in [`change`], alerts in [`monitor`], a witness in [`witness`]. What is checked
+//! is checked by `mayfly-tlog` and `mayfly-audit`, which trust no server.
 
 use clap::{ArgMatches, Command};
 

@@ -1,4 +1,4 @@
-//! `mayfly audit verify`: a copy of the log checked without a server: every bit, every signature, and what the entries say.
+//! `mayfly audit verify`: a copy of the log checked without a server: every bit, every signature, and what entries say.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -257,7 +257,10 @@ fn signatures(
     }
     outcome.cosigned_by = cosigned
         .iter()
-        .map(|cosigned| json!({ "name": cosigned.key.name(), "key": cosigned.key.to_string(), "at": cosigned.timestamp }))
+        .map(|cosigned| {
+            let key = cosigned.key;
+            json!({ "name": key.name(), "key": key.to_string(), "at": cosigned.timestamp })
+        })
         .collect();
     outcome.unknown_signatures = unknown;
 }

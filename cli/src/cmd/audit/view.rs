@@ -162,7 +162,7 @@ impl EntryView {
                     .flatten()
                     .filter(|(_, value)| !value.is_array());
                 let plain = plain
-                    .map(|(name, value)| (name, text(value)))
+                    .map(|(name, value)| (name, word(name, value)))
                     .filter(|(_, value)| !value.is_empty());
                 words.extend(plain.take(FIELDS_MAX).map(|(name, value)| format!("{name} {value}")));
                 words
@@ -181,6 +181,16 @@ pub(super) fn text(value: &Value) -> String {
         Value::Bool(true) => "yes".into(),
         Value::Bool(false) => "no".into(),
         other => Details::default().show(other),
+    }
+}
+
+/// A field of which no more is known than its name: instants as such, digests by their beginnings.
+fn word(name: &str, value: &Value) -> String {
+    let is_instant = name.ends_with("_at") || matches!(name, "not_after" | "not_before");
+    match value {
+        Value::Number(number) if is_instant => Timestamp::from_unix(number.as_i64().unwrap_or_default()).to_string(),
+        Value::String(digest) if name.ends_with("_sha256") => digest.chars().take(SHORT).collect(),
+        value => text(value),
     }
 }
 

@@ -22,8 +22,8 @@ impl Evidence {
         Ok(self.covering(size).await.unwrap_or_else(|| self.published()))
     }
 
-    /// Names of tiles and bundles that somebody does not have who has the first `have_size` entries: bundles first, then
-    /// hashes by level.
+    /// Names of tiles and bundles that somebody does not have who has the first `have_size` entries: bundles first,
+    /// then hashes by level.
     pub fn missing(published: &Published, have_size: u64) -> impl Iterator<Item = TilePath> + use<> {
         Self::paths(published).filter(move |path| !path.is_full() || entries_below(*path) > have_size)
     }
@@ -42,8 +42,8 @@ impl Evidence {
         bytes.ok_or_else(|| EvidenceError::Format(format!("there is no `{path}`")))
     }
 
-    /// A piece of what is private, behind the value of `after`: a line for each, and where the next piece begins, unless
-    /// this is the last one.
+    /// A piece of what is private, behind the value of `after`: a line for each, and where the next piece begins,
+    /// unless this is the last one.
     ///
     /// # Errors
     /// It cannot be read.

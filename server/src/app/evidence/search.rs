@@ -1,5 +1,5 @@
-//! Finds entries by their kind, by what stands in them, and by their time. The log is read in pages, each by a question of
-//! its own, so that neither memory nor a reader is held for as long as a search takes.
+//! Finds entries by their kind, by what stands in them, and by their time. The log is read in pages, each by a question
+//! of its own, so that neither memory nor a reader is held for as long as a search takes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -54,8 +54,8 @@ pub struct Page {
     pub next: u64,
 }
 
-/// What stands for a wanted value in the text of an entry: itself, and the commitment to it. Asked anew for each page, as
-/// a value may become one of the log's while somebody follows it.
+/// What stands for a wanted value in the text of an entry: itself, and the commitment to it. Asked anew for each page,
+/// as a value may become one of the log's while somebody follows it.
 struct Matcher<'a> {
     wanted: &'a Wanted,
     values: Vec<Vec<String>>,
@@ -90,8 +90,8 @@ impl Evidence {
         self.archive.read(question).await
     }
 
-    /// Indexes of the newest entries that are wanted, from index `from` on and below `end`, at most `most`: those of one
-    /// page, newest first, and the end of the page before it.
+    /// Indexes of the newest entries that are wanted, from index `from` on and below `end`, at most `most`: those of
+    /// one page, newest first, and the end of the page before it.
     ///
     /// # Errors
     /// They cannot be read.
@@ -237,8 +237,8 @@ fn is_of(kind: &str, wanted: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Whether `quoted`, a string with its quotes, stands in canonical JSON as a value: a name of a field has a colon behind it,
-/// and a quote within a text has a backslash before it.
+/// Whether `quoted`, a string with its quotes, stands in canonical JSON as a value: a name of a field has a colon behind
+/// it, and a quote within a text has a backslash before it.
 pub(super) fn stands(entry: &str, quoted: &str) -> bool {
     let mut places = entry.match_indices(quoted);
     places.any(|(at, _)| entry.as_bytes().get(at + quoted.len()) != Some(&b':'))
