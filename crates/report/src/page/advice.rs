@@ -23,24 +23,30 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     (
         "privileged-base-identity",
-        "Turn the privilege of this registration entry into a task definition, or record an exception with an owner and a last day.",
+        "Take `admin` or `downstream` from the entry and give them by a task, or answer for it: `mayfly task exception grant`.",
     ),
     (
         "expired-exception",
-        "The owner ends it, or renews it with a reason; what it excused is standing privilege until then.",
+        "Take the power away and say so (`mayfly task exception end ID --power-removed`), or look at it again \
+         (`mayfly task exception renew ID`): until then it is standing privilege that nobody answers for.",
+    ),
+    (
+        "task-over-standing-power",
+        "Take away what the workload has without a window (`mayfly task exception end ID --power-removed`): a window that adds \
+         nothing protects nothing.",
     ),
     (
         "exception-too-long",
-        "Shorten it to a date at which somebody looks at it again.",
+        "End it, and grant a shorter one: `mayfly task exception grant`.",
     ),
     (
         "disguised-standing-access",
-        "Ask the owner what the workload really does. Give it a task that covers one run and ends with it, or bound the \
-         definition by `max_per_day` and `cooldown`, or record an honest exception.",
+        "Ask the owner what the workload really does. Make it one longer window or a smaller task that ends with each run, bound it \
+         by policy (`context.usage.same_day`), or record an honest exception.",
     ),
     (
         "window-not-ended",
-        "The server did not end it in time. Look at its health and at its clock; end the window (`mayfly task end`).",
+        "The server did not end it in time. Look at its health and at its clock (`mayfly doctor`), then `mayfly task revoke`.",
     ),
     (
         "unsettled-window",
@@ -61,7 +67,7 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     (
         "self-group-approvals",
-        "Name approvers of another group in the definition (`approvers` in `mayfly task define`).",
+        "Want approvals of two groups: `approval.distinct_groups = 2` in the definition.",
     ),
     (
         "break-glass-unreviewed",

@@ -193,21 +193,19 @@ pub(super) fn endings(report: &Report) -> Markup {
         }, spans, Some((limit, "to be settled by"))))
         (table("Seconds after the end", &[T("Of"), N("Windows"), N("Median"), N("95th percentile"), N("Most")],
             vec![quantile("Residual", &part.residual), quantile("Until settled", &part.to_settled)], 0))
-        div.pair {
-            @if !by_cause.is_empty() {
-                (bars(&Caption {
-                    id: "chart-causes",
-                    title: "Why windows ended",
-                    description: "Windows that ended within the period, by cause.".into(),
-                }, by_cause, None))
-            }
-            @if days.len() > 1 {
-                (columns(&Caption {
-                    id: "chart-residual-days",
-                    title: "Residual seconds, 95th percentile, day by day",
-                    description: "Of windows that ended on that day, UTC.".into(),
-                }, &days, span))
-            }
+        @if !by_cause.is_empty() {
+            (bars(&Caption {
+                id: "chart-causes",
+                title: "Why windows ended",
+                description: "Windows that ended within the period, by cause.".into(),
+            }, by_cause, None))
+        }
+        @if days.len() > 1 {
+            (columns(&Caption {
+                id: "chart-residual-days",
+                title: "Residual seconds, 95th percentile, day by day",
+                description: "Of windows that ended on that day, UTC.".into(),
+            }, &days, span))
         }
         (windows("Not settled", &part.unsettled.rows, part.unsettled.left_out))
         (windows("Windows, the longest residual first", &part.rows.rows, part.rows.left_out))
