@@ -191,6 +191,7 @@ async fn a_server_whose_clock_is_set_back_extends_nothing_and_serves_again_when_
 async fn an_agent_that_was_away_finds_back_to_a_server_that_was_restarted_with_its_clock_set_back() {
     let _lane = Lane::shared();
     let mut world = World::new(true).await;
+    world.hours_are_served().await;
     // Away when the server makes the authority that it signs by from then on: nobody tells the agent of it.
     world.server.daemon.kill();
     world.clock.set(-STEP);
