@@ -3,6 +3,7 @@
 mod backup;
 mod cli;
 mod debt;
+mod month;
 mod prove;
 mod report;
 mod tiles;
