@@ -146,6 +146,9 @@ async fn break_glass_takes_a_ticket_and_a_person_and_is_looked_at_before_the_nex
     let zed = world.person(ZED).review(&first.request_id).await;
     println!("by somebody who has no part in it: {zed:?}");
     assert_eq!(zed.expect_err("no say in it").code(), Code::PermissionDenied);
+    let approver = ann.review(&first.request_id).await;
+    println!("by who approved it: {approver:?}");
+    assert_eq!(approver.expect_err("her own approval").code(), Code::PermissionDenied);
     let reviewed = bob.review(&first.request_id).await.unwrap();
     assert!(!reviewed.review_due);
 
