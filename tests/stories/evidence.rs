@@ -3,7 +3,8 @@
 mod backup;
 mod cli;
 mod debt;
-mod month;
 mod prove;
+mod month;
 mod report;
 mod tiles;
+mod witness;
