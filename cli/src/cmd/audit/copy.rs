@@ -54,6 +54,8 @@ pub(super) struct Copy {
     differs_at: Option<u64>,
     /// A bundle that does not follow the one before it.
     disorder: Option<TilePath>,
+    /// A tile of hashes that is not that of the entries.
+    wrong_tile: Option<TilePath>,
     checkpoint: Option<SignedCheckpoint>,
 }
 
@@ -81,6 +83,7 @@ impl Copy {
             tree: Tree::new(),
             differs_at: None,
             disorder: None,
+            wrong_tile: None,
             checkpoint: None,
         };
         if dir.join(CHECKPOINT).exists() {
@@ -190,9 +193,9 @@ impl Copy {
             false => self.tree.partial_tile(path),
         };
         if own.as_deref() != Some(bytes) {
-            return Err(bad(format!("`{path}`, which is not that of the entries")));
-        }
-        if !path.is_full() {
+            // Here, too, the checkpoint says what it means: a log with another past has other hashes.
+            self.wrong_tile.get_or_insert(path);
+        } else if !path.is_full() {
             incoming.write(path, bytes)?;
         }
         Ok(())
@@ -231,6 +234,9 @@ impl Copy {
         }
         if let Some(path) = self.disorder {
             return Err(bad(format!("`{path}` out of order")));
+        }
+        if let Some(path) = self.wrong_tile {
+            return Err(bad(format!("`{path}`, which is not that of the entries")));
         }
         if (self.tree.size(), self.tree.root()) != (size, root) {
             return Err(bad("entries that are not those of its checkpoint".into()));
