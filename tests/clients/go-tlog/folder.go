@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +21,7 @@ const height = 8
 // Of larger logs not each proof is made, but as many as these, evenly spread.
 const proofs = 2000
 
-// logFolder is a log in files, with its checkpoint verified.
+// logFolder is a log in files or served as such, with its checkpoint verified.
 type logFolder struct {
 	path    string
 	tree    tlog.Tree
@@ -39,6 +41,25 @@ func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 		found[i] = h[index]
 	}
 	return found, nil
+}
+
+func isURL(place string) bool { return strings.HasPrefix(place, "http://") }
+
+// read gives a file of a log: from a folder, or from where the log is served.
+func read(place, file string) ([]byte, error) {
+	if !isURL(place) {
+		return os.ReadFile(filepath.Join(place, file))
+	}
+	answer, err := http.Get(place + "/" + file)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", file, answer.Status)
+	}
+	return body, err
 }
 
 // name is that of a tile as C2SP has it: without the height, and `entries` for `data`.
@@ -64,7 +85,7 @@ func (f *logFolder) recompute(found *report) (hashes, error) {
 	for start := int64(0); start < f.tree.N; start += 1 << height {
 		width := int(min(f.tree.N-start, 1<<height))
 		tile := tlog.Tile{H: height, L: -1, N: start >> height, W: width}
-		rest, err := os.ReadFile(filepath.Join(f.path, name(tile)))
+		rest, err := read(f.path, name(tile))
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +126,7 @@ func (f *logFolder) checkTiles(all hashes, found *report) error {
 		expected[name(tlog.Tile{H: height, L: -1, N: start >> height, W: width})] = true
 	}
 	for _, tile := range tlog.NewTiles(height, 0, f.tree.N) {
-		stored, err := os.ReadFile(filepath.Join(f.path, name(tile)))
+		stored, err := read(f.path, name(tile))
 		if err != nil {
 			return err
 		}
@@ -118,6 +139,9 @@ func (f *logFolder) checkTiles(all hashes, found *report) error {
 		}
 		expected[name(tile)] = true
 		found.Tiles++
+	}
+	if isURL(f.path) {
+		return nil
 	}
 	return filepath.WalkDir(filepath.Join(f.path, "tile"), func(path string, entry fs.DirEntry, err error) error {
 		if os.IsNotExist(err) && f.tree.N == 0 {
@@ -141,19 +165,19 @@ func (f *logFolder) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	if f.cache == nil {
 		f.cache = map[string][]byte{}
 	}
-	read := make([][]byte, len(tiles))
+	found := make([][]byte, len(tiles))
 	for i, tile := range tiles {
 		path := name(tile)
 		if f.cache[path] == nil {
-			data, err := os.ReadFile(filepath.Join(f.path, path))
+			data, err := read(f.path, path)
 			if err != nil {
 				return nil, err
 			}
 			f.cache[path] = data
 		}
-		read[i] = f.cache[path]
+		found[i] = f.cache[path]
 	}
-	return read, nil
+	return found, nil
 }
 
 func (f *logFolder) SaveTiles([]tlog.Tile, [][]byte) {}

@@ -1,7 +1,7 @@
 // Reads a log as it is served and exported (C2SP tlog-tiles), with what others wrote: golang.org/x/mod/sumdb for the tree
 // and the notes, github.com/transparency-dev/formats for checkpoints, cosignatures and proofs.
 //
-//	go-tlog -log VKEY [-witness VKEY]... [-proofs FILE] [-bundle FILE]... FOLDER    verifies the log in a folder
+//	go-tlog -log VKEY [-witness VKEY]... [-proofs FILE] [-bundle FILE]... FOLDER    verifies the log in a folder, or at http://…
 //	go-tlog -make SIZE FOLDER                                                       writes one, for others to verify
 //
 // Prints one line of JSON. Ends with 1, and `error` in it, if anything is not as it has to be.
@@ -83,7 +83,7 @@ func check(found *report, folder, logKey string, witnesses []string, proofs stri
 	if err != nil {
 		return err
 	}
-	checkpoint, err := os.ReadFile(folder + "/checkpoint")
+	checkpoint, err := read(folder, "checkpoint")
 	if err != nil {
 		return err
 	}

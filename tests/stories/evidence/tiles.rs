@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use mayfly_tests::{Lane, effort, go_module};
+use mayfly_tests::cli::Cli;
+use mayfly_tests::{Lane, Server, effort, go_module};
 use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use mayfly_tlog::cosignature::cosign;
 use mayfly_tlog::files::{LogDir, LogKeys, LogWriter};
@@ -259,4 +260,40 @@ fn another_past_is_refused_by_go() {
         !good && answer["error"].as_str().unwrap().contains("the root of the entries is"),
         "{answer}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn go_verifies_what_a_server_exports_proves_and_serves() {
+    let _lane = Lane::shared();
+    let server = Server::start().await;
+    let cli = Cli::new(&server.socket());
+    // More than one bundle.
+    for _ in 0..300 {
+        server.admin().token().await;
+    }
+    let keys = cli.json(&["audit", "keys"]).await;
+    let key = keys["keys"][0].as_str().unwrap();
+    let copy = server.dir().join("copy");
+    let exported = cli.json(&["audit", "export", copy.to_str().unwrap()]).await;
+    let size = exported["size"].as_u64().unwrap();
+    assert!(size > 300, "{exported}");
+
+    let mut arguments = vec!["-log".to_owned(), key.to_owned()];
+    for index in [0, 1, 255, 256, size - 1] {
+        let file = server.dir().join(format!("{index}.tlog-proof"));
+        let file = file.to_str().unwrap();
+        let proved = cli.run(&["audit", "prove", &index.to_string(), "--out", file]).await;
+        assert_eq!(proved.code, Some(0), "{proved:?}");
+        arguments.extend(["-bundle".to_owned(), file.to_owned()]);
+    }
+    let served = format!("http://127.0.0.1:{}/log", server.health_port());
+    for place in [copy.display().to_string(), served] {
+        let (answer, good) = go(&[&arguments[..], &[place]].concat());
+        println!("{answer}");
+        assert!(good, "{answer}");
+        assert!(answer["size"].as_u64().unwrap() >= size, "{answer}");
+        assert_eq!(answer["proof_files"], 5);
+    }
+    let (answer, good) = go(&["-log".into(), Ours::new(1).log.to_string(), copy.display().to_string()]);
+    assert!(!good, "another key: {answer}");
 }
