@@ -78,7 +78,10 @@ impl TaskApi {
 
     /// Nobody gets further into a task while the server's log is refused; out of it always.
     fn ensure_trusted(&self) -> Result<(), Status> {
-        self.news.distrust().refusal().map_or(Ok(()), |why| Err(Status::failed_precondition(why)))
+        self.news
+            .distrust()
+            .refusal()
+            .map_or(Ok(()), |why| Err(Status::failed_precondition(why)))
     }
 
     /// As [`caller`](Self::caller), and still who connected.

@@ -37,6 +37,8 @@ const FIRST_SILENCE: Duration = Duration::from_secs(30);
 const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
+/// A server shows its log first of all, and after a moment if it cannot; this is more than a moment.
+const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Between two reports of what consumers enforce.
 const REPORT_GAP: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,8 @@ pub(super) struct WatchStream {
     report_at: Option<Instant>,
     /// The witness looks at the head of the log: it saves what it accepts before it answers.
     looking: Option<JoinHandle<Witnessed>>,
+    /// When the log should have been shown; none once it was.
+    shown_by: Option<Instant>,
 }
 
 // === impl WatchStream ===
@@ -98,6 +102,7 @@ impl WatchStream {
             // What an earlier stream was told means nothing on this one.
             report_at: (!holdings.news().enforcers().is_empty()).then(Instant::now),
             looking: None,
+            shown_by: Some(Instant::now() + SHOWN_WITHIN),
         })
     }
 
@@ -143,6 +148,7 @@ impl WatchStream {
         match &message.body {
             Some(watch_response::Body::Beacon(body)) => {
                 self.expect_beacons(body);
+                self.miss_the_log(holdings);
                 (beacon, lease_ms) = (Some((body.time_unix_ms, body.interval_ms)), body.lease_ms);
             }
             Some(watch_response::Body::Update(update)) => lease_ms = update.lease_ms,
@@ -187,12 +193,27 @@ impl WatchStream {
 
     /// Has the witness look at the head of the log.
     fn look(&mut self, head: LogHead, holdings: &Holdings) -> Result<(), CallError> {
+        self.shown_by = None;
         if self.looking.is_some() {
-            return Err(CallError::malformed(CALL, "heads of the log came faster than they were answered"));
+            return Err(CallError::malformed(
+                CALL,
+                "heads of the log came faster than they were answered",
+            ));
         }
         let witness = holdings.news().witness().cloned();
         self.looking = witness.map(|witness| tokio::task::spawn_blocking(move || witness.consider(&head)));
         Ok(())
+    }
+
+    /// Has the witness know when no log was shown for too long.
+    fn miss_the_log(&mut self, holdings: &Holdings) {
+        if self.shown_by.is_some_and(|by| Instant::now() >= by)
+            && let Some(witness) = holdings.news().witness().cloned()
+        {
+            self.shown_by = None;
+            // Nobody waits for it: it is put down, and seen by all, when the disk has it.
+            drop(tokio::task::spawn_blocking(move || witness.not_shown()));
+        }
     }
 
     /// How long the server may be silent, from what it says of itself.

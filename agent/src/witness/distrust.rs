@@ -28,7 +28,7 @@ impl Distrust {
     pub fn refusal(&self) -> Option<String> {
         self.why.borrow().as_deref().map(|why| {
             format!(
-                "no task SVIDs on this node: its agent refuses the server's log, as {why}; the base identity stays. Tell who \
+                "no task SVIDs on this node: its agent refuses the server's log, as {why}; base SVIDs stay. Tell who \
                  runs the server; how a node takes a new log is in docs/witness.md"
             )
         })

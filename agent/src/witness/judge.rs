@@ -25,6 +25,8 @@ pub(super) enum Verdict {
 pub(super) enum Refusal {
     #[error("its checkpoint cannot be read ({0})")]
     Unreadable(String),
+    #[error("the server does not show it any more")]
+    NotShown,
     #[error("it is another log: `{shown}`, and not `{known}`")]
     OtherLog { known: String, shown: String },
     #[error("no key that is known here signed its checkpoint over {size} entries ({detail})")]
@@ -60,13 +62,19 @@ fn considered(known: Option<&Known>, head: &LogHead) -> Result<Verdict, Refusal>
     let trusted = known.map_or(offered.as_slice(), |known| known.keys.as_slice());
     let before = known.map_or(0, |known| known.checkpoint.size());
     // Whoever knows nothing needs no proof, whatever came along.
-    let (from, proof) = if known.is_some() { (head.from, proof(head)) } else { (0, Some(vec![])) };
+    let (from, proof) = if known.is_some() {
+        (head.from, proof(head))
+    } else {
+        (0, Some(vec![]))
+    };
     let other_past = Refusal::OtherPast { known: before, size };
     let Some(proof) = proof else { return Err(other_past) };
     let request = AddCheckpoint::new(from, proof, note.clone()).map_err(|error| unreadable(&error))?;
     let accepted = match state(known).consider(&request, trusted) {
         Ok(accepted) => accepted,
-        Err(witness::Refusal::Conflict { .. } | witness::Refusal::OldAboveSize { .. }) => return Ok(Verdict::OtherStart),
+        Err(witness::Refusal::Conflict { .. } | witness::Refusal::OldAboveSize { .. }) => {
+            return Ok(Verdict::OtherStart);
+        }
         Err(witness::Refusal::Shorter { known, size, .. }) => return Err(Refusal::Shorter { known, size }),
         Err(witness::Refusal::Fork { .. } | witness::Refusal::BadProof { .. }) => return Err(other_past),
         Err(refusal) => {
@@ -93,13 +101,17 @@ fn state(known: Option<&Known>) -> Witness {
 
 /// The keys that the server names, as far as they are keys of this log.
 fn offered_keys(head: &LogHead, origin: &str) -> Vec<VerifierKey> {
-    let keys = head.keys.iter().take(KEYS_MAX).filter_map(|key| key.parse::<VerifierKey>().ok());
+    let keys = head
+        .keys
+        .iter()
+        .take(KEYS_MAX)
+        .filter_map(|key| key.parse::<VerifierKey>().ok());
     keys.filter(|key| key.algorithm() == Algorithm::Ed25519 && key.name() == origin)
         .collect()
 }
 
-/// Who speaks for the log from now on: those that signed this checkpoint. A key that was known vouches for the others by
-/// signing the same one; one that does not sign any more is forgotten.
+/// Who speaks for the log from now on: those that signed this checkpoint. A key that was known vouches for the others
+/// by signing the same one; one that does not sign any more is forgotten.
 fn speaking(trusted: &[VerifierKey], offered: &[VerifierKey], note: &Note) -> Vec<VerifierKey> {
     let mut keys: Vec<VerifierKey> = trusted.to_vec();
     keys.extend(offered.iter().filter(|key| !trusted.contains(key)).cloned());

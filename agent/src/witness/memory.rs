@@ -1,7 +1,8 @@
 //! What a witness remembers, and its file.
 //!
-//! JSON: `{"version": 1, "known": {"keys": […], "checkpoint": "…"}, "refused": {"why": "…", "at": 0, "checkpoint": "…"}}`,
-//! the two parts where there are any. The checkpoint is the whole note, so that an older server is shown its own signature.
+//! JSON: `{"version": 1, "known": {"keys": […], "checkpoint": "…"}, "refused": {"why": "…", "at": 0, "checkpoint":
+//! "…"}}`, the two parts where there are any. The checkpoint is the whole note, so that an older server is shown its
+//! own signature.
 
 use std::io;
 use std::path::Path;
@@ -88,7 +89,9 @@ impl Memory {
         let name = || file.display().to_string();
         let bytes = match read_capped(file, MAX_BYTES) {
             Ok(bytes) => bytes,
-            Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
             Err(error) => return Err(error.into()),
         };
         let written: Written = serde_json::from_slice(&bytes).map_err(|error| MemoryError::Json(name(), error))?;
@@ -97,7 +100,9 @@ impl Memory {
         }
         let known = written.known.map(|known| {
             let keys = known.keys.iter().map(|key| key.parse::<VerifierKey>());
-            let keys: Vec<_> = keys.collect::<Result<_, _>>().map_err(|error| MemoryError::Key(name(), error))?;
+            let keys: Vec<_> = keys
+                .collect::<Result<_, _>>()
+                .map_err(|error| MemoryError::Key(name(), error))?;
             let checkpoint = SignedCheckpoint::open(known.checkpoint.as_bytes(), &keys);
             let checkpoint = checkpoint.map_err(|error| MemoryError::Checkpoint(name(), error))?;
             Ok::<_, MemoryError>(Known { keys, checkpoint })

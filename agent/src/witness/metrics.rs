@@ -28,8 +28,20 @@ impl WitnessMetrics {
         } = self;
         let registry = registry.sub_registry_with_prefix("witness");
         registry.register("log_refused", "1 while the server's log is refused", refused.clone());
-        registry.register("log_entries", "Entries of the server's log that are vouched for", size.clone());
-        registry.register("cosigned", "Checkpoints of the server's log that were cosigned", cosigned.clone());
-        registry.register("refusals", "Heads of the server's log that were refused", refusals.clone());
+        registry.register(
+            "log_entries",
+            "Entries of the server's log that are vouched for",
+            size.clone(),
+        );
+        registry.register(
+            "cosigned",
+            "Checkpoints of the server's log that were cosigned",
+            cosigned.clone(),
+        );
+        registry.register(
+            "refusals",
+            "Heads of the server's log that were refused",
+            refusals.clone(),
+        );
     }
 }

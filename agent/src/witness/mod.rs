@@ -1,15 +1,16 @@
-//! This agent as a witness of its server's log: it remembers the last checkpoint, and the next one has to go on from there.
+//! This agent as a witness of its server's log: it remembers the last checkpoint, and the next one has to go on from
+//! there.
 //!
 //! ```text
 //!   sync ── LogHead ──▶ Witness ──▶ Memory: witness.json, saved before anything is answered
 //!        ◀─ Witnessed ──┘     └───▶ Distrust ──▶ tasks, api: no task SVIDs, for this reason
 //! ```
 //!
-//! A log that is shorter, has another past, is another one, or is signed by no key that is known here is refused, and while
-//! it is, nobody on this node gets a task SVID; base SVIDs stay. That outlives restarts, and ends when the log that is known
-//! here is shown again, or when an operator has the agent forget it (`docs/witness.md`). The keys of the log are taken on
-//! trust at the first contact, from the server that the agent authenticated; a later one needs the signature of one that is
-//! known.
+//! A log that is shorter, has another past, is another one, is signed by no key that is known here, or is not shown any
+//! more is refused, and while it is, nobody on this node gets a task SVID; base SVIDs stay. That outlives restarts, and
+//! ends when the log that is known here is shown again, or when an operator has the agent forget it
+//! (`docs/witness.md`). The keys of the log are taken on trust at the first contact, from the server that the agent
+//! authenticated; a later one needs the signature of one that is known.
 //!
 //! Not here: trees and notes (`mayfly-tlog`), the stream (`sync`). Start at [`Witness::consider`].
 
@@ -99,8 +100,8 @@ struct State {
 // === impl Witness ===
 
 impl Witness {
-    /// Goes on with what the data folder keeps. A memory that cannot be read is no reason to trust any log: it counts as a
-    /// refusal until somebody looks after it. Blocks.
+    /// Goes on with what the data folder keeps. A memory that cannot be read is no reason to trust any log: it counts
+    /// as a refusal until somebody looks after it. Blocks.
     ///
     /// # Errors
     /// There is no key, and none can be made.
@@ -207,10 +208,20 @@ impl Witness {
         }
     }
 
+    /// The server has shown no log for as long as one may take. One that is known here and is hidden cannot be vouched
+    /// for. Blocks on the disk.
+    pub fn not_shown(&self) {
+        let _turn = lock(&self.turn);
+        let before = self.lock().memory.clone();
+        if before.known.is_some() && before.refused.is_none() {
+            self.refuse(&before, &Refusal::NotShown, &LogHead::default());
+        }
+    }
+
     fn refuse(&self, before: &Memory, refusal: &Refusal, head: &LogHead) {
         let why = refusal.to_string();
-        let hint = "no task SVIDs on this node until the log that is known here is shown again; if the server has a new log \
-                    on purpose, stop the agent, delete the file, and start the agent";
+        let hint = "no task SVIDs on this node until the log that is known here is shown again; if there is a new \
+                    log on purpose, stop the agent, delete the file, and start the agent";
         error!(why, file = %self.file.display(), hint, "the server's log is refused: task SVIDs withdrawn");
         self.metrics.refusals.inc();
         let refused = Refused {
@@ -225,7 +236,7 @@ impl Witness {
         };
         // It counts, remembered or not.
         if let Err(failure) = self.save(before, &memory) {
-            error!(error = %Chain(&failure), "that the log is refused is not remembered beyond the end of this process");
+            error!(error = %Chain(&failure), "that the log is refused is forgotten when this process ends");
         }
         self.show(memory);
     }
@@ -241,14 +252,20 @@ impl Witness {
         let Some(known) = &now.known else { return };
         let origin = known.checkpoint.origin();
         match &before.known {
-            None => info!(origin, size = known.checkpoint.size(), keys = ?known.key_texts(), "the server's log is known from now on"),
+            None => {
+                info!(origin, size = known.checkpoint.size(), keys = ?known.key_texts(), "the log is known from now on")
+            }
             Some(old) if old.keys != known.keys => {
-                info!(origin, keys = ?known.key_texts(), "the server's log has another key, which the one before vouches for");
+                info!(origin, keys = ?known.key_texts(), "the log has another key, which a known one vouches for");
             }
             Some(_) => {}
         }
         if before.refused.is_some() {
-            warn!(origin, size = known.checkpoint.size(), "the log that is known here is shown again: task SVIDs can be had");
+            warn!(
+                origin,
+                size = known.checkpoint.size(),
+                "the log that is known here is shown again: task SVIDs can be had"
+            );
         }
     }
 
@@ -289,6 +306,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl fmt::Debug for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Witness").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Witness")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }

@@ -321,3 +321,18 @@ fn a_memory_that_cannot_be_read_trusts_no_log_and_stays_as_it_is() {
     assert_eq!(node.sees(&log).refused, "");
     node.trusts();
 }
+
+#[test]
+fn a_log_that_is_known_and_not_shown_any_more_is_refused_until_it_is() {
+    let (node, log) = (Node::new(), Log::new(9));
+    // Whoever knows none misses none.
+    node.witness.not_shown();
+    node.trusts();
+    node.sees(&log);
+    node.witness.not_shown();
+    node.is_refusing("the server does not show it any more");
+    let node = node.restart();
+    node.is_refusing("the server does not show it any more");
+    assert_eq!(node.sees(&log).refused, "");
+    node.trusts();
+}

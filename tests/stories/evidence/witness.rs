@@ -1,5 +1,5 @@
-//! A log that lost entries, or has others, is refused by everybody who remembers it: the agent, which then serves no task
-//! SVIDs, and a witness elsewhere. Here the whole folder of the server goes, its own memory with it.
+//! A log that lost entries, or has others, is refused by everybody who remembers it: the agent, which then serves no
+//! task SVIDs, and a witness elsewhere. Here the whole folder of the server goes, its own memory with it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -14,7 +14,10 @@ async fn windows_end_when_the_log_is_refused_and_can_be_had_again_when_it_is_tru
     stage.news.distrust().set(Some(WHY));
     stage.gets(&job, 0).await;
     let ended = state(&stage, &job, &request_id).await;
-    assert_eq!((stage_of(&ended), &*ended.reasons), (TaskStage::Closed, &["log_refused".to_owned()][..]));
+    assert_eq!(
+        (stage_of(&ended), &*ended.reasons),
+        (TaskStage::Closed, &["log_refused".to_owned()][..])
+    );
     assert!(ended.message.contains(WHY), "{}", ended.message);
     asked(&stage, "close failed", 1).await;
     stage.news.distrust().set(None);

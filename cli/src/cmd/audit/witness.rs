@@ -84,7 +84,7 @@ pub(super) async fn run(args: &WitnessArgs, context: &mut Context) -> Result<Exi
     let listen = args.listen.expect("clap wants it without --print-key");
     let (told, mut events) = mpsc::channel(EVENTS);
     let site = Site::open(&args.dir, args.log.clone(), signer, told).map_err(|error| {
-        let hint = "a witness that began anew would take a log that lost entries: restore the folder; only if that cannot be, \
+        let hint = "a witness that began anew would take a log that lost entries: restore the folder; if you cannot, \
                     start with an empty one, under a new name";
         CliError::failed(Chain(&error).to_string(), hint)
     })?;
@@ -92,7 +92,9 @@ pub(super) async fn run(args: &WitnessArgs, context: &mut Context) -> Result<Exi
     let pages = pages.map_err(|error| CliError::failed(Chain(&error).to_string(), "choose another --listen"))?;
     let address = pages.address();
     if context.out.is_json() {
-        context.out.json_line(&json!({"event": "listening", "address": address.to_string(), "key": key}))?;
+        context
+            .out
+            .json_line(&json!({"event": "listening", "address": address.to_string(), "key": key}))?;
     } else {
         context.out.line(format!("listening on http://{address}"))?;
         context.out.line(format!("key {key}"))?;
@@ -164,7 +166,10 @@ fn own_key(dir: &Path, wanted: Option<&str>) -> Result<Ed25519Key, CliError> {
     let name = match (kept.as_deref(), wanted) {
         (Some(kept), Some(wanted)) if kept != wanted => {
             let what = format!("this witness is `{kept}`, not `{wanted}`");
-            return Err(CliError::input(what, "leave --name out, or choose another --dir for another witness"));
+            return Err(CliError::input(
+                what,
+                "leave --name out, or choose another --dir for another witness",
+            ));
         }
         (Some(name), _) | (None, Some(name)) => name,
         (None, None) => {
@@ -174,7 +179,8 @@ fn own_key(dir: &Path, wanted: Option<&str>) -> Result<Ed25519Key, CliError> {
     };
     let key = Ed25519Key::open_or_create(&dir.join(KEY_FILE), name, Algorithm::CosignatureV1);
     let key = key.map_err(|error| {
-        let hint = "a name is one word without `+`; a key that is lost needs a new --dir, and a new row in the server's settings";
+        let hint =
+            "a name is one word without `+`; for a lost key, begin with a new --dir, and a new key in the settings";
         CliError::failed(Chain(&error).to_string(), hint)
     })?;
     if kept.is_none() {

@@ -1,7 +1,7 @@
 //! The witness itself: what it remembers, and `POST /add-checkpoint`, `GET /<SHA-256 of the origin>/checkpoint`.
 //!
-//! What was accepted is on disk before it is answered, and one checkpoint is looked at after the other, so that none takes
-//! a log back.
+//! What was accepted is on disk before it is answered, and one checkpoint is looked at after the other, so that none
+//! takes a log back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,7 +62,11 @@ pub(super) enum Event {
     /// The first cosignature for a log since the start.
     Cosigned { origin: String, size: u64 },
     /// A checkpoint was refused.
-    Refused { status: u16, why: String, is_about_the_log: bool },
+    Refused {
+        status: u16,
+        why: String,
+        is_about_the_log: bool,
+    },
     /// The witness itself failed.
     Failed { why: String },
 }
@@ -156,7 +160,12 @@ impl Site {
         let mut shown = Note::new(checkpoint.note().text())?;
         for own in checkpoint.note().verified_by(&self.log_keys)? {
             let mut signatures = checkpoint.note().signatures().iter();
-            shown.push(signatures.find(|signature| signature.is_by(own)).cloned().expect("it was verified"))?;
+            shown.push(
+                signatures
+                    .find(|signature| signature.is_by(own))
+                    .cloned()
+                    .expect("it was verified"),
+            )?;
         }
         shown.push(signature)?;
         let hash = hash_of(checkpoint.origin());

@@ -42,7 +42,9 @@ impl Log {
         tree.append(&leaves).unwrap();
         let checkpoint = Checkpoint::new(self.key.verifier_key().name(), tree.size(), tree.root()).unwrap();
         let signed = SignedCheckpoint::sign(checkpoint, &self.key).unwrap();
-        let proof = tree.prove_consistency(old.min(tree.size()), tree.size(), &NoTiles).unwrap();
+        let proof = tree
+            .prove_consistency(old.min(tree.size()), tree.size(), &NoTiles)
+            .unwrap();
         let proof: String = proof.iter().map(|hash| format!("{hash}\n")).collect();
         format!("old {old}\n{proof}\n{signed}")
     }
@@ -260,11 +262,21 @@ async fn of_checkpoints_that_come_at_once_none_takes_the_log_back() {
 #[test]
 fn a_witness_keeps_its_name_and_one_that_cannot_read_what_it_knew_does_not_begin_anew() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(own_key(dir.path(), None).unwrap_err().to_string().contains("needs a name"));
+    assert!(
+        own_key(dir.path(), None)
+            .unwrap_err()
+            .to_string()
+            .contains("needs a name")
+    );
     let first = own_key(dir.path(), Some("w.example")).unwrap();
     let again = own_key(dir.path(), None).unwrap();
     assert_eq!(first.verifier_key(), again.verifier_key());
-    assert!(own_key(dir.path(), Some("v.example")).unwrap_err().to_string().contains("`w.example`"));
+    assert!(
+        own_key(dir.path(), Some("v.example"))
+            .unwrap_err()
+            .to_string()
+            .contains("`w.example`")
+    );
     fs::write(dir.path().join("state"), "5 nonsense log.example/a\n").unwrap();
     let (told, _events) = mpsc::channel(1);
     assert!(Site::open(dir.path(), vec![], first, told).is_err());
@@ -273,7 +285,14 @@ fn a_witness_keeps_its_name_and_one_that_cannot_read_what_it_knew_does_not_begin
 #[tokio::test]
 async fn there_is_nothing_else_there() {
     let witness = Running::start(&[]);
-    for path in ["/", "/sign-subtree", "/key", "/state", "/refused/x", "/../key/checkpoint"] {
+    for path in [
+        "/",
+        "/sign-subtree",
+        "/key",
+        "/state",
+        "/refused/x",
+        "/../key/checkpoint",
+    ] {
         let (status, ..) = witness.says(&format!("POST {path}"), "").await;
         assert!([404, 405].contains(&status), "{path}: {status}");
     }
