@@ -220,10 +220,7 @@ impl Meter {
     /// Measures.
     pub fn of(replay: &Replay, view: &View) -> Self {
         let (frame, most, details) = (view.frame(), view.thresholds.rows, replay.details());
-        let windows: Vec<&Window> = view
-            .windows(replay)
-            .filter(|window| !within(&window.in_force(frame.1), frame).is_empty())
-            .collect();
+        let windows: Vec<&Window> = view.windows(replay).filter(|window| is_counted(window, view)).collect();
         let by = |names: &dyn Fn(&Window) -> Vec<String>| {
             let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
             for window in &windows {
@@ -256,6 +253,11 @@ impl Meter {
             patterns: patterns(replay, view),
         }
     }
+}
+
+/// Also a window that was over within the second of its opening was one.
+fn is_counted(window: &Window, view: &View) -> bool {
+    view.has(window.opened_at) || !within(&window.in_force(view.to), view.frame()).is_empty()
 }
 
 fn days(windows: &[&Window], view: &View) -> Vec<MeterDay> {

@@ -290,12 +290,12 @@ impl World {
             next_epoch: self.epoch + 1,
         };
         let after = self.tasks[id].apply(&step, context).unwrap();
-        self.tasks.insert(id.clone(), after);
+        self.tasks.insert(id.clone(), after.clone());
         let revokes = matches!(
             step,
             TaskStep::Close { .. } | TaskStep::Suspend { .. } | TaskStep::RevokeSvid { .. }
         );
-        let deltas = match revokes {
+        let mut deltas = match revokes {
             true => {
                 self.epoch += 1;
                 vec![Delta::Revoked(Arc::new(Revocation {
@@ -309,6 +309,7 @@ impl World {
             }
             false => vec![],
         };
+        deltas.push(Delta::TaskPut(Arc::new(after)));
         let change = Change::TaskStep {
             id: id.clone(),
             step: Box::new(step),

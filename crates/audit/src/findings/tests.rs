@@ -342,3 +342,21 @@ fn each_sign_of_standing_access_is_enough() {
     assert_eq!(signs(&duty, 7), ["duty-cycle"]);
     assert_eq!(signs(&duty, 14), Vec::<String>::new());
 }
+
+#[test]
+fn a_window_of_no_second_is_a_window() {
+    let mut world = world();
+    for turn in 0..3 {
+        let id = world.request("pay/db-migrate", WORKLOAD, None, &format!("short {turn}"));
+        world.work(&id, 0);
+    }
+    let view = View {
+        from: START,
+        to: START + DAY,
+        scope: Scope::All,
+        thresholds: Thresholds::default(),
+    };
+    let meter = crate::meter::Meter::of(&world.replay(), &view);
+    assert_eq!((meter.total.windows, meter.total.privileged_seconds), (3, 0));
+    assert_eq!((meter.by_day[0].opened, meter.by_task.rows[0].windows), (3, 3));
+}

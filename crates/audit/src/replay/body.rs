@@ -155,6 +155,10 @@ pub(super) struct OfWindow {
     #[serde(default)]
     pub(super) epoch: Option<u64>,
     #[serde(default)]
+    pub(super) by: Value,
+    #[serde(default)]
+    pub(super) term: Option<String>,
+    #[serde(default)]
     pub(super) checkpoints: Vec<Acknowledged>,
 }
 

@@ -1,6 +1,6 @@
 //! Requests: asked for, approved, refused, over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -219,7 +219,8 @@ impl Replay {
     fn take_reviewed(&mut self, entry: &Entry) {
         let by = entry.field("by").clone();
         let request = self.requests.get_mut(&entry.subject).expect("looked up before");
-        let is_own = by.is_null() || by == request.person || by == request.owner;
+        let approved = request.approvals.iter().any(|approval| approval.person == by);
+        let is_own = by.is_null() || by == request.person || by == request.owner || approved;
         let was_due = std::mem::replace(&mut request.review_due, false);
         request.reviewed = Some(Said {
             by,
@@ -228,7 +229,10 @@ impl Replay {
             latency: 0,
         });
         if is_own {
-            let message = format!("the use of {} is reviewed by who used it", entry.subject);
+            let message = format!(
+                "the use of {} is reviewed by who used it, or agreed to it",
+                entry.subject
+            );
             self.violate(Invariant::I4, entry.index, message);
         }
         if !was_due {
@@ -283,10 +287,54 @@ impl Request {
                 people.push(&approval.person);
             }
         }
-        let groups: BTreeSet<&String> = given
+        let groups: Vec<Vec<&String>> = given
             .iter()
-            .flat_map(|approval| approval.groups.intersection(&rule.groups))
+            .map(|approval| approval.groups.intersection(&rule.groups).collect())
             .collect();
-        people.len() >= rule.count.max(1) as usize && groups.len() >= rule.distinct_groups.unwrap_or(1) as usize
+        people.len() >= rule.count.max(1) as usize
+            && groups_stood_for(&groups) >= rule.distinct_groups.unwrap_or(1) as usize
+    }
+}
+
+/// For how many different groups these people can stand, each for one of theirs.
+fn groups_stood_for(people: &[Vec<&String>]) -> usize {
+    // Augmenting paths: whoever finds all of theirs taken asks the one who took it to stand for another.
+    fn find<'a>(
+        person: usize,
+        people: &[Vec<&'a String>],
+        taken: &mut BTreeMap<&'a String, usize>,
+        asked: &mut BTreeSet<&'a String>,
+    ) -> bool {
+        for group in &people[person] {
+            if !asked.insert(group) {
+                continue;
+            }
+            let holder = taken.get(group).copied();
+            if holder.is_none_or(|holder| find(holder, people, taken, asked)) {
+                taken.insert(group, person);
+                return true;
+            }
+        }
+        false
+    }
+    let mut taken = BTreeMap::new();
+    (0..people.len())
+        .filter(|person| find(*person, people, &mut taken, &mut BTreeSet::new()))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_person_stands_for_one_group() {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let [a, b, c] = &names;
+        assert_eq!(groups_stood_for(&[vec![a, b]]), 1);
+        assert_eq!(groups_stood_for(&[vec![a, b], vec![a]]), 2);
+        assert_eq!(groups_stood_for(&[vec![a], vec![a]]), 1);
+        assert_eq!(groups_stood_for(&[vec![a, b], vec![a, c], vec![a]]), 3);
+        assert_eq!(groups_stood_for(&[]), 0);
     }
 }

@@ -227,7 +227,9 @@ pub struct Settled {
     pub index: u64,
     /// Seconds from the end to the last instant at which an SVID could count.
     pub residual: u64,
-    /// Consumers that enforced it, if that settled it.
+    /// Consumers showed it, before everything had expired.
+    pub is_enforced: bool,
+    /// Consumers that refuse it.
     pub checkpoints: Vec<Acknowledgement>,
     /// Somebody accepted that it could not be shown.
     pub is_accepted_risk: bool,
@@ -284,6 +286,8 @@ pub struct Window {
     pub confirmed_at: Option<i64>,
     /// When it was said, and where, that its end could not be shown.
     pub incomplete: Option<(i64, u64)>,
+    /// Who was the first to accept that it cannot be shown; it takes two.
+    pub risk_by: Option<Value>,
     /// How it was settled.
     pub settled: Option<Settled>,
 }

@@ -464,3 +464,45 @@ fn stops_and_extensions_count_for_what_they_are() {
     );
     assert_eq!(window.svids_counted(i64::MAX), window.in_force(i64::MAX));
 }
+
+#[test]
+fn a_risk_is_accepted_by_two_and_a_settlement_is_shown_by_whom_the_definition_names() {
+    let mut world = World::new();
+    world.define(&format!("{UNATTENDED}[ending]\ncheckpoints = [\"/svc/db\"]\n"));
+    let id = world.request("pay/db-migrate", WORKLOAD, None, "once");
+    let window = world.open(&id);
+    world.close(&id, window, CloseCause::Revoked);
+    world.confirm(&id, window);
+    let found = |world: &World| -> Vec<Invariant> {
+        violations(&world.entries())
+            .into_iter()
+            .map(|violation| violation.invariant)
+            .collect()
+    };
+    let settled = |epoch: u64, name: &str| {
+        let mut world = world.clone();
+        let said = json!([{ "name": name, "consumers": 1, "epoch": epoch, "at": 0 }]);
+        let body = json!({ "window": window, "residual": 0, "term": "enforced", "checkpoints": said });
+        world.raw("window.settled", id.as_str(), body);
+        found(&world)
+    };
+    assert_eq!(settled(1, "/svc/db"), []);
+    assert_eq!(settled(0, "/svc/db"), [Invariant::I11]);
+    assert_eq!(settled(1, "/svc/other"), [Invariant::I11]);
+    let accepted = |people: &[&str]| {
+        let mut world = world.clone();
+        world.raw("window.revocation_incomplete", id.as_str(), json!({ "window": window }));
+        for (place, by) in people.iter().enumerate() {
+            let kind = if place + 1 == people.len() {
+                "window.risk_accepted"
+            } else {
+                "window.risk_proposed"
+            };
+            world.raw(kind, id.as_str(), json!({ "window": window, "by": by }));
+        }
+        found(&world)
+    };
+    assert_eq!(accepted(&["ann", "rob"]), []);
+    assert_eq!(accepted(&["ann", "ann"]), [Invariant::I4]);
+    assert_eq!(accepted(&["ann"]), [Invariant::I4]);
+}

@@ -19,11 +19,11 @@ impl Replay {
         let body: OfWindow = read(entry)?;
         match entry.kind.as_str() {
             "window.closing" => self.take_closing(entry, body),
-            "window.closed" | "window.settled" | "window.revocation_incomplete" | "window.risk_accepted" => {
-                self.take_after_end(entry, body);
-            }
-            // The first of the two whom it takes; the second one settles it.
-            "window.risk_proposed" => {}
+            "window.closed"
+            | "window.settled"
+            | "window.revocation_incomplete"
+            | "window.risk_proposed"
+            | "window.risk_accepted" => self.take_after_end(entry, body),
             _ => self.take_step(entry, body),
         }
         Ok(())
@@ -95,6 +95,7 @@ impl Replay {
             ended: None,
             confirmed_at: None,
             incomplete: None,
+            risk_by: None,
             settled: None,
         };
         let holder = (window.workload.clone(), window.task.clone());
@@ -333,13 +334,28 @@ impl Replay {
         let is_in_order = match entry.kind.as_str() {
             "window.closed" => has_ended && !is_confirmed,
             "window.revocation_incomplete" => is_confirmed && window.incomplete.is_none(),
-            "window.risk_accepted" => window.incomplete.is_some(),
+            "window.risk_proposed" | "window.risk_accepted" => window.incomplete.is_some(),
             _ => is_confirmed,
         };
         let is_of_another = window.request != entry.subject;
+        let is_enforced = body
+            .term
+            .as_ref()
+            .map_or(!body.checkpoints.is_empty(), |term| term == "enforced");
+        let epoch = window.ended.as_ref().and_then(|ended| ended.epoch).unwrap_or_default();
+        let refuses = |name: &String| {
+            body.checkpoints
+                .iter()
+                .any(|said| said.name == *name && said.epoch >= epoch)
+        };
+        let is_shown = entry.kind != "window.settled" || !is_enforced || window.checkpoints.iter().all(refuses);
+        // It takes two people to accept it.
+        let is_by_one = entry.kind == "window.risk_accepted"
+            && (body.by.is_null() || window.risk_by.as_ref().is_none_or(|first| *first == body.by));
         match entry.kind.as_str() {
             "window.closed" => window.confirmed_at = Some(entry.time),
             "window.revocation_incomplete" => window.incomplete = Some((entry.time, entry.index)),
+            "window.risk_proposed" => window.risk_by = Some(body.by),
             kind => {
                 let acknowledged = body.checkpoints.into_iter().map(|acknowledged| Acknowledgement {
                     name: acknowledged.name,
@@ -351,6 +367,7 @@ impl Replay {
                     at: entry.time,
                     index: entry.index,
                     residual: body.residual.unwrap_or_default(),
+                    is_enforced,
                     checkpoints: acknowledged.collect(),
                     is_accepted_risk: kind == "window.risk_accepted",
                 });
@@ -363,6 +380,14 @@ impl Replay {
                 entry.kind
             );
             self.violate(Invariant::I11, entry.index, message);
+        }
+        if !is_shown {
+            let message = format!("the window {id} is settled by consumers that did not say that they refuse it");
+            self.violate(Invariant::I11, entry.index, message);
+        }
+        if is_by_one {
+            let message = format!("one person alone accepts that the end of the window {id} cannot be shown");
+            self.violate(Invariant::I4, entry.index, message);
         }
         if is_settled {
             self.forget_window(id);

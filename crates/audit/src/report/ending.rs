@@ -38,7 +38,7 @@ pub(super) fn endings(replay: &Replay, view: &View) -> Endings {
         if let Some(settled) = &window.settled {
             residual.push(i64::try_from(settled.residual).unwrap_or(i64::MAX));
             to_settled.push(settled.at.saturating_sub(ended.at));
-            settled_by_checkpoints += u64::from(!settled.checkpoints.is_empty());
+            settled_by_checkpoints += u64::from(settled.is_enforced);
         }
     }
     let unsettled: Vec<EndingRow> = windows
