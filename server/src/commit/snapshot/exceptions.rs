@@ -1,0 +1,63 @@
+//! The register of exceptions, and entries with power over the server.
+
+use std::sync::Arc;
+
+use mayfly_model::{Entry, Excepted, Exception, ExceptionState};
+use mayfly_svid::Timestamp;
+
+use super::Snapshot;
+
+impl Snapshot {
+    /// The register of exceptions, those that are over too, in no meaningful order.
+    pub fn exceptions(&self) -> impl Iterator<Item = &Arc<Exception>> {
+        self.exceptions.values()
+    }
+
+    /// The exception with this ID.
+    pub fn exception(&self, id: &str) -> Option<&Arc<Exception>> {
+        self.exceptions.get(id)
+    }
+
+    /// The exception that counts for `who`: the one that was granted last.
+    pub fn exception_of(&self, who: &Excepted) -> Option<&Arc<Exception>> {
+        self.exceptions.get(self.exception_of.get(who)?)
+    }
+
+    /// Those that count for an entry: by its ID, and by the identity that it gives.
+    pub fn exceptions_of_entry(&self, entry: &Entry) -> impl Iterator<Item = &Arc<Exception>> {
+        // Most servers have none, and this is asked for each SVID.
+        let named = (!self.exception_of.is_empty()).then(|| {
+            let by_id = Excepted::Entry(entry.id.clone());
+            [by_id, Excepted::Identity(entry.spec.spiffe_id.clone())]
+        });
+        let named = named.into_iter().flatten();
+        named.filter_map(|who| self.exception_of(&who))
+    }
+
+    /// The exception that ends next, of those whose end nobody has noted.
+    pub fn next_exception_end(&self) -> Option<(Timestamp, String)> {
+        self.exceptions_by_expiry.first().cloned()
+    }
+
+    /// Entries with `admin` or `downstream`, in the order of their IDs.
+    pub fn privileged_entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.privileged.iter().filter_map(|id| self.entries.get(id))
+    }
+
+    pub(super) fn exception_put(&mut self, exception: Arc<Exception>) {
+        // What is there already is not granted anew.
+        match self.exceptions.get(&exception.id) {
+            Some(old) => {
+                self.exceptions_by_expiry.remove_mut(&(old.expires_at, old.id.clone()));
+            }
+            None => self
+                .exception_of
+                .insert_mut(exception.identity.clone(), exception.id.clone()),
+        }
+        if exception.state == ExceptionState::InForce {
+            self.exceptions_by_expiry
+                .insert_mut((exception.expires_at, exception.id.clone()));
+        }
+        self.exceptions.insert_mut(exception.id.clone(), exception);
+    }
+}
