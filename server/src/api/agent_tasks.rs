@@ -28,7 +28,8 @@ impl AgentTasksService {
     fn ensure_sound(&self) -> Result<(), Status> {
         let doubt = self.0.feeds.witnesses.as_ref().and_then(|witnesses| witnesses.doubt());
         doubt.map_or(Ok(()), |why| {
-            let what = format!("the server signs nothing for tasks: {why}. Its operator has to restore the right database");
+            let what =
+                format!("the server signs nothing for tasks: {why}. Its operator has to restore the right database");
             Err(Status::failed_precondition(what))
         })
     }

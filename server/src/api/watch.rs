@@ -344,12 +344,13 @@ impl Live {
     async fn next(&mut self) -> Result<Outbound, Status> {
         loop {
             // Whoever is to trust what follows looks at the log first.
-            if self.log.is_first() {
+            if let Some(until) = self.log.comes_first_until() {
                 tokio::select! {
                     biased;
                     () = self.stop.cancelled() => return Err(stopping()),
                     () = self.closing.cancelled() => return Err(connection_closing()),
                     head = self.log.head() => if let Some(head) = head { return Ok(Outbound::LogHead(head)) },
+                    () = sleep_until(until) => {}
                 }
             }
             if let Some(update) = self.next_chunk() {

@@ -17,7 +17,10 @@ pub(super) fn read(root: &Section<'_>) -> Vec<RemoteWitness> {
     for section in &sections {
         let url = section
             .string("url")
-            .parse_with_hint(|text| text.parse::<WitnessUrl>(), "write it as https://witness.example.org")
+            .parse_with_hint(
+                |text| text.parse::<WitnessUrl>(),
+                "write it as https://witness.example.org",
+            )
             .required();
         let key = section
             .string("key")
@@ -29,7 +32,11 @@ pub(super) fn read(root: &Section<'_>) -> Vec<RemoteWitness> {
         if let Some(key) = &key
             && !names.insert(key.name().to_owned())
         {
-            section.problem("key", "has the name of another witness", "each witness has a name of its own");
+            section.problem(
+                "key",
+                "has the name of another witness",
+                "each witness has a name of its own",
+            );
         }
         all.extend(url.zip(key).map(|(url, key)| RemoteWitness { url, key }));
     }
@@ -70,10 +77,23 @@ mod tests {
     #[test]
     fn witnesses_are_read_with_their_keys() {
         let (first, second) = (key("w1", Algorithm::CosignatureV1), key("w2", Algorithm::CosignatureV1));
-        let text = format!("{MINIMAL}{}{}", row("http://127.0.0.1:8090", &first), row("https://w.example/a/", &second));
-        let found = Settings::parse(Path::new("server.toml"), &text).unwrap().settings.witnesses;
-        let read: Vec<_> = found.iter().map(|one| (one.url.to_string(), one.key.to_string())).collect();
-        let expected = [("http://127.0.0.1:8090".to_owned(), first), ("https://w.example/a/".to_owned(), second)];
+        let text = format!(
+            "{MINIMAL}{}{}",
+            row("http://127.0.0.1:8090", &first),
+            row("https://w.example/a/", &second)
+        );
+        let found = Settings::parse(Path::new("server.toml"), &text)
+            .unwrap()
+            .settings
+            .witnesses;
+        let read: Vec<_> = found
+            .iter()
+            .map(|one| (one.url.to_string(), one.key.to_string()))
+            .collect();
+        let expected = [
+            ("http://127.0.0.1:8090".to_owned(), first),
+            ("https://w.example/a/".to_owned(), second),
+        ];
         assert_eq!(read, expected);
     }
 
@@ -81,7 +101,11 @@ mod tests {
     fn a_mistake_about_a_witness_is_told_with_its_line() {
         let good = key("w1", Algorithm::CosignatureV1);
         let of_a_log = key("w1", Algorithm::Ed25519);
-        let twice = format!("{}{}", row("http://a", &good), row("http://b", &key("w1", Algorithm::CosignatureV1)));
+        let twice = format!(
+            "{}{}",
+            row("http://a", &good),
+            row("http://b", &key("w1", Algorithm::CosignatureV1))
+        );
         let many: String = (0..=MOST)
             .map(|number| row("http://a", &key(&format!("w{number}"), Algorithm::CosignatureV1)))
             .collect();

@@ -3,11 +3,13 @@
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mayfly_proto::mayfly::agent as wire;
 use mayfly_runtime::Chain;
 use mayfly_svid::SpiffeId;
 use mayfly_tlog::note::VerifierKey;
+use tokio::time::Instant;
 use tracing::error;
 
 use crate::app::evidence::EvidenceError;
@@ -15,6 +17,8 @@ use crate::app::evidence::witnesses::{Head, Witnesses};
 
 /// A larger log is shown with every fourth beacon at most: what is said between beacons counts against an idle agent.
 const BEACONS: u32 = 4;
+/// So long what an agent may serve waits for the first head: a slow disk must not take base SVIDs away.
+const FIRST: Duration = Duration::from_secs(5);
 
 /// What one agent is shown of the log.
 pub(super) struct LogFeed {
@@ -35,6 +39,7 @@ struct Watched {
     /// It refuses the log, and that was told.
     is_refusing: bool,
     beacons: u32,
+    first_until: Instant,
     making: Option<Making>,
 }
 
@@ -59,6 +64,7 @@ impl LogFeed {
                 is_looking: false,
                 is_refusing: !hello.refused.is_empty(),
                 beacons: 0,
+                first_until: Instant::now() + FIRST,
                 making: Some(Box::pin(async move { asked.head_for(&id, &known).await })),
             }
         });
@@ -70,8 +76,12 @@ impl LogFeed {
     /// # Cancel safety
     /// Safe: what is being made stays.
     pub(super) async fn head(&mut self) -> Option<wire::LogHead> {
-        let Some(watched) = &mut self.watched else { return pending().await };
-        let Some(making) = &mut watched.making else { return pending().await };
+        let Some(watched) = &mut self.watched else {
+            return pending().await;
+        };
+        let Some(making) = &mut watched.making else {
+            return pending().await;
+        };
         let made = making.await;
         watched.making = None;
         match made {
@@ -87,9 +97,11 @@ impl LogFeed {
         }
     }
 
-    /// Whether the first head is still to come: nothing goes before it.
-    pub(super) fn is_first(&self) -> bool {
-        self.watched.as_ref().is_some_and(|watched| watched.shown == 0 && watched.making.is_some())
+    /// Until when nothing goes before the first head, if that is still to come.
+    pub(super) fn comes_first_until(&self) -> Option<Instant> {
+        let watched = self.watched.as_ref()?;
+        let is_first = watched.shown == 0 && watched.making.is_some();
+        (is_first && Instant::now() < watched.first_until).then_some(watched.first_until)
     }
 
     /// A beacon was sent.
@@ -132,5 +144,140 @@ fn wire_head(head: &Head) -> wire::LogHead {
         keys: head.keys.iter().map(ToString::to_string).collect(),
         from: head.from,
         proof: head.proof.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use mayfly_model::{Actor, Change, Step};
+    use mayfly_runtime::Readiness;
+    use mayfly_tlog::checkpoint::SignedCheckpoint;
+    use mayfly_tlog::cosignature::cosign;
+    use mayfly_tlog::note::{Algorithm, Ed25519Key, NoteSigner as _};
+
+    use super::*;
+    use crate::app::evidence::Evidence;
+    use crate::app::testing::World;
+
+    struct Fixture {
+        world: World,
+        evidence: Arc<Evidence>,
+        witnesses: Arc<Witnesses>,
+        key: Ed25519Key,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let world = World::unborn(|_| {});
+            let evidence = Evidence::open(world.evidence_parts()).await.unwrap();
+            let witnesses = Witnesses::open(evidence.clone(), Readiness::new()).await.unwrap();
+            let key = Ed25519Key::generate("example.org/spire/agent/a", Algorithm::CosignatureV1);
+            Self {
+                world,
+                evidence,
+                witnesses,
+                key: key.unwrap().0,
+            }
+        }
+
+        fn feed(&self, checkpoint: Vec<u8>) -> LogFeed {
+            let hello = wire::Witness {
+                key: self.key.verifier_key().to_string(),
+                checkpoint,
+                refused: String::new(),
+            };
+            let agent = "spiffe://example.org/spire/agent/a".parse().unwrap();
+            LogFeed::new(Some(&self.witnesses), &agent, Some(&hello))
+        }
+
+        async fn grows(&self) {
+            let step = Step {
+                actor: Actor::server(),
+                time: self.world.now(),
+                change: Change::Note {
+                    kind: "test.note",
+                    subject: String::new(),
+                    body: serde_json::json!({}),
+                },
+            };
+            self.world.committer.commit(step).await.unwrap();
+            self.evidence.pass().await.unwrap();
+        }
+
+        fn cosigned(&self, head: &wire::LogHead) -> wire::Witnessed {
+            let keys: Vec<VerifierKey> = head.keys.iter().map(|key| key.parse().unwrap()).collect();
+            let shown = SignedCheckpoint::open(&head.checkpoint, &keys).unwrap();
+            let line = cosign(&self.key, shown.note().text(), 1).unwrap();
+            wire::Witnessed {
+                size: shown.size(),
+                cosignature: line.to_string().into_bytes(),
+                refused: String::new(),
+            }
+        }
+    }
+
+    fn beacons(feed: &mut LogFeed, count: u32) {
+        (0..count).for_each(|_| feed.beacon());
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_shown_the_log_at_once_and_then_when_it_grew_and_it_has_answered_with_the_fourth_beacon() {
+        let fixture = Fixture::new().await;
+        let mut feed = fixture.feed(vec![]);
+        assert!(feed.comes_first_until().is_some());
+        let first = feed.head().await.unwrap();
+        assert_eq!((first.from, first.proof.len()), (0, 0));
+        assert!(feed.comes_first_until().is_none());
+        fixture.grows().await;
+        // It has not answered.
+        beacons(&mut feed, 3 * BEACONS);
+        assert!(feed.head().now_or_never().is_none());
+        let answer = fixture.cosigned(&first);
+        feed.answered(&answer);
+        feed.beacon();
+        let second = feed.head().await.unwrap();
+        assert_eq!(second.from, answer.size);
+        feed.answered(&fixture.cosigned(&second));
+        assert_eq!(fixture.evidence.published().checkpoint.note().signatures().len(), 2);
+        // Its key is an entry now; and no beacon before the fourth shows it.
+        fixture.grows().await;
+        beacons(&mut feed, BEACONS - 1);
+        assert!(feed.head().now_or_never().is_none());
+        feed.beacon();
+        let third = feed.head().await.unwrap();
+        feed.answered(&fixture.cosigned(&third));
+        // What does not grow is not shown, however long it takes.
+        beacons(&mut feed, 100 * BEACONS);
+        assert!(feed.head().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_comes_back_is_shown_how_the_log_goes_on_from_what_it_knows() {
+        let fixture = Fixture::new().await;
+        let known = fixture.evidence.published();
+        fixture.grows().await;
+        let mut feed = fixture.feed(known.checkpoint.to_bytes());
+        assert_eq!(feed.head().await.unwrap().from, known.checkpoint.size());
+        // It could not save that, and says where it stands.
+        feed.answered(&wire::Witnessed {
+            size: known.checkpoint.size(),
+            ..wire::Witnessed::default()
+        });
+        beacons(&mut feed, BEACONS);
+        let again = feed.head().await.unwrap();
+        assert_eq!(again.from, known.checkpoint.size());
+    }
+
+    #[tokio::test]
+    async fn who_is_no_witness_is_shown_nothing() {
+        let fixture = Fixture::new().await;
+        let agent = "spiffe://example.org/spire/agent/a".parse().unwrap();
+        for (witnesses, hello) in [(Some(&fixture.witnesses), None), (None, Some(wire::Witness::default()))] {
+            let mut feed = LogFeed::new(witnesses, &agent, hello.as_ref());
+            beacons(&mut feed, 2 * BEACONS);
+            feed.answered(&wire::Witnessed::default());
+            assert!(feed.comes_first_until().is_none() && feed.head().now_or_never().is_none());
+        }
     }
 }

@@ -4,12 +4,12 @@
 //!   Evidence ── published ──▶ heads.rs: what an agent is shown, with its proof ──▶ agents ─┐ cosignatures
 //!                         └─▶ remote.rs: add-checkpoint (C2SP tlog-witness) ──▶ witnesses ─┤
 //!                ▲                                                                         │
-//!                └────────────── cosigned() ◀───────────────────────────────────────────────┘
+//!                └────────────── cosigned_by_agent(), take() ◀─────────────────────────────┘
 //! ```
 //!
-//! It works both ways: whoever shows a checkpoint that this server's own key signed and that its log does not lead to proves
-//! that the database is an old or another one. Then there are no task SVIDs until the server was started anew with the right
-//! one; base SVIDs stay.
+//! It works both ways: whoever shows a checkpoint that this server's own key signed and that its log does not lead to
+//! proves that the database is an old or another one. Then there are no task SVIDs until the server was started anew
+//! with the right one; base SVIDs stay.
 //!
 //! Not here: what a witness does (`mayfly-tlog`), the stream (`api`).
 
@@ -91,7 +91,10 @@ impl Witnesses {
     /// # Errors
     /// The log cannot be read.
     pub async fn open(evidence: Arc<Evidence>, readiness: Readiness) -> Result<Arc<Self>, EvidenceError> {
-        let entries = evidence.archive().read(|reader| reader.of_kind(REGISTERED, 0, usize::MAX)).await?;
+        let entries = evidence
+            .archive()
+            .read(|reader| reader.of_kind(REGISTERED, 0, usize::MAX))
+            .await?;
         let mut registered: HashMap<String, BTreeSet<String>> = HashMap::new();
         for (_, entry) in entries {
             let entry: Value = serde_json::from_str(&entry).unwrap_or_default();
@@ -125,7 +128,11 @@ impl Witnesses {
         let text = "Checkpoints that a witness of the settings did not cosign";
         registry.register("witness_failures", text, failures.clone());
         registry.register("agent_cosignatures", "Cosignatures of agents", from_agents.clone());
-        registry.register("witness_refusals", "Times that somebody refused this log", refusals.clone());
+        registry.register(
+            "witness_refusals",
+            "Times that somebody refused this log",
+            refusals.clone(),
+        );
         let text = "1 if the database does not lead to a checkpoint that was shown to others";
         registry.register("doubted", text, doubted.clone());
     }
@@ -170,7 +177,8 @@ impl Witnesses {
         }
         let parsed = Signature::parse_all(lines);
         let signature = parsed.into_iter().flatten().find(|signature| signature.is_by(key));
-        let signature = signature.filter(|signature| cosignature::verify(key, checkpoint.note().text(), signature).is_ok());
+        let signature =
+            signature.filter(|signature| cosignature::verify(key, checkpoint.note().text(), signature).is_ok());
         let Some(signature) = signature else {
             self.metrics.refusals.inc();
             warn!(agent_id = %agent, size, "what the agent sent is not its cosignature of this log's checkpoint");
@@ -188,7 +196,9 @@ impl Witnesses {
 
     fn is_registered(&self, key: &VerifierKey) -> bool {
         let registered = lock(&self.registered);
-        registered.get(key.name()).is_some_and(|keys| keys.contains(&key.to_string()))
+        registered
+            .get(key.name())
+            .is_some_and(|keys| keys.contains(&key.to_string()))
     }
 
     /// Enters a key in the log, once.
@@ -201,7 +211,10 @@ impl Witnesses {
                 return;
             }
             if keys.len() >= KEYS_OF_ONE {
-                warn!(name = key.name(), vkey, "this witness has had very many keys: one more is not entered in the log");
+                warn!(
+                    name = key.name(),
+                    vkey, "this witness has had very many keys: one more is not entered in the log"
+                );
                 return;
             }
             keys.insert(vkey.clone());
@@ -229,7 +242,7 @@ impl Witnesses {
             return;
         }
         self.metrics.doubted.set(1);
-        let hint = "restore the newest backup of the database; if there is none, move the data folder away and begin a new \
+        let hint = "restore the newest backup of the database; if there is none, move the folder away, begin a new \
                     log, and have agents and witnesses take it (docs/witness.md)";
         error!(who, why, shown = %shown.note().text().escape_debug(), hint,
                "this server's database is not the one that belongs to its log: no task SVIDs any more");

@@ -54,8 +54,8 @@ struct Part {
 // === impl Witnesses ===
 
 impl Witnesses {
-    /// What an agent is shown first, which shows the note of the last checkpoint that it accepted; an empty one if it knows
-    /// none.
+    /// What an agent is shown first, which shows the note of the last checkpoint that it accepted; an empty one if it
+    /// knows none.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -66,7 +66,9 @@ impl Witnesses {
         if known.is_empty() {
             return self.head(0).await;
         }
-        let claimed = Note::parse(known).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
+        let claimed = Note::parse(known)
+            .ok()
+            .and_then(|note| Checkpoint::parse(note.text()).ok());
         let Some(claimed) = claimed.filter(|claimed| claimed.origin() == self.evidence.origin()) else {
             warn!(agent_id = %agent, "the agent knows another log than this server's");
             return self.head(0).await;
@@ -74,7 +76,9 @@ impl Witnesses {
         match SignedCheckpoint::open(known, &self.evidence.verifier_keys()) {
             Ok(shown) => self.compare(&agent.to_string(), &shown).await?,
             // Nothing is proved by it; the agent will say what it makes of us.
-            Err(_) => warn!(agent_id = %agent, size = claimed.size(), "the agent knows a checkpoint that no key of this log signed"),
+            Err(_) => {
+                warn!(agent_id = %agent, size = claimed.size(), "the agent knows a checkpoint that no key here signed")
+            }
         }
         self.head(claimed.size()).await
     }
@@ -89,11 +93,13 @@ impl Witnesses {
         let has = published.checkpoint.size();
         match part {
             None => {
-                let why = format!("{who} has shown a checkpoint over {size} entries, signed by this log, which has {has}");
+                let why =
+                    format!("{who} has shown a checkpoint over {size} entries, signed by this log, which has {has}");
                 self.doubted(who, shown, why);
             }
             Some(part) if part.root != root => {
-                let why = format!("{who} has shown a checkpoint over {size} entries, signed by this log, which had others");
+                let why =
+                    format!("{who} has shown a checkpoint over {size} entries, signed by this log, which had others");
                 self.doubted(who, shown, why);
             }
             Some(_) => {}
@@ -101,7 +107,8 @@ impl Witnesses {
         Ok(())
     }
 
-    /// The newest head for who knows the first `from` entries; the proof is none, and begins at 0, if there are not so many.
+    /// The newest head for who knows the first `from` entries; the proof is none, and begins at 0, if there are not so
+    /// many.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -189,7 +196,8 @@ fn own_signatures(checkpoint: &SignedCheckpoint, keys: &[VerifierKey]) -> Arc<[u
     let mut note = Note::new(checkpoint.note().text()).expect("it is the text of a note");
     let own = checkpoint.note().signatures().iter();
     for signature in own.filter(|signature| keys.iter().any(|key| signature.is_by(key))) {
-        note.push(signature.clone()).expect("the note that it is of has as many");
+        note.push(signature.clone())
+            .expect("the note that it is of has as many");
     }
     note.to_bytes().into()
 }

@@ -22,8 +22,8 @@ const ANSWER_MAX: usize = 64 << 10;
 /// From the first packet to the last.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Where a witness takes checkpoints: its submission prefix, `https` or `http`. Plain `http` can be cut off and listened to,
-/// and no more than that: what a witness says is signed.
+/// Where a witness takes checkpoints: its submission prefix, `https` or `http`. Plain `http` can be cut off and
+/// listened to, and no more than that: what a witness says is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WitnessUrl(Arc<UrlParts>);
 
@@ -103,7 +103,9 @@ impl WitnessUrl {
             .header(HOST, authority)
             .body(Full::new(Bytes::from(body)))
             .expect("made of parts that were parsed");
-        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(PostError::Connect)?;
+        let tcp = TcpStream::connect((host.as_str(), *port))
+            .await
+            .map_err(PostError::Connect)?;
         if !is_https {
             return exchange(tcp, request).await;
         }

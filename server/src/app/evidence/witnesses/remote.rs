@@ -78,7 +78,7 @@ impl Witnesses {
                 pushed = self.push(&witness, &mut known) => match pushed {
                     Ok(at) => {
                         if !has_cosigned {
-                            info!(witness = witness.key.name(), url = %witness.url, size = known, "the witness cosigns");
+                            info!(witness = label.witness, url = %witness.url, size = known, "the witness cosigns");
                         }
                         has_cosigned = true;
                         backoff.reset();
@@ -116,7 +116,10 @@ impl Witnesses {
         let (name, url, retry_in_ms) = (witness.key.name(), &witness.url, pause.as_millis());
         warn!(witness = name, %url, error = %Chain(failure), retry_in_ms, "a witness does not cosign the log");
         *has_cosigned = false;
-        let is_about_the_log = matches!(failure, RemoteError::Ahead { .. } | RemoteError::Refused { status: 422, .. });
+        let is_about_the_log = matches!(
+            failure,
+            RemoteError::Ahead { .. } | RemoteError::Refused { status: 422, .. }
+        );
         if is_about_the_log {
             self.metrics.refusals.inc();
             // Its word alone proves nothing. What this log itself has signed does.
@@ -140,7 +143,8 @@ impl Witnesses {
                 return Err(ahead);
             }
             let note = Note::parse(&head.note).expect("it was made of a note");
-            let request = AddCheckpoint::new(head.from, head.proof.to_vec(), note).expect("a proof is as long as it may be");
+            let request =
+                AddCheckpoint::new(head.from, head.proof.to_vec(), note).expect("a proof is as long as it may be");
             let body = request.to_string().into_bytes();
             let (status, said) = witness.url.ask(Method::POST, "add-checkpoint", body).await?;
             match status {
@@ -150,11 +154,17 @@ impl Witnesses {
                     return Ok(at);
                 }
                 409 => {
-                    let size = std::str::from_utf8(&said).ok().and_then(|text| text.trim_end().parse().ok());
+                    let size = std::str::from_utf8(&said)
+                        .ok()
+                        .and_then(|text| text.trim_end().parse().ok());
                     *known = size.ok_or(RemoteError::Conflicts)?;
                 }
                 status => {
-                    let said = String::from_utf8_lossy(&said).chars().filter(|c| !c.is_control()).take(200).collect();
+                    let said = String::from_utf8_lossy(&said)
+                        .chars()
+                        .filter(|c| !c.is_control())
+                        .take(200)
+                        .collect();
                     return Err(RemoteError::Refused { status, said });
                 }
             }

@@ -84,7 +84,11 @@ async fn whoever_knows_a_part_of_the_log_is_shown_that_it_goes_on_from_there() {
     let size = second.checkpoint.size();
     let (from, root) = (first.checkpoint.size(), first.checkpoint.root());
     for _ in 0..2 {
-        let head = site.witnesses.head_for(&agent(), &first.checkpoint.to_bytes()).await.unwrap();
+        let head = site
+            .witnesses
+            .head_for(&agent(), &first.checkpoint.to_bytes())
+            .await
+            .unwrap();
         assert_eq!((head.from, head.size), (from, size));
         verify_consistency(from, root, size, second.checkpoint.root(), &head.proof).unwrap();
         let shown = SignedCheckpoint::open(&head.note, &head.keys).unwrap();
@@ -104,14 +108,20 @@ async fn an_agents_cosignature_is_added_and_its_key_entered_in_the_log_once() {
     let site = Site::new().await;
     site.grows(3).await;
     let own = key("example.org/spire/agent/a");
-    let known = site.witnesses.key_of(&agent(), &own.verifier_key().to_string()).unwrap();
+    let known = site
+        .witnesses
+        .key_of(&agent(), &own.verifier_key().to_string())
+        .unwrap();
     for _ in 0..3 {
         let (size, line) = site.cosign(&own);
         site.witnesses.cosigned_by_agent(&agent(), &known, size, &line);
         assert_eq!(site.cosigners(), 1);
         // A fleet's cosignatures are nothing for the fleet.
         let head = site.witnesses.head(0).await.unwrap();
-        assert_eq!(mayfly_tlog::note::Note::parse(&head.note).unwrap().signatures().len(), 1);
+        assert_eq!(
+            mayfly_tlog::note::Note::parse(&head.note).unwrap().signatures().len(),
+            1
+        );
         site.grows(1).await;
         assert_eq!((site.cosigners(), site.registered()), (0, 1));
     }
@@ -136,8 +146,14 @@ async fn nobody_cosigns_in_anothers_name_or_with_something_else() {
     let site = Site::new().await;
     site.grows(3).await;
     let key_text = |key: &Ed25519Key| key.verifier_key().to_string();
-    assert_eq!(site.witnesses.key_of(&agent(), &key_text(&key("example.org/spire/agent/b"))), None);
-    let of_a_log = Ed25519Key::generate("example.org/spire/agent/a", Algorithm::Ed25519).unwrap().0;
+    assert_eq!(
+        site.witnesses
+            .key_of(&agent(), &key_text(&key("example.org/spire/agent/b"))),
+        None
+    );
+    let of_a_log = Ed25519Key::generate("example.org/spire/agent/a", Algorithm::Ed25519)
+        .unwrap()
+        .0;
     assert_eq!(site.witnesses.key_of(&agent(), &key_text(&of_a_log)), None);
     assert_eq!(site.witnesses.key_of(&agent(), "no key"), None);
     let (own, other) = (key("example.org/spire/agent/a"), key("example.org/spire/agent/a"));
@@ -178,8 +194,13 @@ async fn a_checkpoint_that_this_log_signed_and_does_not_lead_to_is_a_reason_to_s
         let published = site.grows(5).await;
         let shown = site.signs(published.checkpoint.size() + ahead, root);
         // What it leads to, and what others signed, is none.
-        site.witnesses.head_for(&agent(), &published.checkpoint.to_bytes()).await.unwrap();
-        let forged = Ed25519Key::generate(site.evidence.origin(), Algorithm::Ed25519).unwrap().0;
+        site.witnesses
+            .head_for(&agent(), &published.checkpoint.to_bytes())
+            .await
+            .unwrap();
+        let forged = Ed25519Key::generate(site.evidence.origin(), Algorithm::Ed25519)
+            .unwrap()
+            .0;
         let checkpoint = Checkpoint::new(site.evidence.origin(), 1_000, root).unwrap();
         let forged = SignedCheckpoint::sign(checkpoint, &forged).unwrap().to_bytes();
         let head = site.witnesses.head_for(&agent(), &forged).await.unwrap();
@@ -193,7 +214,10 @@ async fn a_checkpoint_that_this_log_signed_and_does_not_lead_to_is_a_reason_to_s
         assert!(why.contains(AGENT) && why.contains(what), "{why}");
         assert!(site.readiness.missing().join(" ").contains(&*why));
         // Nothing that comes later takes it back.
-        site.witnesses.head_for(&agent(), &published.checkpoint.to_bytes()).await.unwrap();
+        site.witnesses
+            .head_for(&agent(), &published.checkpoint.to_bytes())
+            .await
+            .unwrap();
         assert_eq!(site.witnesses.doubt(), Some(why));
     }
 }
@@ -218,7 +242,10 @@ impl Elsewhere {
         });
         let router = Router::new()
             .route("/w/add-checkpoint", post(add))
-            .route("/w/{log}/checkpoint", get(async |State(this): State<Arc<Elsewhere>>| lock(&this.state).1.clone()))
+            .route(
+                "/w/{log}/checkpoint",
+                get(async |State(this): State<Arc<Elsewhere>>| lock(&this.state).1.clone()),
+            )
             .with_state(this.clone());
         let pages = mayfly_runtime::admin_http::AdminHttp::bind(([127, 0, 0, 1], 0).into(), router).unwrap();
         let witness = RemoteWitness {
@@ -244,7 +271,11 @@ async fn add(State(this): State<Arc<Elsewhere>>, body: Bytes) -> Response {
         Ok(accepted) => {
             state.0.record(&accepted).unwrap();
             state.1 = accepted.checkpoint().to_bytes();
-            accepted.cosign(&this.key, 1_800_000_000).unwrap().to_string().into_response()
+            accepted
+                .cosign(&this.key, 1_800_000_000)
+                .unwrap()
+                .to_string()
+                .into_response()
         }
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.status()).unwrap();
@@ -271,7 +302,10 @@ async fn a_witness_elsewhere_is_sent_what_grew_and_its_cosignature_is_added() {
     let mut unknown = 0;
     site.grows(1).await;
     site.witnesses.push(&witness, &mut unknown).await.unwrap();
-    assert_eq!((unknown, elsewhere.asked.load(Ordering::Relaxed)), (site.witnesses.size(), 6));
+    assert_eq!(
+        (unknown, elsewhere.asked.load(Ordering::Relaxed)),
+        (site.witnesses.size(), 6)
+    );
     site.grows(1).await;
     assert_eq!(site.registered(), 1);
 }
@@ -289,15 +323,25 @@ async fn a_witness_that_knows_more_than_there_is_shows_it_by_the_logs_own_signat
         let accepted = state.0.consider(&before, &site.evidence.verifier_keys()).unwrap();
         state.0.record(&accepted).unwrap();
     }
-    let mut backoff = mayfly_runtime::BackoffPolicy::new(std::time::Duration::from_secs(1), std::time::Duration::from_secs(2)).start();
+    let mut backoff =
+        mayfly_runtime::BackoffPolicy::new(std::time::Duration::from_secs(1), std::time::Duration::from_secs(2))
+            .start();
     let failure = site.witnesses.push(&witness, &mut 0).await.unwrap_err();
-    assert!(failure.to_string().contains(&format!("it knows {size} entries")), "{failure}");
+    assert!(
+        failure.to_string().contains(&format!("it knows {size} entries")),
+        "{failure}"
+    );
     // It says so, and cannot show it.
     site.witnesses.failed(&witness, &failure, &mut true, &mut backoff).await;
     assert_eq!(site.witnesses.doubt(), None);
     lock(&elsewhere.state).1 = shown;
     site.witnesses.failed(&witness, &failure, &mut true, &mut backoff).await;
-    assert!(site.witnesses.doubt().unwrap().starts_with("witness.example/w has shown"));
+    assert!(
+        site.witnesses
+            .doubt()
+            .unwrap()
+            .starts_with("witness.example/w has shown")
+    );
 }
 
 #[tokio::test]
@@ -325,7 +369,11 @@ async fn what_a_witness_answers_otherwise_is_told_in_words() {
         ..witness.clone()
     };
     let failure = site.witnesses.push(&stranger, &mut 0).await.unwrap_err();
-    assert!(failure.to_string().contains("no cosignature by the key of the settings"));
+    assert!(
+        failure
+            .to_string()
+            .contains("no cosignature by the key of the settings")
+    );
     assert_eq!((site.cosigners(), site.witnesses.doubt()), (0, None));
     assert!(matches!(
         lock(&elsewhere.state).0.consider(
@@ -338,7 +386,11 @@ async fn what_a_witness_answers_otherwise_is_told_in_words() {
 
 #[test]
 fn an_address_of_a_witness_is_a_prefix() {
-    for text in ["http://[::1]:8082", "https://witness.example/", "https://witness.example:8443/a/b/"] {
+    for text in [
+        "http://[::1]:8082",
+        "https://witness.example/",
+        "https://witness.example:8443/a/b/",
+    ] {
         assert_eq!(text.parse::<WitnessUrl>().unwrap().to_string(), text);
     }
     for (text, wrong) in [
