@@ -222,7 +222,9 @@ async fn a_debugger_on_what_mayfly_run_runs_ends_it_and_one_that_it_runs_itself_
     std::fs::copy(binary("debugger"), dir.join("debugger")).unwrap();
     let script = "./debugger -- sleep 3 > said; echo fine > end";
     let mut run = world.run(&dir, &["--key", "again"], script).spawn().unwrap();
-    let status = tokio::time::timeout(PATIENCE, run.wait()).await.expect("it ends by itself");
+    let status = tokio::time::timeout(PATIENCE, run.wait())
+        .await
+        .expect("it ends by itself");
     assert_eq!(status.unwrap().code(), Some(0));
     let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
     assert_eq!((read("said"), read("end")), ("attached\n".into(), "fine\n".into()));

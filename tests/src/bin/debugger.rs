@@ -10,7 +10,9 @@ use nix::unistd::Pid;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let target = args.next().context("usage: debugger PID, or debugger -- PROGRAM ARG…")?;
+    let target = args
+        .next()
+        .context("usage: debugger PID, or debugger -- PROGRAM ARG…")?;
     if target != "--" {
         attach(target.parse()?)?;
         std::io::stdin().read_to_end(&mut Vec::new())?;

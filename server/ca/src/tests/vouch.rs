@@ -41,7 +41,10 @@ async fn who_knows_an_older_authority_only_believes_the_one_that_it_vouches_for(
     );
     let leaf = leaf.unwrap();
     let vouched = older.vouches_for(&newer, leaf.not_after());
-    let (alone, chain) = (leaf.chain().to_vec(), [leaf.chain(), &[vouched.clone()]].concat());
+    let (alone, chain) = (
+        leaf.chain().to_vec(),
+        [leaf.chain(), std::slice::from_ref(&vouched)].concat(),
+    );
     let believes = |who: &Made, chain: &[CertificateDer<'static>], at: Timestamp| {
         verify_x509_svid(chain, &anchors(&who.issuer()), at).is_ok()
     };
