@@ -7,9 +7,9 @@
 //! ```
 //!
 //! One [`Keeper`] owns all state, so nothing here is locked. A window is bound to the process that opened it, and ends
-//! here by whatever comes first: its holder says so, dies, is not any more who it was, or is debugged; its time is over by our own
-//! monotonic clock; signs of life do not come; the server says so. Then the key is wiped and the SVID is off the board in
-//! the same step, with the server reachable or not; that the server hears of it is tried until it answers.
+//! here by whatever comes first: its holder says so, dies, is not any more who it was, or is debugged; its time is over
+//! by our own monotonic clock; signs of life do not come; the server says so. Then the key is wiped and the SVID is off
+//! the board in the same step, with the server reachable or not; that the server hears of it is tried until it answers.
 //!
 //! A window's end and an SVID's end are drawn once from the server's clock and kept monotonic: no setting of a wall clock
 //! moves them. The agent keeps nothing on disk: after a restart it holds no window, says so, and the server closes them.

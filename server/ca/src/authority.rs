@@ -1,4 +1,5 @@
-//! Signing certificates: self-signed ones, and those by which one authority vouches for another (X509-SVID §3.2, §4; SPIFFE-ID §3.1).
+//! Signing certificates: self-signed ones, and those by which one authority vouches for another (X509-SVID §3.2, §4;
+//! SPIFFE-ID §3.1).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -172,7 +172,11 @@ async fn a_revoked_svid_goes_at_once_and_a_new_one_comes_if_the_window_stands() 
     assert_eq!(closed.reasons, ["revoked"]);
     sleep(60 * SECOND).await;
     assert!(stage.serials(&job).is_empty());
-    assert_eq!(stage.server.count("close"), 1, "the server is told that nothing is left of it");
+    assert_eq!(
+        stage.server.count("close"),
+        1,
+        "the server is told that nothing is left of it"
+    );
 }
 
 #[tokio::test(start_paused = true)]
