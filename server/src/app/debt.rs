@@ -115,7 +115,11 @@ pub struct Standing {
 /// It is none.
 pub fn period(since: i64, until: i64, scope: &str, now: Timestamp) -> Result<View, DebtError> {
     let to = if until == 0 { now.unix() } else { until };
-    let from = if since == 0 { to.saturating_sub(PERIOD).max(0) } else { since };
+    let from = if since == 0 {
+        to.saturating_sub(PERIOD).max(0)
+    } else {
+        since
+    };
     if from < 0 || from >= to || to.checked_sub(from).is_none_or(|length| length > PERIOD_MAX) {
         return Err(DebtError::Period);
     }

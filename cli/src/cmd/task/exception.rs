@@ -49,7 +49,7 @@ it still has the power. Take the power away first, then say so:
 
 Examples:
   mayfly task exception end 01hx… --reason 'the appliance is gone'
-  mayfly task exception end 01hx… --power-removed --reason 'it asks for tasks now'";
+  mayfly task exception end 01hx… --power-removed --reason 'asks for tasks now'";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GrantArgs {

@@ -223,7 +223,11 @@ async fn what_stands_is_answered_with_what_to_do_about_it() {
     };
     assert_eq!(code(debt.get(wrong).await), Code::InvalidArgument);
     assert_eq!(
-        code(DebtClient::new(server.local(NOBODY)).get(GetDebtRequest::default()).await),
+        code(
+            DebtClient::new(server.local(NOBODY))
+                .get(GetDebtRequest::default())
+                .await
+        ),
         Code::PermissionDenied
     );
 }

@@ -50,7 +50,9 @@ async fn what_stands_now_is_listed_with_the_worst_first() {
     assert!(now.privileged[0].1.is_none() && now.exceptions.is_empty() && now.checkpoints.is_empty());
     // The definition is due in June 2030.
     assert!(now.reviews.is_empty());
-    world.clock.set(std::time::UNIX_EPOCH + Duration::from_secs(1_909_000_000));
+    world
+        .clock
+        .set(std::time::UNIX_EPOCH + Duration::from_secs(1_909_000_000));
     let due = standing().reviews;
     assert_eq!(
         (due[0].kind, due[0].subject.as_str(), due[0].owner.as_str()),

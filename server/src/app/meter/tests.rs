@@ -56,10 +56,14 @@ async fn seconds_of_power_are_counted_while_a_window_is_open_and_not_after() {
     assert_eq!(value(&page, "mayfly_server_task_open_windows"), "1");
     assert_eq!(value(&page, "mayfly_server_task_unsettled_windows"), "1");
     // A clock that is set back takes nothing away.
-    world.clock.set(std::time::UNIX_EPOCH + Duration::from_secs(START - 100));
+    world
+        .clock
+        .set(std::time::UNIX_EPOCH + Duration::from_secs(START - 100));
     assert_eq!(value(&shown(), SECONDS), "25");
     // Nor does one go on for ever that nobody ended.
-    world.clock.set(std::time::UNIX_EPOCH + Duration::from_secs(START + 900 + 10_000));
+    world
+        .clock
+        .set(std::time::UNIX_EPOCH + Duration::from_secs(START + 900 + 10_000));
     assert_eq!(value(&shown(), SECONDS), (10 + 900).to_string());
     drop(second);
 }
