@@ -120,7 +120,7 @@ impl Evidence {
         let snapshot = committer.snapshot();
         let origin = format!("{}/log/{}", snapshot.trust_domain(), snapshot.history());
         let files = TileFiles::new(dir, archive.clone());
-        let known = archive.read(|reader| key::known(reader)).await?;
+        let known = archive.read(key::known).await?;
         let last = {
             let (files, archive, known) = (files.clone(), archive.clone(), known.clone());
             blocking(move || Writer::resume(files, &mut archive.reader()?, &known)).await??
