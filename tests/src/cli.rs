@@ -76,7 +76,13 @@ impl Cli {
         let mut all = args.to_vec();
         all.extend(["--output", "json"]);
         let outcome = self.run(&all).await;
-        assert_eq!(outcome.code, Some(0), "mayfly {args:?}\n{}{}", outcome.stdout, outcome.stderr);
+        assert_eq!(
+            outcome.code,
+            Some(0),
+            "mayfly {args:?}\n{}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
         let lines = outcome.stdout.lines();
         lines
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))

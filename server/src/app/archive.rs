@@ -63,7 +63,12 @@ impl Archive {
         &self,
         question: impl FnOnce(&mut ArchiveReader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ArchiveError> {
-        let permit = self.readers.clone().acquire_owned().await.map_err(|_| ArchiveError::Stopped)?;
+        let permit = self
+            .readers
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ArchiveError::Stopped)?;
         let path = self.path.clone();
         let answer = tokio::task::spawn_blocking(move || {
             let _permit = permit;

@@ -8,8 +8,8 @@ use crate::authority::{authority_activate, authority_prepare, authority_prune, a
 use crate::bundle::{bundle_append, bundle_create, bundle_delete, bundle_set, bundle_update};
 use crate::definition::{definition_put, definition_retire, policy_set, proposal_add, proposal_decide};
 use crate::dialect::Database;
-use crate::exception::exception_step;
 use crate::entry::{entry_create, entry_delete, entry_expire, entry_update};
+use crate::exception::exception_step;
 use crate::log::private_erase;
 use crate::task::{task_prune, task_step, task_submit};
 use crate::token::{token_create, token_prune};

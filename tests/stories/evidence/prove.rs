@@ -32,13 +32,18 @@ async fn prove(world: &TaskWorld, words: &[&str]) -> (Option<i32>, Value) {
     all.extend(["--as", &own]);
     let outcome = world.cli.run(&all).await;
     let answer = serde_json::from_str(&outcome.stdout);
-    (outcome.code, answer.unwrap_or_else(|_| panic!("{}{}", outcome.stdout, outcome.stderr)))
+    (
+        outcome.code,
+        answer.unwrap_or_else(|_| panic!("{}{}", outcome.stdout, outcome.stderr)),
+    )
 }
 
 fn outcomes(answer: &Value) -> Vec<(String, String)> {
     let word = |probe: &Value, name: &str| probe[name].as_str().unwrap().to_owned();
     let probes = answer["probes"].as_array().unwrap().iter();
-    probes.map(|probe| (word(probe, "kind"), word(probe, "outcome"))).collect()
+    probes
+        .map(|probe| (word(probe, "kind"), word(probe, "outcome")))
+        .collect()
 }
 
 // S82
@@ -47,8 +52,20 @@ async fn a_guarded_service_refuses_whatever_is_left_of_a_window_and_the_log_has_
     let _lane = Lane::shared();
     let world = world().await;
     let guarded = world.guarded().await;
-    let words = ["window", "--task", TASK, "--other", OTHER, "--connect", &guarded.address];
-    let (code, answer) = prove(&world, &[&words[..], &["--checkpoint", CHECKPOINT, "--reason", "check"]].concat()).await;
+    let words = [
+        "window",
+        "--task",
+        TASK,
+        "--other",
+        OTHER,
+        "--connect",
+        &guarded.address,
+    ];
+    let (code, answer) = prove(
+        &world,
+        &[&words[..], &["--checkpoint", CHECKPOINT, "--reason", "check"]].concat(),
+    )
+    .await;
     println!("{answer:#}");
     let expected = [
         ("none", "refused"),
@@ -59,7 +76,10 @@ async fn a_guarded_service_refuses_whatever_is_left_of_a_window_and_the_log_has_
         ("canary", "refused"),
         ("resumption", "refused"),
     ];
-    assert_eq!(outcomes(&answer), expected.map(|(kind, outcome)| (kind.to_owned(), outcome.to_owned())));
+    assert_eq!(
+        outcomes(&answer),
+        expected.map(|(kind, outcome)| (kind.to_owned(), outcome.to_owned()))
+    );
     assert_eq!((code, &answer["failed"]), (Some(0), &0.into()));
     assert_eq!(Evidence::of(world.server.dir()).count("probe.finished"), expected.len());
     // The windows that were opened for it are closed like all others.
@@ -72,7 +92,10 @@ async fn a_service_that_asks_for_nothing_fails_the_attempts_and_that_is_on_recor
     let world = world().await;
     let (folder, socket) = (world.server.dir().join("open"), world.agent.socket());
     let (folder, socket) = (folder.to_str().unwrap(), socket.to_str().unwrap());
-    let outcome = world.cli.run(&["--agent-socket", socket, "svid", "fetch", "--write", folder]).await;
+    let outcome = world
+        .cli
+        .run(&["--agent-socket", socket, "svid", "fetch", "--write", folder])
+        .await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     let (cert, key) = (format!("{folder}/svid.0.pem"), format!("{folder}/svid.0.key"));
     let address = format!("127.0.0.1:{}", free_port());

@@ -131,7 +131,9 @@ impl Dialer {
             hints: vec!["--connect is where it listens, as host:port".into()],
         };
         let mut addresses = self.target.to_socket_addrs().map_err(unreached)?;
-        let address = addresses.next().ok_or_else(|| unreached(io::ErrorKind::NotFound.into()))?;
+        let address = addresses
+            .next()
+            .ok_or_else(|| unreached(io::ErrorKind::NotFound.into()))?;
         let mut tcp = TcpStream::connect_timeout(&address, STEP).map_err(unreached)?;
         tcp.set_read_timeout(Some(STEP)).map_err(unreached)?;
         tcp.set_write_timeout(Some(STEP)).map_err(unreached)?;
@@ -176,7 +178,9 @@ impl Open {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // A timeout of zero would be none.
-            self.tcp.set_read_timeout(Some(left.max(Duration::from_millis(1)))).ok()?;
+            self.tcp
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+                .ok()?;
             match rustls::Stream::new(&mut self.tls, &mut self.tcp).read(&mut nothing) {
                 Ok(0) => return Some("it closed the connection".into()),
                 Ok(_) if left.is_zero() => return None,

@@ -152,7 +152,10 @@ impl<'a> Probes<'a> {
             let name = &self.tried.checkpoint;
             context.out.line(match failed {
                 0 => format!("{name} refuses what it has to refuse."),
-                _ => format!("{name} lets in what it has to refuse: {failed} of {} attempts.", self.all.len()),
+                _ => format!(
+                    "{name} lets in what it has to refuse: {failed} of {} attempts.",
+                    self.all.len()
+                ),
             })?;
         }
         Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })

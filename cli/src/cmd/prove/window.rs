@@ -58,8 +58,13 @@ pub(super) async fn run(args: WindowArgs, context: &mut Context) -> Result<Exit,
             return waits(other, context);
         };
         let outcome = Dialer::of(&args.tried.connect, &canary.identity)?.dial().await?;
-        tasks.end(&canary.state.request_id, true, "probe").await.map_err(|status| workload.failed(status))?;
-        probes.add(probe("other_window", Outcome::REFUSED, &outcome, &canary), context).await?;
+        tasks
+            .end(&canary.state.request_id, true, "probe")
+            .await
+            .map_err(|status| workload.failed(status))?;
+        probes
+            .add(probe("other_window", Outcome::REFUSED, &outcome, &canary), context)
+            .await?;
     }
     let Some(canary) = open(&args.task, &args, &workload, &tasks, context).await? else {
         return waits(&args.task, context);
@@ -84,9 +89,14 @@ async fn inside_and_after(
     let target = &args.tried.connect;
     let within = args.tried.within;
     // One that keeps sessions, and one that has none.
-    let (returning, copied) = (Dialer::of(target, &canary.identity)?, Dialer::of(target, &canary.identity)?);
+    let (returning, copied) = (
+        Dialer::of(target, &canary.identity)?,
+        Dialer::of(target, &canary.identity)?,
+    );
     let inside = returning.dial().await?;
-    probes.add(probe("inside", Outcome::ACCEPTED, &inside, canary), context).await?;
+    probes
+        .add(probe("inside", Outcome::ACCEPTED, &inside, canary), context)
+        .await?;
     let ended = tasks.end(&canary.state.request_id, true, "probe").await;
     ended.map_err(|status| workload.failed(status))?;
 
@@ -112,7 +122,9 @@ async fn inside_and_after(
     for (kind, dialer) in [("canary", copied), ("resumption", returning)] {
         let (outcome, after) = dialer.dial_until_refused(within).await?;
         let mut probe = probe(kind, Outcome::REFUSED, &outcome, canary);
-        probe.detail = format!("{} {} ms after the end", probe.detail, after.as_millis()).trim().to_owned();
+        probe.detail = format!("{} {} ms after the end", probe.detail, after.as_millis())
+            .trim()
+            .to_owned();
         probes.add(probe, context).await?;
     }
     Ok(())
@@ -139,7 +151,12 @@ async fn open(
     let request = RequestRequest {
         task: task.to_owned(),
         reason: args.reason.clone(),
-        spiffe_id: args.tried.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+        spiffe_id: args
+            .tried
+            .identity
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         ..RequestRequest::default()
     };
     let refused = |status| CliError::Call {

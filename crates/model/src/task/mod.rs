@@ -43,5 +43,5 @@ pub use stage::{Event, NoSuchStep, Stage};
 pub use step::{StepContext, TaskRefusal, TaskStep};
 pub use task::{Grant, ISSUANCES_MAX, Needs, Task, Terms, distinct_groups};
 pub use window::{
-    CLOCK_SLACK, CloseCause, Acknowledged, Instance, Issuance, RiskAccepted, SETTLE_LEEWAY, SettledBy, TtlTerm, Window,
+    Acknowledged, CLOCK_SLACK, CloseCause, Instance, Issuance, RiskAccepted, SETTLE_LEEWAY, SettledBy, TtlTerm, Window,
 };

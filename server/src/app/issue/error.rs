@@ -20,7 +20,9 @@ pub enum IssueError {
     #[error("the entry expired at {0}")]
     EntryExpired(Timestamp),
     /// What excepted this identity is over.
-    #[error("EXCEPTION_OVER: exception `{0}` of this identity is over; renew it, or end it once the power is taken away")]
+    #[error(
+        "EXCEPTION_OVER: exception `{0}` of this identity is over; renew it, or end it once the power is taken away"
+    )]
     ExceptionOver(String),
     /// Power over the server needs an exception here.
     #[error("EXCEPTION_NEEDED: the entry has power over the server, and no exception in force says why")]

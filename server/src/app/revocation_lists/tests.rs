@@ -117,6 +117,37 @@ async fn what_is_revoked_is_on_the_list_of_who_signed_it_until_it_is_over() {
 }
 
 #[tokio::test]
+async fn a_pass_looks_only_at_what_was_revoked_since_the_last_one() {
+    let world = World::new().await;
+    let kept = kept(&world);
+    let agent = world.agent("a").await;
+    for _ in 0..5 {
+        let (opened, _) = world.opened(&agent).await;
+        world.close(&opened).await.unwrap();
+    }
+    kept.pass().await;
+    let looked_at = || {
+        let found = revoked(&world.committer.snapshot(), kept.lists.current().epoch, world.now());
+        found.values().map(BTreeMap::len).sum::<usize>()
+    };
+    assert_eq!(looked_at(), 0);
+    let (opened, _) = world.opened(&agent).await;
+    world.close(&opened).await.unwrap();
+    assert_eq!(looked_at(), 1);
+    assert_eq!(kept.pass().await, 1);
+    assert_eq!(
+        listed(&kept.of(&world, KeyClass::Task)).len(),
+        6,
+        "those from before stay on it"
+    );
+    // A commit that revokes nothing publishes nothing.
+    let published = kept.published.load_full();
+    world.agent("b").await;
+    kept.pass().await;
+    assert!(Arc::ptr_eq(&published, &kept.published.load_full()));
+}
+
+#[tokio::test]
 async fn lists_are_renewed_at_half_of_their_life_and_when_the_clock_goes_back() {
     let world = World::new().await;
     let kept = kept(&world);

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use mayfly_svid::{Serial, SpiffeId};
 
 use super::*;
-use crate::task::{ActorClass, DefinitionHash, Acknowledged, Instance, Issuance, Phase, SettledBy, TtlTerm};
+use crate::task::{Acknowledged, ActorClass, DefinitionHash, Instance, Issuance, Phase, SettledBy, TtlTerm};
 use crate::{EntryId, Selectors};
 
 const NOW: i64 = 1_800_000_000;

@@ -7,7 +7,7 @@ use mayfly_svid::{Timestamp, WindowId};
 
 use super::Task;
 use crate::task::{
-    CLOCK_SLACK, Decision, Acknowledged, Event, Issuance, PersonId, RiskAccepted, SettledBy, Stage, TaskRefusal, Window,
+    Acknowledged, CLOCK_SLACK, Decision, Event, Issuance, PersonId, RiskAccepted, SettledBy, Stage, TaskRefusal, Window,
 };
 
 /// SVIDs of a window that may still count. Who renews at half of the shortest life needs about a hundred, as each is kept

@@ -238,6 +238,34 @@ fn the_window_that_a_question_is_about_does_not_count_and_the_last_use_of_break_
     assert_eq!(usage.previous_approvers, BTreeSet::from(["p3".parse().unwrap()]));
 }
 
+#[test]
+fn what_is_refused_of_a_task_is_forgotten_with_it_and_with_no_other() {
+    let tasks = [1, 2].map(|number| task(number, "pay/migrate", "/web", -HOUR, Stage::Consumed, &[Stage::Settled]));
+    let revoked = |epoch: u64, task: &Task| {
+        let revocation = mayfly_model::task::Revocation {
+            epoch,
+            window_id: task.windows[0].id,
+            serials: vec![],
+            whole_window: true,
+            authority_ids: vec![],
+            not_after: at(0),
+        };
+        Delta::Revoked(Arc::new(revocation))
+    };
+    let all = [revoked(1, &tasks[0]), revoked(2, &tasks[1]), revoked(3, &tasks[0])];
+    let state = snapshot(tasks.to_vec()).with(Revision(2), &all);
+    let epochs = |state: &Snapshot| {
+        state
+            .revocations_after(0)
+            .map(|revocation| revocation.epoch)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(epochs(&state), [1, 2, 3]);
+    let after = state.with(Revision(3), &[Delta::TaskGone(Arc::new(tasks[0].clone()))]);
+    assert_eq!(epochs(&after), [2]);
+    assert_eq!(after.epoch(), 3, "and no epoch comes again");
+}
+
 /// P7: what a decision costs does not grow with what there is besides.
 #[test]
 fn a_decision_costs_the_same_with_ten_thousand_tasks() {
