@@ -3,8 +3,8 @@
 mod backup;
 mod cli;
 mod debt;
-mod prove;
 mod month;
+mod prove;
 mod report;
 mod tiles;
 mod witness;
