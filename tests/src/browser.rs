@@ -163,9 +163,9 @@ impl Browser {
             .await;
     }
 
-    /// What is to be seen, as a PNG of so many pixels from the top of the page.
-    pub async fn screenshot(&mut self, width: u32, height: u32) -> Vec<u8> {
-        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+    /// What is to be seen, as a PNG of so many pixels, so many below the top of the page.
+    pub async fn screenshot(&mut self, top: u32, width: u32, height: u32) -> Vec<u8> {
+        let clip = json!({ "x": 0, "y": top, "width": width, "height": height, "scale": 1 });
         let request = json!({ "format": "png", "clip": clip, "captureBeyondViewport": true });
         let answer = self.call("Page.captureScreenshot", request).await;
         decoded(&answer["data"])

@@ -85,7 +85,7 @@ pub(super) async fn look_at(page: &Path) -> Vec<String> {
     let mut seen = vec![];
     for scheme in pictures {
         browser.prefer(scheme).await;
-        let picture = browser.screenshot(1280, 1700).await;
+        let picture = browser.screenshot(0, 1280, 1700).await;
         assert!(
             picture.starts_with(b"\x89PNG") && picture.len() > 50_000,
             "{} bytes",
@@ -97,6 +97,12 @@ pub(super) async fn look_at(page: &Path) -> Vec<String> {
     }
     assert_ne!(seen[0], seen[1], "light and dark look the same");
     browser.prefer(Scheme::Light).await;
+    // The charts of part 7, to look at.
+    let top = browser
+        .evaluate("document.querySelector('#part-7').getBoundingClientRect().top + window.scrollY")
+        .await;
+    let charts_seen = browser.screenshot(top.as_f64().unwrap() as u32, 1280, 1500).await;
+    fs::write(page.with_extension("charts.png"), &charts_seen).unwrap();
     let pdf = browser.pdf().await;
     assert!(pdf.starts_with(b"%PDF-") && pdf.len() > 20_000, "{} bytes", pdf.len());
     fs::write(page.with_extension("pdf"), &pdf).unwrap();
@@ -117,6 +123,8 @@ pub(super) async fn look_at(page: &Path) -> Vec<String> {
 pub(super) fn keep_picture(page: &Path) {
     if let Some(kept) = std::env::var_os(SCREENSHOT) {
         fs::copy(page.with_extension("light.png"), &kept).unwrap();
+        let charts = PathBuf::from(&kept).with_file_name("report-charts.png");
+        fs::copy(page.with_extension("charts.png"), charts).unwrap();
         println!("kept {}", PathBuf::from(kept).display());
     }
 }
@@ -235,6 +243,25 @@ async fn a_report_is_signed_checked_without_a_server_and_read_in_a_browser() {
         .map(|entry| entry["body"]["sha256"].as_str().unwrap())
         .collect();
     assert_eq!(digests, [sha256(&plain.join("report.json")), sha256(&named)]);
+
+    // Of what is to come nothing is said, and a person is named only by who says so; the log keeps the name beside it.
+    let refused = async |words: &[&str], says: &str| {
+        let out = path("refused");
+        let outcome = world
+            .cli
+            .run(&[&["audit", "report", "--out", text(&out)], words].concat())
+            .await;
+        assert!(outcome.code != Some(0) && outcome.stderr.contains(says), "{outcome:?}");
+        assert!(!out.join("report.json").exists());
+    };
+    refused(&["--from", "1h", "--to", "2099-01-01"], "in the future").await;
+    refused(&["--from", "1h", "--to", "2h"], "later than").await;
+    refused(&["--from", "1h", "--to", "now", "--scope", "owner:ann"], "--private").await;
+    run(report(&path("ann"), &["--scope", "owner:ann", "--private"])).await;
+    let sealed = ["audit", "search", "--kind", "audit.reported", "--last", "1", "--sealed"];
+    let sealed = &world.cli.json_lines(&sealed).await[0];
+    assert_eq!(sealed["body"]["scope"], "owner", "{sealed}");
+    assert!(sealed["body"]["owner"]["commitment"].is_string(), "{sealed}");
 
     // Somebody without a server, who has the key from the operator.
     let note = fs::read_to_string(path("named/nov.json.note")).unwrap();

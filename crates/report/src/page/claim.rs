@@ -6,7 +6,7 @@ use mayfly_audit::{Finding, Report, Severity};
 
 use super::advice::advice;
 use super::table::facts;
-use super::words::{code, codes, count, entries, many, moment, percent, shortened, span, text, time};
+use super::words::{code, codes, count, entries, many, moment, percent, prose, shortened, span, text, time};
 
 pub(super) fn claim(report: &Report, sha256: &str) -> Markup {
     let (claim, log) = (&report.claim, &report.claim.log);
@@ -29,7 +29,10 @@ pub(super) fn claim(report: &Report, sha256: &str) -> Markup {
             h1 #claim-h { (moment(claim.from)) " to " (moment(claim.to)) " UTC" }
             div class=(format!("verdict {class}")) role="status" {
                 p.word { (verdict) }
-                p { (text(&claim.sentence)) }
+                p { (prose(&claim.sentence)) }
+                @if !report.findings.is_empty() {
+                    p.but { a href="#findings" { (many(report.findings.len() as u64, "finding")) } ": " (by_severity(report)) }
+                }
             }
             (tiles(report))
             (facts(vec![
@@ -44,9 +47,23 @@ pub(super) fn claim(report: &Report, sha256: &str) -> Markup {
     }
 }
 
+/// `4 high, 1 medium`.
+fn by_severity(report: &Report) -> String {
+    let counts = [Severity::Critical, Severity::High, Severity::Medium, Severity::Low].map(|severity| {
+        let found = report
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count();
+        (found > 0).then(|| format!("{found} {}", name(severity).1))
+    });
+    counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 fn tiles(report: &Report) -> Markup {
     let (meter, endings) = (&report.meter, &report.endings);
-    let untested = report.probes.matrix.iter().flat_map(|row| row.by_kind.values());
+    let cells = report.probes.matrix.iter().flat_map(|row| row.by_kind.values());
+    let untested = cells.chain(report.probes.classes.values());
     let untested = untested
         .filter(|state| **state == mayfly_audit::report::State::NotTested)
         .count() as u64;
@@ -60,7 +77,7 @@ fn tiles(report: &Report) -> Markup {
             (tile("Residual, 95th percentile", span(endings.residual.p95), format!("at most {}", span(endings.residual.max))))
             (tile("Not settled", count(report.debt.unsettled), format!("of {}", many(endings.windows, "window"))))
             (tile("Break-glass", count(report.break_glass.uses.len() as u64), span(report.break_glass.privileged_seconds)))
-            (tile("Not tested", count(untested), "cells of part 6".into()))
+            (tile("Not tested", count(untested), "tests of part 6".into()))
         }
     }
 }
@@ -100,7 +117,7 @@ fn one(finding: &Finding, class: &str) -> Markup {
         article class=(format!("finding {class}")) {
             h4 { (code(&finding.code)) @if let Some(meaning) = meaning { span.meaning { (meaning) } } }
             p.subject { (text(&finding.subject)) }
-            p { (text(&finding.message)) }
+            p { (prose(&finding.message)) }
             p.todo { strong { "To do: " } (advised(advice(&finding.code))) }
             p.source { "since " (time(finding.since)) " · entries " (entries(&finding.evidence)) }
         }

@@ -6,7 +6,7 @@ use mayfly_audit::Report;
 use super::badge;
 use super::table::Column::{N, T};
 use super::table::{facts, table};
-use super::words::{code, codes, count, dash, span, text, time, time_or_dash};
+use super::words::{code, codes, count, dash, prose, span, text, time, time_or_dash};
 
 pub(super) fn policy(report: &Report) -> Markup {
     let part = &report.policy;
@@ -94,7 +94,7 @@ pub(super) fn controls(report: &Report) -> Markup {
 pub(super) fn limits(report: &Report) -> Markup {
     html! {
         dl.facts {
-            @for limit in &report.limits { div { dt { (text(&limit.what)) } dd { (text(&limit.why)) } } }
+            @for limit in &report.limits { div { dt { (text(&limit.what)) } dd { (prose(&limit.why)) } } }
         }
     }
 }

@@ -5,6 +5,8 @@ use time::OffsetDateTime;
 
 /// The most characters of a text that somebody else chose. The JSON has all of it.
 const SHOWN_MAX: usize = 240;
+/// The same of sentences in which such texts stand.
+const PROSE_MAX: usize = 2_000;
 
 /// `2026-11-02 08:30:00`, UTC.
 pub(super) fn moment(at: i64) -> String {
@@ -113,6 +115,14 @@ pub(super) fn text(text: &str) -> Markup {
     match text.is_empty() {
         true => dash(),
         false => html! { bdi { (plain(text)) } },
+    }
+}
+
+/// Whole sentences, with names of others in them.
+pub(super) fn prose(text: &str) -> Markup {
+    match text.is_empty() {
+        true => dash(),
+        false => html! { bdi { (shortened(text, PROSE_MAX)) } },
     }
 }
 
