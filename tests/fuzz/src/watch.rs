@@ -229,7 +229,7 @@ fn message(input: &mut Unstructured<'_>) -> WatchResponse {
                 interval_ms: 1000,
                 entries,
                 digest: digest.checked_sub(1).map(u64::from),
-                epoch: u64::from(entries >> 6),
+                epoch: entries >> 6,
                 ..Beacon::default()
             })),
         };

@@ -157,7 +157,13 @@ fn whatever_a_signed_report_says_otherwise_than_the_log_is_told() {
         ),
         ("entries", |r| r.completeness.entries -= 1, &["sums", REBUILT]),
         ("whole", |r| r.completeness.is_whole = false, &["sums", REBUILT]),
-        ("hours", |r| drop(r.zero_standing.samples.pop()), &["sums", REBUILT]),
+        (
+            "hours",
+            |r| {
+                r.zero_standing.samples.pop();
+            },
+            &["sums", REBUILT],
+        ),
         ("violations", |r| r.joins.checks[0].violations = 1, &["sums", REBUILT]),
         ("a rule", |r| drop(r.joins.checks.pop()), &["sums", REBUILT]),
         ("power", |r| r.meter.total.privileged_seconds = 60, &["sums", REBUILT]),

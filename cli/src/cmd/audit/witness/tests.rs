@@ -165,7 +165,9 @@ async fn a_log_that_lost_entries_changed_one_or_swapped_two_is_refused_and_that_
     forged.entries.pop();
     assert_eq!(witness.add(&forged.body(8)).await, (409, "9\n".into()));
     let changes: [fn(&mut Vec<u8>); 3] = [
-        |entries| drop(entries.remove(3)),
+        |entries| {
+            entries.remove(3);
+        },
         |entries| entries.swap(3, 4),
         |entries| entries[3] = 99,
     ];

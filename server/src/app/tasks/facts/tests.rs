@@ -74,7 +74,7 @@ fn task(number: u64, name: &str, workload: &str, when: i64, stage: Stage, window
         .zip(windows)
         .map(|(nth, stage)| window(number, nth, when, *stage))
         .collect();
-    task.review_due = task.grant.review && number % 2 == 0 && !windows.is_empty();
+    task.review_due = task.grant.review && number.is_multiple_of(2) && !windows.is_empty();
     task.approvals = vec![Given {
         person: format!("p{number}").parse().unwrap(),
         groups: BTreeSet::new(),
@@ -271,7 +271,7 @@ fn what_is_refused_of_a_task_is_forgotten_with_it_and_with_no_other() {
 fn a_decision_costs_the_same_with_ten_thousand_tasks() {
     let world = |count: u64| {
         let each = |number: u64| {
-            let stages: &[Stage] = if number % 50 == 0 {
+            let stages: &[Stage] = if number.is_multiple_of(50) {
                 &[Stage::Open]
             } else {
                 &[Stage::Closed]
