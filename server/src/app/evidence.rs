@@ -41,6 +41,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::archive::Archive;
@@ -81,6 +82,8 @@ pub struct Evidence {
     files: TileFiles,
     writer: Arc<Mutex<Writer>>,
     signing: Mutex<LogKeys>,
+    /// One rotation at a time.
+    rotating: tokio::sync::Mutex<()>,
     published: watch::Sender<Arc<Published>>,
     /// One report at a time: each reads the whole log.
     reporting: Semaphore,
@@ -156,6 +159,7 @@ impl Evidence {
             files,
             writer: Arc::new(Mutex::new(writer)),
             signing: Mutex::new(signing),
+            rotating: tokio::sync::Mutex::default(),
             published: watch::Sender::new(Arc::new(published)),
             reporting: Semaphore::new(1),
             metrics,
@@ -207,11 +211,18 @@ impl Evidence {
     /// Appends and shows what commits leave, until it is told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut revision = self.committer.revision();
-        loop {
-            let pause = match self.pass().await {
-                Ok(()) => PAUSE,
+        // When the first entry came that is not shown, at the earliest.
+        let mut behind = Instant::now();
+        while !stop.is_cancelled() {
+            let begun = Instant::now();
+            let passed = self.pass().await;
+            if let Ok(true) = passed {
+                self.metrics.lag.observe(behind.elapsed().as_secs_f64());
+            }
+            let pause = match &passed {
+                Ok(_) => PAUSE,
                 Err(failure) => {
-                    error!(error = %Chain(&failure), "the log is not shown up to its end; trying again");
+                    error!(error = %Chain(failure), "the log is not shown up to its end; trying again");
                     RETRY
                 }
             };
@@ -219,10 +230,19 @@ impl Evidence {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
             }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                changed = revision.changed() => if changed.is_err() { break },
+            if passed.is_err() {
+                // Tried again, whether anything is added to it or not.
+                continue;
             }
+            behind = begun;
+            if !revision.has_changed().unwrap_or(true) {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    changed = revision.changed() => if changed.is_err() { break },
+                }
+                behind = Instant::now();
+            }
+            revision.mark_unchanged();
         }
         // What was committed last shall not wait for the next start.
         if let Err(failure) = self.pass().await {
@@ -230,12 +250,11 @@ impl Evidence {
         }
     }
 
-    /// Shows what was committed by now.
+    /// Shows what was committed by now; whether there was anything new.
     ///
     /// # Errors
     /// It is not shown; the next pass tries again.
-    pub async fn pass(self: &Arc<Self>) -> Result<(), EvidenceError> {
-        let begun = std::time::Instant::now();
+    pub async fn pass(self: &Arc<Self>) -> Result<bool, EvidenceError> {
         let this = self.clone();
         let published = blocking(move || {
             let keys = this.lock_keys().clone();
@@ -251,13 +270,13 @@ impl Evidence {
             writer.catch_up(&mut reader, &this.origin, &keys).map(Some)
         })
         .await??;
-        if let Some(published) = published {
-            let size = published.checkpoint.size();
-            self.published.send_replace(Arc::new(published));
-            self.metrics.shown.set(i64::try_from(size).unwrap_or(i64::MAX));
-            self.metrics.lag.observe((PAUSE + begun.elapsed()).as_secs_f64());
-        }
-        Ok(())
+        let Some(published) = published else {
+            return Ok(false);
+        };
+        let size = published.checkpoint.size();
+        self.published.send_replace(Arc::new(published));
+        self.metrics.shown.set(i64::try_from(size).unwrap_or(i64::MAX));
+        Ok(true)
     }
 
     /// A tile or a bundle of entries of the log as it was shown; `None` if it has none of that name.
@@ -351,16 +370,19 @@ impl Evidence {
         outcome
     }
 
-    /// Gives the log a new key. For a day checkpoints carry the signature of the old one as well, so that who knows only
-    /// that one learns of the new.
+    /// Gives the log a new key. Checkpoints carry the signatures of the last ones as well, so that who knows only one of
+    /// those learns of the new.
     ///
     /// # Errors
-    /// There is no new key, and the old one is in use still.
+    /// There is no new key, and the old one is in use still; or there is one and no checkpoint by it yet, which follows.
+    ///
+    /// # Cancel safety
+    /// The log may name a key that this process does not use; the next start does.
     pub async fn rotate_key(self: &Arc<Self>, actor: Actor) -> Result<VerifierKey, EvidenceError> {
-        let keys = self.lock_keys().clone();
-        let next = keys.generate(&self.origin, self.keys.as_ref()).await?;
+        let _turn = self.rotating.lock().await;
+        let next = LogKeys::generate(&self.origin, self.keys.as_ref()).await?;
         let vkey = next.verifier_key();
-        let previous = keys.current();
+        let previous = self.lock_keys().current();
         let body = json!({ "vkey": vkey.to_string(), "previous": previous.to_string() });
         let origin = self.origin.clone();
         note(&self.committer, self.clock.as_ref(), actor, key::ROTATED, origin, body).await?;

@@ -32,6 +32,7 @@ pub const FIELDS: &[&str] = &[
     "previous_approvers",
     "reason",
     "selectors",
+    "target",
     "ticket",
 ];
 

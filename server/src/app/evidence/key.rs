@@ -1,4 +1,5 @@
-//! The log's key: Ed25519, of its own, named by an event of the log. The key manager has the log's n-th as `log-<n>`.
+//! The log's key: Ed25519, of its own, named by an event of the log. The key manager has them as `log-<random>`: which
+//! is which is told by the public key, so that no rotation, however it was cut off, takes the place of an earlier key.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +18,11 @@ pub(super) const STARTED: &str = "log.started";
 /// The event of a further key: `{"vkey", "previous"}`, and `"lost": true` if the previous one was not there any more.
 pub(super) const ROTATED: &str = "log.key_rotated";
 
-/// Keys that sign beside the newest: who was away while the key changed finds one that is known.
-const BESIDE: usize = 1;
+/// Keys that sign beside the newest: who was away while the key changed, also more than once, finds one that is known.
+const BESIDE: usize = 3;
+
+/// How the names of its keys in the key manager begin.
+const KEY_PREFIX: &str = "log-";
 
 /// The keys of the log.
 #[derive(Clone)]
@@ -68,16 +72,25 @@ impl LogKeys {
     where
         F: Future<Output = Result<(), EvidenceError>>,
     {
-        let mut keys = VecDeque::new();
-        for (number, verifier_key) in (1..).zip(known) {
-            let found = manager.find(&key_id(number)).await?;
-            let signer = found.filter(|signer| named(origin, signer.as_ref()).is_ok_and(|own| own == verifier_key));
-            keys.push_front(LogKey { verifier_key, signer });
+        let mut signers = vec![];
+        for key_id in manager.list().await? {
+            if key_id.starts_with(KEY_PREFIX)
+                && let Some(signer) = manager.find(&key_id).await?
+                && let Ok(verifier_key) = named(origin, signer.as_ref())
+            {
+                signers.push((verifier_key, signer));
+            }
         }
+        let with_signer = |verifier_key: VerifierKey| {
+            let found = signers.iter().find(|(own, _)| *own == verifier_key);
+            let signer = found.map(|(_, signer)| signer.clone());
+            LogKey { verifier_key, signer }
+        };
+        let keys: VecDeque<LogKey> = known.into_iter().rev().map(with_signer).collect();
         let mut keys = Self { keys };
         let has_one = keys.keys.front().is_some_and(|key| key.signer.is_some());
         if !has_one {
-            let next = keys.generate(origin, manager).await?;
+            let next = Self::generate(origin, manager).await?;
             let vkey = next.verifier_key().to_string();
             match keys.keys.front() {
                 None => {
@@ -99,8 +112,9 @@ impl LogKeys {
     }
 
     /// Makes a key, which the log shall name before it signs.
-    pub(super) async fn generate(&self, origin: &str, manager: &dyn KeyManager) -> Result<NextKey, EvidenceError> {
-        let signer = manager.generate(&key_id(self.keys.len() + 1), KeyType::Ed25519).await?;
+    pub(super) async fn generate(origin: &str, manager: &dyn KeyManager) -> Result<NextKey, EvidenceError> {
+        let key_id = format!("{KEY_PREFIX}{:032x}", rand::random::<u128>());
+        let signer = manager.generate(&key_id, KeyType::Ed25519).await?;
         Ok(NextKey(LogKey {
             verifier_key: named(origin, signer.as_ref())?,
             signer: Some(signer),
@@ -130,7 +144,7 @@ impl LogKeys {
             .any(|signature| signature.is_by(&current))
     }
 
-    /// Signs with the newest key and, if it is there, with the one before.
+    /// Signs with the newest key and, as far as they are there, with some before.
     pub(super) fn sign(&self, checkpoint: Checkpoint) -> Result<SignedCheckpoint, SignError> {
         let mut signers = self.keys.iter().take(1 + BESIDE).filter_map(|key| {
             let signer = key.signer.as_ref()?;
@@ -165,10 +179,6 @@ impl NextKey {
 fn named(origin: &str, signer: &dyn Signer) -> Result<VerifierKey, EvidenceError> {
     VerifierKey::from_spki(origin, Algorithm::Ed25519, signer.public_key_der())
         .map_err(|error| EvidenceError::Format(error.to_string()))
-}
-
-fn key_id(number: usize) -> String {
-    format!("log-{number}")
 }
 
 impl NoteSigner for NoteKey<'_> {
