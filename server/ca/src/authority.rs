@@ -97,6 +97,8 @@ pub fn vouch(
     let public_key = parsed.public_key().raw;
     let mut params = params(trust_domain, &own, &mayfly_svid::public_key_id(public_key))?;
     params.serial_number = Some(serial.as_be_bytes().to_vec().into());
+    // For leaves, and for nobody further down.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.not_before = parsed.validity().not_before.to_datetime();
     let end = Timestamp::from_unix(parsed.validity().not_after.timestamp()).min(until);
     params.not_after = offset(end).ok_or_else(foreign)?;

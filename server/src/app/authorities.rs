@@ -20,8 +20,9 @@ use mayfly_ca::{
 use mayfly_keys::{KeyError, KeyManager, KeyType, Signer};
 use mayfly_model::{Actor, Authority, AuthorityState, Change, Conflict, Delta, KeyClass, Step};
 use mayfly_runtime::Clock;
-use mayfly_svid::{TaskRoot, Timestamp, TrustDomain, public_key_id};
+use mayfly_svid::{Serial, TaskRoot, Timestamp, TrustDomain, public_key_id};
 use rustls_pki_types::CertificateDer;
+use serde_json::json;
 use tracing::{info, warn};
 
 use super::issue::{ActiveIssuer, ActiveIssuers};
@@ -33,6 +34,8 @@ const CUT_TRIES: usize = 5;
 /// After this part of its life an authority is known everywhere: in a change that was prepared it is twice as old before it
 /// signs anything.
 const SPREAD: u32 = 12;
+/// Authorities that vouch for a new one: a chain has at most eight certificates, and two reach whoever was away.
+const VOUCHERS_MAX: usize = 2;
 
 /// What new authorities are like.
 #[derive(Clone, Copy, Debug)]
@@ -228,32 +231,35 @@ impl Authorities {
         let Some(active) = state.active_authority(KeyClass::Base) else {
             return Ok(vec![]);
         };
-        let is_spread = now
-            >= active
-                .not_before
-                .plus(active.not_after.since(active.not_before) / SPREAD);
-        if is_spread {
+        let spread_at = active
+            .not_before
+            .plus(active.not_after.since(active.not_before) / SPREAD);
+        if now >= spread_at {
             return Ok(vec![]);
         }
         let mut made = vec![];
-        for older in state.authorities() {
+        // The newest first: whoever was away knows one of those.
+        let mut all: Vec<_> = state.authorities().collect();
+        all.sort_by_key(|older| std::cmp::Reverse(older.not_after));
+        for older in all {
+            if made.len() == VOUCHERS_MAX {
+                break;
+            }
             // Not by one that is tainted or revoked, and not by one that is over. That it has not begun by our clock is for
             // those to judge who are to believe it.
             let may = older.class == KeyClass::Base && older.state == AuthorityState::Old && older.not_after > now;
             let Some(signer) = (if may { self.signer(older).await? } else { None }) else {
                 continue;
             };
+            let serial = random_serial();
+            let until = until.min(older.not_after).min(spread_at);
+            // Recorded first, as all that is signed.
+            self.note_voucher(&active.id, &older.id, &serial, until).await?;
             let (older, active, trust_domain) = (older.clone(), active.clone(), state.trust_domain().clone());
             let vouched = tokio::task::spawn_blocking(move || {
                 let cert_der = &older.cert_der;
                 let by = Voucher { cert_der, signer };
-                vouch(
-                    &trust_domain,
-                    &active.cert_der,
-                    by,
-                    until.min(older.not_after),
-                    &random_serial(),
-                )
+                vouch(&trust_domain, &active.cert_der, by, until, &serial)
             });
             made.push(
                 vouched
@@ -263,6 +269,18 @@ impl Authorities {
             );
         }
         Ok(made)
+    }
+
+    async fn note_voucher(&self, of: &str, by: &str, serial: &Serial, until: Timestamp) -> Result<(), RotateError> {
+        let change = Change::Note {
+            kind: "authority.vouched",
+            subject: of.to_owned(),
+            body: json!({ "older": by, "serial": serial, "not_after": until }),
+        };
+        let (actor, time) = (Actor::server(), self.now());
+        let step = Step { actor, time, change };
+        self.committer.commit(step).await.map_err(RotateError::Commit)?;
+        Ok(())
     }
 
     /// The changes that are due of the authorities of `class`.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use mayfly_model::Actor;
-use mayfly_runtime::Clock;
+use mayfly_runtime::{Chain, Clock};
 use mayfly_svid::{Timestamp, X509Svid, X509SvidError};
 use mayfly_verify::{PublishError, SvidResolver};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
-use tracing::info;
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::authorities::{Authorities, RotateError};
@@ -89,10 +89,14 @@ impl ServerSvid {
             .minted(&Actor::server(), server_id, csr.der(), vec![], Some(self.ttl))
             .await
             .map_err(ServerSvidError::Issue)?;
-        let vouchers = authorities.vouchers(svid.not_after()).await;
-        let vouchers = vouchers.map_err(ServerSvidError::Vouch)?;
-        let chain = svid.chain().iter().cloned().chain(vouchers).collect();
-        let svid = X509Svid::from_chain(chain).map_err(ServerSvidError::Chain)?;
+        let svid = match vouched(&svid, authorities).await {
+            Ok(vouched) => vouched,
+            Err(failure) => {
+                // It is good for all who know the authority, which is nearly everybody.
+                warn!(error = %Chain(&failure), "no older authority vouches for the one that signs now");
+                svid
+            }
+        };
         let key_der = Zeroizing::new(key.serialize_der());
         self.resolver
             .publish(&svid, &PrivatePkcs8KeyDer::from(key_der.as_slice()))
@@ -101,4 +105,12 @@ impl ServerSvid {
         self.current.store(Some(Arc::new(svid)));
         Ok(())
     }
+}
+
+/// The SVID, followed by the certificates by which older authorities vouch for its own.
+async fn vouched(svid: &X509Svid, authorities: &Authorities) -> Result<X509Svid, ServerSvidError> {
+    let vouchers = authorities.vouchers(svid.not_after()).await;
+    let vouchers = vouchers.map_err(ServerSvidError::Vouch)?;
+    let chain = svid.chain().iter().cloned().chain(vouchers).collect();
+    X509Svid::from_chain(chain).map_err(ServerSvidError::Chain)
 }

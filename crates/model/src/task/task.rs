@@ -226,6 +226,8 @@ impl Task {
             TaskStep::Suspend { window, reason } => {
                 let window = next.window_mut(window)?;
                 window.stage = window.stage.on(Event::Suspend)?;
+                // Who has nothing need not say that it lives.
+                window.heartbeat_due = None;
                 window.detail.clone_from(reason);
                 window.revoke(next_epoch, now);
             }

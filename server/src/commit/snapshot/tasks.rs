@@ -11,7 +11,7 @@ use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use super::{Index, Snapshot, index_insert, index_remove};
 
-/// Windows of a workload are counted by when they were asked for, in steps of so many seconds: a day has 144.
+/// Windows of a workload are counted by when they were opened, in steps of so many seconds: a day has 144.
 const STEP: i64 = 600;
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -46,7 +46,7 @@ struct OfWorkload {
     /// How many requests policy refused at once.
     refused: usize,
     windows: Windows,
-    /// How many windows the requests of each [`STEP`] opened.
+    /// How many windows were opened in each [`STEP`].
     opened: RedBlackTreeMapSync<i64, u32>,
     /// How many tasks there are, over or not.
     tasks: usize,
@@ -195,8 +195,7 @@ impl Snapshot {
             .map_or_else(Windows::default, |of| of.windows)
     }
 
-    /// How many windows the requests of a workload for a task opened that were made in the last day, or up to [`STEP`]
-    /// seconds before it.
+    /// How many windows of a task a workload opened in the last day, or up to [`STEP`] seconds before it.
     pub fn same_day_of(&self, name: &TaskName, workload: &SpiffeId, now: Timestamp) -> u32 {
         let first = step_of(now.minus(DAY));
         let counts = self.tasks.of(name, workload).into_iter();
@@ -302,17 +301,13 @@ impl TaskIndex {
         let is_ready = task.stage.is_waiting() || task.stage == Stage::Armed;
         let used_at = task.windows.iter().map(|window| window.opened_at).max();
         let used = used_at.filter(|_| task.grant.review).map(|at| (at, id.clone()));
-        let step = step_of(task.request.requested_at);
-        let opened = u32::try_from(task.windows.len()).unwrap_or(u32::MAX);
-        let before = of.opened.get(&step).copied().unwrap_or(0);
-        let after = match count {
+        match count {
             Count::In => {
                 of.tasks += 1;
                 of.refused += usize::from(task.is_refused());
                 all.tasks += 1;
                 of.windows.add(Windows::of(task));
                 all.reviews_due += u32::from(task.review_due);
-                before.saturating_add(opened)
             }
             Count::Out => {
                 of.tasks -= 1;
@@ -320,12 +315,20 @@ impl TaskIndex {
                 all.tasks -= 1;
                 of.windows.take_away(Windows::of(task));
                 all.reviews_due -= u32::from(task.review_due);
-                before.saturating_sub(opened)
             }
-        };
-        match after {
-            0 => drop(of.opened.remove_mut(&step)),
-            _ => of.opened.insert_mut(step, after),
+        }
+        // By when each was opened: a grant may be older than the day that it is used on.
+        for window in &task.windows {
+            let step = step_of(window.opened_at);
+            let before = of.opened.get(&step).copied().unwrap_or(0);
+            let after = match count {
+                Count::In => before.saturating_add(1),
+                Count::Out => before.saturating_sub(1),
+            };
+            match after {
+                0 => drop(of.opened.remove_mut(&step)),
+                _ => of.opened.insert_mut(step, after),
+            }
         }
         count.put(&mut of.ready, is_ready, id);
         if let Some(used) = used {

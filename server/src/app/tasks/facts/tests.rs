@@ -147,11 +147,9 @@ fn by_looking(all: &[Task], about: &Task, now: Timestamp) -> Usage {
         }
     }
     usage.reviews_due = u32::try_from(same().filter(|other| other.review_due).count()).unwrap();
-    let is_recent = |other: &&Task| now.since(other.request.requested_at) <= Duration::from_secs(86_400);
-    usage.same_day = own()
-        .filter(is_recent)
-        .map(|other| u32::try_from(other.windows.len()).unwrap())
-        .sum();
+    let is_recent = |window: &&Window| now.since(window.opened_at) <= Duration::from_secs(86_400);
+    let windows = own().flat_map(|other| &other.windows);
+    usage.same_day = u32::try_from(windows.filter(is_recent).count()).unwrap();
     usage
 }
 
