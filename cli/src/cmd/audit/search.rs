@@ -24,9 +24,9 @@ Examples:
   mayfly audit show 4711 --sealed      as it stands in the log, with commitments";
 
 pub(super) const SEARCH_EXAMPLES: &str = "\
-All options have to fit; those of one name that are given several times, too, but
-for --kind, of which one has to. A person is found by name as long as the name is
-not erased. Times are RFC 3339, Unix seconds, or so long ago (2h).
+All options have to fit; those of one name that are given several times, too,
+but for --kind, of which one has to. A person is found by name as long as the
+name is not erased. Times are RFC 3339, Unix seconds, or so long ago (2h).
 
 Examples:
   mayfly audit search --person joe --since 24h
