@@ -37,6 +37,7 @@ pub const KINDS: &[Kind] = &[
     kind("authority.activated", AUTHORITY),
     kind("authority.revoked", AUTHORITY),
     kind("authority.pruned", AUTHORITY),
+    kind("authority.vouched", AUTHORITY),
     kind("bundle.appended", DOMAIN),
     kind("bundle.created", DOMAIN),
     kind("bundle.updated", DOMAIN),
@@ -93,6 +94,16 @@ pub const KINDS: &[Kind] = &[
 /// Whether a kind is known here. A newer server may write others, and its log verifies all the same.
 pub fn is_known(name: &str) -> bool {
     KINDS.iter().any(|kind| kind.name == name)
+}
+
+/// Whether the body of a kind always has room in an entry, so that none is kept beside the log as a whole.
+pub(crate) fn is_always_small(name: &str) -> bool {
+    match family(name) {
+        // A request has parameters and selectors.
+        "task" => name != "task.requested",
+        "svid" | "window" | "authority" | "agent" | "log" | "exception" | "witness" => true,
+        _ => false,
+    }
 }
 
 /// The family of a kind: what stands before the dot.

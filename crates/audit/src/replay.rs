@@ -11,6 +11,7 @@
 
 mod body;
 mod commit;
+mod hidden;
 mod register;
 mod request;
 mod standing;
@@ -25,7 +26,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde_json::Value;
 
 use crate::canonical::sha256;
-use crate::kinds::is_known;
+use crate::details::commitment_of;
+use crate::kinds::{family, is_always_small, is_known};
 use crate::span::Span;
 use crate::{Details, Entry, EntryError, Invariant, Violation};
 
@@ -36,6 +38,7 @@ pub use state::{
 };
 
 use commit::Commit;
+use hidden::Hidden;
 use svid::Intended;
 
 /// Clocks of servers differ by so much: what is further back was set.
@@ -55,6 +58,7 @@ pub struct Replay {
     commit: Commit,
     violations: Vec<Violation>,
     notes: Notes,
+    hidden: Hidden,
     counts: BTreeMap<String, u64>,
     definitions: BTreeMap<String, Definition>,
     in_force: BTreeMap<String, String>,
@@ -152,11 +156,23 @@ impl Replay {
         self.take_time(entry);
         *self.counts.entry(entry.kind.clone()).or_default() += 1;
         if !is_known(&entry.kind) {
+            // Whoever writes the log could hide under a name of his own what SVIDs and windows did.
+            if matches!(family(&entry.kind), "svid" | "window") {
+                let message = format!("`{}` is no kind of entry that is known here", entry.kind);
+                self.violate(Invariant::Completeness, entry.index, message);
+            }
             self.notes
                 .unknown_kinds
                 .entry(entry.kind.clone())
                 .or_insert(entry.index);
             return;
+        }
+        if commitment_of(&entry.body).is_some() && is_always_small(&entry.kind) {
+            let message = format!(
+                "a `{}` is never too long for an entry, and its body is hidden",
+                entry.kind
+            );
+            self.violate(Invariant::Completeness, entry.index, message);
         }
         let revealed;
         let entry = if self.details.is_empty() {
@@ -165,15 +181,18 @@ impl Replay {
             revealed = self.details.reveal_entry(entry.clone());
             &revealed
         };
-        if crate::details::commitment_of(&entry.body).is_some() {
+        if let Some(commitment) = commitment_of(&entry.body) {
             self.notes.unread.push(entry.index);
+            if !is_always_small(&entry.kind) {
+                self.hidden.hide(commitment, entry);
+            }
             if entry.kind == "policy.decided" {
                 self.commit.decided_unread(&entry.subject);
             }
             return;
         }
         let epoch = entry.field("epoch").as_u64();
-        let taken = match entry.kind.split_once('.').map_or("", |(family, _)| family) {
+        let taken = match family(&entry.kind) {
             "task" => self.take_request(entry),
             "window" => self.take_window(entry),
             "svid" => self.take_svid(entry),
@@ -196,6 +215,7 @@ impl Replay {
     /// Checks what has to be seen from the end: the last commit is complete.
     pub fn finish(&mut self) {
         self.end_commit();
+        self.end_hidden();
         self.notes.unknown_outcomes = self.count_unknown_outcomes();
     }
 

@@ -57,6 +57,9 @@ impl Replay {
             "probe.finished" => self.take_probe(entry)?,
             kind if kind.starts_with("exception.") => self.take_exception(entry)?,
             "log.started" | "log.key_rotated" | "witness.registered" | "private.erased" | "audit.reported" => {
+                if entry.kind == "private.erased" {
+                    self.hidden.forget(entry.field("commitments"));
+                }
                 self.log_events.push(LogEvent {
                     index: entry.index,
                     at: entry.time,

@@ -6,7 +6,7 @@ use crate::testing::{APPROVED, UNATTENDED, WORKLOAD, World, replay};
 use crate::{Entry, Invariant, Violation};
 
 /// A log in which everything happens as it should: a window of each kind, stopped and resumed, extended, refused.
-fn honest() -> World {
+pub(super) fn honest() -> World {
     let mut world = World::new();
     world.define(UNATTENDED);
     world.define(APPROVED);
@@ -373,7 +373,7 @@ fn i14_the_log_has_no_gap_and_goes_one_way() {
 #[test]
 fn what_a_newer_server_writes_is_listed_and_breaks_nothing() {
     let mut world = honest();
-    world.raw("window.teleported", "x", json!({ "window": 1 }));
+    world.raw("agent.teleported", "x", json!({ "window": 1 }));
     let known = json!({ "step": "cancel", "reason": "", "colour": { "new": [1] } });
     let id = world.request("pay/db-migrate", WORKLOAD, None, "again");
     world.raw("task.cancelled", id.as_str(), known);
@@ -381,8 +381,16 @@ fn what_a_newer_server_writes_is_listed_and_breaks_nothing() {
     assert_eq!(replay.violations(), []);
     assert_eq!(
         replay.notes().unknown_kinds.keys().collect::<Vec<_>>(),
-        ["window.teleported"]
+        ["agent.teleported"]
     );
+    // Of SVIDs and windows nobody may keep anything to himself.
+    for kind in ["window.teleported", "svid.teleported"] {
+        let mut world = honest();
+        world.raw(kind, "x", json!({ "window": 1 }));
+        let found = violations(&world.entries());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].invariant, Invariant::Completeness);
+    }
 }
 
 #[test]
