@@ -7,13 +7,13 @@ mod tests;
 
 use mayfly_audit::meter::View;
 use mayfly_audit::report::{REPORT_VERSION, TreeHead};
-use mayfly_audit::{Details, LogFacts, Report};
+use mayfly_audit::{Details, LogFacts, Report, Thresholds};
 use mayfly_tlog::Hash;
 use mayfly_tlog::checkpoint::SignedCheckpoint;
 use mayfly_tlog::files::VerifiedLog;
 use mayfly_tlog::merkle::verify_consistency;
 use mayfly_tlog::note::VerifierKey;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{export, note};
 
@@ -87,6 +87,7 @@ pub fn check(json: &[u8], with: With<'_>) -> Vec<Check> {
     };
     let mut checks = vec![
         form(&report, json),
+        thresholds(&report),
         sums::sums(&report),
         signature(&report, json, with),
         checkpoint(&report, with.keys),
@@ -119,6 +120,18 @@ fn form(report: &Report, json: &[u8]) -> Check {
         wrong,
         format!("version {}, SHA-256 {}", report.v, note::digest_of(json)),
     )
+}
+
+/// Whoever makes a report does not choose from where on something is a finding.
+fn thresholds(report: &Report) -> Check {
+    const WHAT: &str = "thresholds";
+    let (says, is) = (json!(report.thresholds), json!(Thresholds::default()));
+    let fields = is.as_object().into_iter().flatten();
+    let wrong = fields.filter(|(name, value)| says[name.as_str()] != **value);
+    let wrong: Vec<String> = wrong
+        .map(|(name, value)| format!("`{name}` is {}, and has to be {value}", says[name.as_str()]))
+        .collect();
+    Check::new(WHAT, wrong, "those of every report")
 }
 
 fn signature(report: &Report, json: &[u8], with: With<'_>) -> Check {
@@ -245,7 +258,8 @@ fn rebuilt(report: &Report, json: &[u8], copy: &VerifiedLog, details: &Details) 
         from: claim.from,
         to: claim.to,
         scope: claim.scope.clone(),
-        thresholds: report.thresholds.clone(),
+        // Never those of the report: they say how much is to be computed.
+        thresholds: Thresholds::default(),
     };
     // What only the checkpoint says is checked by itself; what can be had from the entries is made anew.
     let log = || LogFacts {

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use mayfly_audit::finding::{Scope, Thresholds};
+use mayfly_audit::finding::Scope;
 use mayfly_audit::report::State;
 use mayfly_tlog::checkpoint::Checkpoint;
 use mayfly_tlog::cosignature;
 use mayfly_tlog::files::{LogKeys, LogWriter};
 use mayfly_tlog::note::{Algorithm, Ed25519Key, NoteSigner};
-use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
@@ -62,11 +61,15 @@ impl World {
 
     /// On the second half of so many hours.
     fn report(&self, hours: i64) -> Report {
+        self.report_by(hours, Thresholds::default())
+    }
+
+    fn report_by(&self, hours: i64, thresholds: Thresholds) -> Report {
         let view = View {
             from: START + hours / 2 * 3_600,
             to: START + hours * 3_600,
             scope: Scope::All,
-            thresholds: Thresholds::default(),
+            thresholds,
         };
         let facts = export::facts(self.log.checkpoint(), &self.keys(), vec![]);
         export::of_copy(&self.log, Details::default(), &view, facts).unwrap()
@@ -191,6 +194,44 @@ fn whatever_a_signed_report_says_otherwise_than_the_log_is_told() {
         let found = world.failed(&report);
         assert_eq!(found, *failed, "{name}");
     }
+}
+
+#[test]
+fn a_report_by_other_thresholds_is_refused_by_name() {
+    let world = world(40);
+    type Lie = (&'static str, fn(&mut Thresholds));
+    let lies: &[Lie] = &[
+        ("settle_within", |t| t.settle_within = i64::MAX),
+        ("exception_grace", |t| t.exception_grace += 1),
+        ("chain_windows", |t| t.chain_windows = u64::MAX),
+        ("random_instants", |t| t.random_instants = 0),
+        ("rows", |t| t.rows = 0),
+    ];
+    for (name, lie) in lies {
+        let mut thresholds = Thresholds::default();
+        lie(&mut thresholds);
+        // All that follows from them is as it should be.
+        let report = world.report_by(40, thresholds);
+        assert_eq!(world.failed(&report), ["thresholds", REBUILT], "{name}");
+        let checks = check(&report.to_json(), With::default());
+        let found = checks.iter().find(|check| check.what == "thresholds").unwrap();
+        let Outcome::Failed(why) = &found.outcome else {
+            panic!("{name}")
+        };
+        assert!(why.len() == 1 && why[0].contains(&format!("`{name}`")), "{why:?}");
+    }
+    let same = world.report_by(40, Thresholds::default());
+    assert_eq!(world.failed(&same), [""; 0]);
+}
+
+#[test]
+fn thresholds_that_ask_for_endless_work_are_refused_at_once() {
+    let world = world(9);
+    let mut report = world.report(9);
+    report.thresholds.random_instants = u64::MAX;
+    report.thresholds.rows = u64::MAX;
+    report.thresholds.evidence = u64::MAX;
+    assert_eq!(world.failed(&report), ["thresholds", REBUILT]);
 }
 
 #[test]
