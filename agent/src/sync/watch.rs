@@ -29,6 +29,7 @@ use tracing::debug;
 use super::call::{CALL_TIMEOUT, CallError};
 use super::changes::{Changes, WatchEvent};
 use super::holdings::Holdings;
+use crate::witness::Watching;
 
 const CALL: &str = "Watch";
 /// Until the first beacon tells the interval.
@@ -37,8 +38,6 @@ const FIRST_SILENCE: Duration = Duration::from_secs(30);
 const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
-/// A server shows its log first of all, and after a moment if it cannot; this is more than a moment.
-const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Between two reports of what consumers enforce.
 const REPORT_GAP: Duration = Duration::from_millis(100);
 
@@ -55,8 +54,8 @@ pub(super) struct WatchStream {
     report_at: Option<Instant>,
     /// The witness looks at the head of the log: it saves what it accepts before it answers.
     looking: Option<JoinHandle<Witnessed>>,
-    /// When the log should have been shown; none once it was.
-    shown_by: Option<Instant>,
+    /// For how long the log has not been shown; none if there is no witness.
+    watching: Option<Watching>,
 }
 
 // === impl WatchStream ===
@@ -102,7 +101,7 @@ impl WatchStream {
             // What an earlier stream was told means nothing on this one.
             report_at: (!holdings.news().enforcers().is_empty()).then(Instant::now),
             looking: None,
-            shown_by: Some(Instant::now() + SHOWN_WITHIN),
+            watching: holdings.news().witness().cloned().map(Watching::new),
         })
     }
 
@@ -193,7 +192,6 @@ impl WatchStream {
 
     /// Has the witness look at the head of the log.
     fn look(&mut self, head: LogHead, holdings: &Holdings) -> Result<(), CallError> {
-        self.shown_by = None;
         if self.looking.is_some() {
             return Err(CallError::malformed(
                 CALL,
@@ -207,10 +205,11 @@ impl WatchStream {
 
     /// Has the witness know when no log was shown for too long.
     fn miss_the_log(&mut self, holdings: &Holdings) {
-        if self.shown_by.is_some_and(|by| Instant::now() >= by)
+        // What is being looked at was shown.
+        if self.looking.is_none()
+            && self.watching.as_mut().is_some_and(Watching::is_overdue)
             && let Some(witness) = holdings.news().witness().cloned()
         {
-            self.shown_by = None;
             // Nobody waits for it: it is put down, and seen by all, when the disk has it.
             drop(tokio::task::spawn_blocking(move || witness.not_shown()));
         }

@@ -33,6 +33,8 @@ pub(super) enum Refusal {
     UnknownKey { size: u64, detail: String },
     #[error("it is shorter than it was: {size} entries, and it had {known}")]
     Shorter { known: u64, size: u64 },
+    #[error("the server does not show how it goes on from the {known} entries that it had")]
+    NotContinued { known: u64 },
     #[error("it has another past: its {size} entries do not begin with the {known} that it had")]
     OtherPast { known: u64, size: u64 },
 }
@@ -49,7 +51,7 @@ fn considered(known: Option<&Known>, head: &LogHead) -> Result<Verdict, Refusal>
     let unreadable = |error: &dyn std::error::Error| Refusal::Unreadable(mayfly_runtime::Chain(error).to_string());
     let note = Note::parse(&head.checkpoint).map_err(|error| unreadable(&error))?;
     let checkpoint = Checkpoint::parse(note.text()).map_err(|error| unreadable(&error))?;
-    let (origin, size) = (checkpoint.origin(), checkpoint.size());
+    let (origin, size, root) = (checkpoint.origin(), checkpoint.size(), checkpoint.root());
     if let Some(known) = known
         && known.checkpoint.origin() != origin
     {
@@ -73,6 +75,10 @@ fn considered(known: Option<&Known>, head: &LogHead) -> Result<Verdict, Refusal>
     let accepted = match state(known).consider(&request, trusted) {
         Ok(accepted) => accepted,
         Err(witness::Refusal::Conflict { .. } | witness::Refusal::OldAboveSize { .. }) => {
+            // It signed both: no proof, from wherever, can lead from one to the other.
+            if known.is_some_and(|known| known.checkpoint.size() == size && known.checkpoint.root() != root) {
+                return Err(other_past);
+            }
             return Ok(Verdict::OtherStart);
         }
         Err(witness::Refusal::Shorter { known, size, .. }) => return Err(Refusal::Shorter { known, size }),

@@ -18,6 +18,7 @@ mod distrust;
 mod judge;
 mod memory;
 mod metrics;
+mod shown;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use mayfly_proto::mayfly::agent::{LogHead, Witness as Hello, Witnessed};
 use mayfly_runtime::files::{FileError, read_private};
@@ -39,6 +41,7 @@ pub use metrics::WitnessMetrics;
 
 use judge::{Refusal, Verdict, judge};
 use memory::{Memory, Refused};
+pub(crate) use shown::Watching;
 
 /// The key in the data folder: PKCS#8, mode 0600.
 const KEY_FILE: &str = "witness.key";
@@ -95,6 +98,10 @@ struct State {
     /// In the name that the agent has now; none before it has one.
     key: Option<Ed25519Key>,
     blocked: Option<BlockReady>,
+    /// How long streams were open without the log that is known; none once it was shown.
+    unshown: Option<Duration>,
+    /// The last head on this stream began elsewhere, and the server was told where this agent stands.
+    has_said_where: bool,
 }
 
 // === impl Witness ===
@@ -133,6 +140,8 @@ impl Witness {
                 memory: Memory::default(),
                 key: None,
                 blocked: None,
+                unshown: None,
+                has_said_where: false,
             }),
         };
         witness.show(memory);
@@ -170,8 +179,12 @@ impl Witness {
         if before.is_unreadable {
             return self.answer(vec![]);
         }
-        match judge(before.known.as_ref(), head) {
+        let verdict = judge(before.known.as_ref(), head);
+        let is_other_start = matches!(verdict, Verdict::OtherStart);
+        let had_said_where = std::mem::replace(&mut self.lock().has_said_where, is_other_start);
+        match verdict {
             Verdict::Accepted { accepted, known } => {
+                self.lock().unshown = None;
                 let memory = Memory {
                     known: Some(*known),
                     refused: None,
@@ -196,6 +209,12 @@ impl Witness {
                 self.metrics.cosigned.inc_by(u64::from(!cosignature.is_empty()));
                 self.answer(cosignature)
             }
+            // It was told, and can prove nothing from there.
+            Verdict::OtherStart if had_said_where => {
+                let known = before.known.as_ref().map_or(0, |known| known.checkpoint.size());
+                self.refuse(&before, &Refusal::NotContinued { known }, head);
+                self.answer(vec![])
+            }
             // Where we stand goes with the answer; the next proof begins there.
             Verdict::OtherStart => {
                 debug!(from = head.from, "the proof does not begin where this agent stands");
@@ -216,6 +235,13 @@ impl Witness {
         if before.known.is_some() && before.refused.is_none() {
             self.refuse(&before, &Refusal::NotShown, &LogHead::default());
         }
+    }
+
+    /// On a new stream the server knows of this agent what the hello says, and has yet to show the log.
+    fn stream_begins(&self) {
+        let mut state = self.lock();
+        state.has_said_where = false;
+        state.unshown.get_or_insert_default();
     }
 
     fn refuse(&self, before: &Memory, refusal: &Refusal, head: &LogHead) {

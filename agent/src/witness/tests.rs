@@ -336,3 +336,76 @@ fn a_log_that_is_known_and_not_shown_any_more_is_refused_until_it_is() {
     assert_eq!(node.sees(&log).refused, "");
     node.trusts();
 }
+
+#[test]
+fn two_roots_over_as_many_entries_are_a_fork_wherever_the_proof_begins() {
+    for from in [0, 3, 9, 10] {
+        let (node, mut log) = (Node::new(), Log::new(9));
+        node.sees(&log);
+        log.entries[4] = b"another".to_vec();
+        let head = LogHead { from, ..log.head(0) };
+        let said = node.witness.consider(&head);
+        assert!(said.refused.contains("another past"), "from {from}: {said:?}");
+        node.is_refusing("another past");
+    }
+}
+
+#[test]
+fn a_server_that_was_told_where_the_agent_stands_begins_there_the_next_time() {
+    let (node, mut log) = (Node::new(), Log::new(9));
+    node.sees(&log);
+    log.entries.resize(20, vec![7]);
+    let elsewhere = |log: &Log| node.witness.consider(&log.head(0));
+    assert_eq!((elsewhere(&log).size, node.distrust.refusal()), (9, None));
+    // It does: all is well, and the next one may begin elsewhere once more.
+    assert_eq!(node.sees(&log).size, 20);
+    log.entries.resize(30, vec![7]);
+    elsewhere(&log);
+    node.trusts();
+    // On another stream it was told otherwise, in the hello.
+    let _stream = Watching::new(node.witness.clone());
+    elsewhere(&log);
+    node.trusts();
+    elsewhere(&log);
+    node.is_refusing("does not show how it goes on from the 20 entries");
+    assert_eq!(node.sees(&log).refused, "");
+    node.trusts();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_hidden_is_missed_after_a_minute_of_streams_however_often_they_are_cut() {
+    let (node, mut log) = (Node::new(), Log::new(9));
+    node.sees(&log);
+    log.entries.resize(20, vec![7]);
+    let mut stream = Watching::new(node.witness.clone());
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(!stream.is_overdue());
+    // What shows nothing is not the log, and a new stream is no new minute.
+    node.witness.consider(&log.head(0));
+    drop(stream);
+    // Nor does it count that there is no stream.
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    let mut stream = Watching::new(node.witness.clone());
+    assert!(!stream.is_overdue());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(stream.is_overdue());
+    assert!(!stream.is_overdue(), "said once");
+    drop(stream);
+    // A stream that was cut before anybody asked counts as well.
+    for _ in 0..59 {
+        let _cut = Watching::new(node.witness.clone());
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let mut stream = Watching::new(node.witness.clone());
+    assert!(!stream.is_overdue());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(stream.is_overdue());
+    // Shown and accepted, it is not missed on this stream, and from the start on the next.
+    assert_eq!(node.sees(&log).size, 20);
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    assert!(!stream.is_overdue());
+    drop(stream);
+    let mut stream = Watching::new(node.witness.clone());
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(!stream.is_overdue());
+}

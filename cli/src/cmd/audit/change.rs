@@ -13,20 +13,20 @@ use crate::connect::{SaidReason, Server};
 use crate::errors::{CliError, Exit};
 
 pub(super) const ROTATE_EXAMPLES: &str = "\
-The log names the new key in an entry, and the old key signs beside it until the
-next rotation, so that who knows only the old one learns of the new. Hand out the
-new one, too.
+The log names the new key in an entry, and the old key signs beside it until
+the next rotation, so that who knows only the old one learns of the new. Hand
+out the new one, too.
 
 Examples:
   mayfly audit rotate-key --reason 'yearly'";
 
 pub(super) const ERASE_EXAMPLES: &str = "\
-What is forgotten cannot be had back. The entries stay as they are, and so do all
-proofs: they only commit to what was there. A value is forgotten wherever it
-stands; a larger one that has it in itself (parameters, selectors) as a whole.
-What is still needed is not in the log and stays: people in the configuration,
-definitions in force, requests until they are pruned. So do copies that were made
-with --private.
+What is forgotten cannot be had back. The entries stay as they are, and so do
+all proofs: they only commit to what was there. A value is forgotten wherever
+it stands; a larger one that has it in itself (parameters, selectors) as a
+whole. What is still needed is not in the log and stays: people in the
+configuration, definitions in force, requests until they are pruned. So do
+copies that were made with --private.
 
 Examples:
   mayfly audit erase --value joe --reason 'request 2026-7 of a former employee'

@@ -15,16 +15,17 @@ use crate::output::visible_line;
 
 pub(super) const EXAMPLES: &str = "\
 Looks at the form of the report and at its sums, at the signature over it
-(FILE.note), at the checkpoint that it carries, and that the log only grew within
-the period. With a copy of the log the report is made anew and compared byte for
-byte. Have the key from whoever runs the log, not from the report.
+(FILE.note), at the checkpoint that it carries, and that the log only grew
+within the period. With a copy of the log the report is made anew and compared
+byte for byte. Have the key from whoever runs the log, not from the report.
 
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong input.
 
 Examples:
   mayfly audit check-report report.json --key log.keys
   mayfly audit check-report report.json --key log.keys --export copy/
-  mayfly audit check-report report.json --key log.keys --witness-key w.keys --output json";
+  mayfly audit check-report report.json --key log.keys --witness-key w.keys \\
+      --output json";
 
 /// The longest report that is read.
 const REPORT_MAX: u64 = 1 << 30;

@@ -17,10 +17,10 @@ use crate::connect::Server;
 use crate::errors::{CliError, Exit};
 
 pub(super) const EXAMPLES: &str = "\
-What is there already is not fetched again. Everything that comes is verified on
-its way: hashes, signatures, and that it goes on from the copy. A log that has
-become shorter or has another past is refused with exit code 1, the copy stays as
-it was, and the checkpoint that shows the fraud is kept beside it.
+What is there already is not fetched again. Everything that comes is verified
+on its way: hashes, signatures, and that it goes on from the copy. A log that
+has become shorter or has another past is refused with exit code 1, the copy
+stays as it was, and the checkpoint that shows the fraud is kept beside it.
 
 Names, reasons and tickets are not in the log; --private adds what of them is
 known, for an auditor who may read it.

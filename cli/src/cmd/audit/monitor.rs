@@ -25,12 +25,12 @@ use crate::files;
 use crate::output::visible_line;
 
 pub(super) const EXAMPLES: &str = "\
-Goes on when the server restarts. With --state it goes on where it stopped, also
-after a restart of its own; without, it begins with what comes next. A log that
-has become shorter than what was seen is told as an alert, and ends it.
+Goes on when the server restarts. With --state it goes on where it stopped,
+also after a restart of its own; without, it begins with what comes next. A log
+that has become shorter than what was seen is told as an alert, and ends it.
 
-The command of --exec runs in a shell, once for each alert, with the alert as JSON
-on stdin. While it runs, nothing else is told; after a minute it is ended.
+The command of --exec runs in a shell, once for each alert, with the alert as
+JSON on stdin. While it runs, nothing else is told; after a minute it is ended.
 
 Examples:
   mayfly audit monitor --team pay --state /var/lib/mayfly/monitor.json

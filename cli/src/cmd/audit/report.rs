@@ -27,8 +27,8 @@ pub(super) use place::note_of;
 
 pub(super) const EXAMPLES: &str = "\
 Writes report.json, report.json.note (the signature) and report.html (one page,
-with charts, for a browser or a printer; nothing is fetched by it). The same log
-and the same period make the same report, byte for byte.
+with charts, for a browser or a printer; nothing is fetched by it). The same
+log and the same period make the same report, byte for byte.
 
 People, reasons and tickets appear with --private only. Times are dates (UTC),
 RFC 3339, Unix seconds, `now`, or so long ago (30d).
@@ -36,7 +36,8 @@ RFC 3339, Unix seconds, `now`, or so long ago (30d).
 Examples:
   mayfly audit report --from 2026-11-01 --to 2026-12-01
   mayfly audit report --from 7d --to now --scope pay --out weekly/
-  mayfly audit report --from 2026-11-01 --to 2026-12-01 --export copy/ --out nov.json
+  mayfly audit report --from 2026-11-01 --to 2026-12-01 --export copy/ \\
+      --out nov.json
   mayfly audit check-report report.json --key log.keys";
 
 /// The longest JSON that is taken.

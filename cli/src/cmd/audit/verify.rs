@@ -18,12 +18,13 @@ use crate::errors::{CliError, Exit};
 use crate::output::visible_line;
 
 pub(super) const EXAMPLES: &str = "\
-Keys are what all trust begins with: have them from whoever runs the log, not from
-the copy. One that the log had at any time is enough, as long as it has signed:
-others that the log names are believed then.
+Keys are what all trust begins with: have them from whoever runs the log, not
+from the copy. One that the log had at any time is enough, as long as it has
+signed: others that the log names are believed then.
 
-What is damaged is named by file, entry and byte. Rules that must hold (I1 to I14)
-are replayed from the entries, by code that shares nothing with the server's.
+What is damaged is named by file, entry and byte. Rules that must hold (I1 to
+I14) are replayed from the entries, by code that shares nothing with the
+server's.
 
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong input.
 

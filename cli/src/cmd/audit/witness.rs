@@ -30,9 +30,12 @@ refused, and what was shown is kept below DIR/refused. The server's settings
 name it under [[witnesses]], with its key. Ends with ctrl-C.
 
 Examples:
-  mayfly audit witness --dir /var/lib/witness --name witness.example.org --print-key
+  mayfly audit witness --dir /var/lib/witness --name witness.example.org \\
+      --print-key
   mayfly audit witness --dir /var/lib/witness --listen 0.0.0.0:8090 \\
-      --log 'example.org/log/0198…+1f0e2d3c+AX…'   the key from the server's /log/keys";
+      --log 'example.org/log/0198…+1f0e2d3c+AX…'
+
+The key of a log is what its server shows at /log/keys.";
 
 /// The key, PKCS#8, mode 0600.
 const KEY_FILE: &str = "key";

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::error;
 
 use crate::app::evidence::EvidenceError;
-use crate::app::evidence::witnesses::{Head, Witnesses};
+use crate::app::evidence::witnesses::{Head, Registering, Witnesses};
 
 /// A larger log is shown with every fourth beacon at most: what is said between beacons counts against an idle agent.
 const BEACONS: u32 = 4;
@@ -41,6 +41,8 @@ struct Watched {
     beacons: u32,
     first_until: Instant,
     making: Option<Making>,
+    /// Its key is new to the log.
+    registering: Option<Registering>,
 }
 
 type Making = Pin<Box<dyn Future<Output = Result<Head, EvidenceError>> + Send>>;
@@ -66,6 +68,7 @@ impl LogFeed {
                 beacons: 0,
                 first_until: Instant::now() + FIRST,
                 making: Some(Box::pin(async move { asked.head_for(&id, &known).await })),
+                registering: None,
             }
         });
         Self { watched }
@@ -79,6 +82,10 @@ impl LogFeed {
         let Some(watched) = &mut self.watched else {
             return pending().await;
         };
+        if let Some(registering) = &mut watched.registering {
+            registering.await;
+            watched.registering = None;
+        }
         let Some(making) = &mut watched.making else {
             return pending().await;
         };
@@ -119,6 +126,10 @@ impl LogFeed {
     /// The agent says what it made of the last head.
     pub(super) fn answered(&mut self, answer: &wire::Witnessed) {
         let Some(watched) = &mut self.watched else { return };
+        // What answers nothing is not worth a look at its signature.
+        if !watched.is_looking {
+            return;
+        }
         (watched.known, watched.is_looking) = (answer.size, false);
         let was_refusing = std::mem::replace(&mut watched.is_refusing, !answer.refused.is_empty());
         if watched.is_refusing {
@@ -129,7 +140,7 @@ impl LogFeed {
             && !answer.cosignature.is_empty()
         {
             let Watched { witnesses, agent, .. } = watched;
-            witnesses.cosigned_by_agent(agent, key, answer.size, &answer.cosignature);
+            watched.registering = witnesses.cosigned_by_agent(agent, key, answer.size, &answer.cosignature);
         }
         // Where it stands is not where it was taken to stand.
         if answer.size != watched.shown && answer.refused.is_empty() {
@@ -205,6 +216,11 @@ mod tests {
             self.evidence.pass().await.unwrap();
         }
 
+        /// The log's own signature is the first.
+        fn cosignatures(&self) -> usize {
+            self.evidence.published().checkpoint.note().signatures().len() - 1
+        }
+
         fn cosigned(&self, head: &wire::LogHead) -> wire::Witnessed {
             let keys: Vec<VerifierKey> = head.keys.iter().map(|key| key.parse().unwrap()).collect();
             let shown = SignedCheckpoint::open(&head.checkpoint, &keys).unwrap();
@@ -213,6 +229,14 @@ mod tests {
                 size: shown.size(),
                 cosignature: line.to_string().into_bytes(),
                 refused: String::new(),
+            }
+        }
+    }
+
+    impl LogFeed {
+        async fn registered(&mut self) {
+            if let Some(registering) = self.watched.as_mut().and_then(|watched| watched.registering.take()) {
+                registering.await;
             }
         }
     }
@@ -239,14 +263,25 @@ mod tests {
         let second = feed.head().await.unwrap();
         assert_eq!(second.from, answer.size);
         feed.answered(&fixture.cosigned(&second));
-        assert_eq!(fixture.evidence.published().checkpoint.note().signatures().len(), 2);
-        // Its key is an entry now; and no beacon before the fourth shows it.
+        // The log did not name its key; it does now.
+        assert!(feed.head().now_or_never().is_none());
+        assert_eq!(fixture.cosignatures(), 0);
+        feed.registered().await;
+        // No beacon before the fourth shows it.
         fixture.grows().await;
         beacons(&mut feed, BEACONS - 1);
         assert!(feed.head().now_or_never().is_none());
         feed.beacon();
         let third = feed.head().await.unwrap();
-        feed.answered(&fixture.cosigned(&third));
+        // What answers nothing counts for nothing.
+        let third = fixture.cosigned(&third);
+        feed.answered(&third);
+        assert_eq!(fixture.cosignatures(), 1);
+        fixture.evidence.pass().await.unwrap();
+        let refused = "I am not asked".to_owned();
+        feed.answered(&wire::Witnessed { refused, ..third });
+        let watched = feed.watched.as_ref().unwrap();
+        assert!(!watched.is_refusing && watched.registering.is_none());
         // What does not grow is not shown, however long it takes.
         beacons(&mut feed, 100 * BEACONS);
         assert!(feed.head().now_or_never().is_none());

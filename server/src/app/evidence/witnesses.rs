@@ -20,11 +20,12 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mayfly_model::{Actor, Change, Step};
-use mayfly_runtime::{BlockReady, Readiness};
+use mayfly_runtime::{BlockReady, Chain, Readiness};
 use mayfly_svid::SpiffeId;
 use mayfly_tlog::checkpoint::SignedCheckpoint;
 use mayfly_tlog::cosignature;
@@ -56,10 +57,33 @@ const OWN_LOG: &str = "the database that belongs to the log that was shown";
 pub struct Witnesses {
     evidence: Arc<Evidence>,
     heads: heads::Heads,
-    registered: Mutex<HashMap<String, BTreeSet<String>>>,
+    registered: Mutex<Registered>,
     doubt: Mutex<Option<Doubt>>,
     readiness: Readiness,
     metrics: Metrics,
+}
+
+/// Enters a key in the log while it is awaited.
+pub type Registering = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// By name, the keys that were seen and where the log says so; not yet, while an entry is on its way.
+#[derive(Default)]
+struct Registered(HashMap<String, BTreeMap<String, Option<u64>>>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    /// Its name has had so many that one more does not count.
+    TooMany,
+    Entering,
+    Entered(u64),
+}
+
+/// A key whose entry is on its way. If that comes to nothing, it is as if the key had never been seen.
+struct EnteringKey<'a> {
+    of: &'a Mutex<Registered>,
+    key: &'a VerifierKey,
+    index: Option<u64>,
 }
 
 struct Doubt {
@@ -95,12 +119,13 @@ impl Witnesses {
             .archive()
             .read(|reader| reader.of_kind(REGISTERED, 0, usize::MAX))
             .await?;
-        let mut registered: HashMap<String, BTreeSet<String>> = HashMap::new();
-        for (_, entry) in entries {
+        let mut registered = Registered::default();
+        for (index, entry) in entries {
             let entry: Value = serde_json::from_str(&entry).unwrap_or_default();
             let (name, vkey) = (entry["body"]["name"].as_str(), entry["body"]["vkey"].as_str());
             if let (Some(name), Some(vkey)) = (name, vkey) {
-                registered.entry(name.to_owned()).or_default().insert(vkey.to_owned());
+                let keys = registered.0.entry(name.to_owned()).or_default();
+                keys.entry(vkey.to_owned()).or_insert(Some(index));
             }
         }
         Ok(Arc::new(Self {
@@ -163,17 +188,31 @@ impl Witnesses {
         error!(agent_id = %agent, why, "an agent refuses this server's log, and serves no task SVIDs");
     }
 
-    /// Takes an agent's cosignature of the checkpoint over `size` entries.
-    pub fn cosigned_by_agent(&self, agent: &SpiffeId, key: &VerifierKey, size: u64, lines: &[u8]) {
+    /// Takes an agent's cosignature of the checkpoint over `size` entries. What it answers enters the agent's key in the
+    /// log, if it is a new one: whoever has a copy of the log can tell only signatures by keys that stand in it, so the
+    /// key cosigns what comes after that entry.
+    #[must_use = "a key that is not entered cosigns nothing"]
+    pub fn cosigned_by_agent(
+        self: &Arc<Self>,
+        agent: &SpiffeId,
+        key: &VerifierKey,
+        size: u64,
+        lines: &[u8],
+    ) -> Option<Registering> {
         let published = self.evidence.published();
         let checkpoint = &published.checkpoint;
         // While it looked, the log went on: another time.
         if checkpoint.size() != size {
-            return;
+            return None;
         }
-        let is_known = self.is_registered(key);
-        if is_known && checkpoint.note().signatures().len() >= FROM_AGENTS {
-            return;
+        let standing = lock(&self.registered).standing(key);
+        let can_be_added = match standing {
+            Standing::Unknown => false,
+            Standing::Entered(index) if index < size => !has_room_taken(checkpoint, key),
+            Standing::Entered(_) | Standing::Entering | Standing::TooMany => return None,
+        };
+        if standing != Standing::Unknown && !can_be_added {
+            return None;
         }
         let parsed = Signature::parse_all(lines);
         let signature = parsed.into_iter().flatten().find(|signature| signature.is_by(key));
@@ -182,43 +221,52 @@ impl Witnesses {
         let Some(signature) = signature else {
             self.metrics.refusals.inc();
             warn!(agent_id = %agent, size, "what the agent sent is not its cosignature of this log's checkpoint");
-            return;
+            return None;
         };
         self.metrics.from_agents.inc();
-        if !is_known {
-            self.register_key(key, agent.to_string());
+        if !can_be_added {
+            let (this, key, who) = (self.clone(), key.clone(), agent.to_string());
+            return Some(Box::pin(async move {
+                this.register_key(&key, who, KEYS_OF_ONE).await;
+            }));
         }
-        if checkpoint.note().signatures().len() < FROM_AGENTS {
+        // Held, so that two streams in one name do not both see the place free.
+        let _registered = lock(&self.registered);
+        if !has_room_taken(&self.evidence.published().checkpoint, key) {
             // It was verified over this text; if another one is shown by now, it goes with the old one.
             let _ = self.evidence.add_cosignature(size, key, signature);
         }
+        None
     }
 
-    fn is_registered(&self, key: &VerifierKey) -> bool {
-        let registered = lock(&self.registered);
-        registered
-            .get(key.name())
-            .is_some_and(|keys| keys.contains(&key.to_string()))
-    }
-
-    /// Enters a key in the log, once.
-    fn register_key(&self, key: &VerifierKey, who: String) {
+    /// Enters a key in the log, once. The index of its entry, if it is durable.
+    ///
+    /// # Cancel safety
+    /// It may be entered nevertheless, and once more when it comes again.
+    async fn register_key(&self, key: &VerifierKey, who: String, at_most: usize) -> Option<u64> {
         let vkey = key.to_string();
         {
             let mut registered = lock(&self.registered);
-            let keys = registered.entry(key.name().to_owned()).or_default();
-            if keys.contains(&vkey) {
-                return;
+            match registered.standing(key) {
+                Standing::Entered(index) => return Some(index),
+                Standing::Entering => return None,
+                Standing::Unknown | Standing::TooMany => {}
             }
-            if keys.len() >= KEYS_OF_ONE {
+            let keys = registered.0.entry(key.name().to_owned()).or_default();
+            if keys.len() >= at_most {
                 warn!(
                     name = key.name(),
-                    vkey, "this witness has had very many keys: one more is not entered in the log"
+                    vkey, "this witness has had very many keys: one more is not entered in the log, and does not count"
                 );
-                return;
+                return None;
             }
-            keys.insert(vkey.clone());
+            keys.insert(vkey.clone(), None);
         }
+        let mut entering = EnteringKey {
+            of: &self.registered,
+            key,
+            index: None,
+        };
         info!(name = key.name(), vkey, "a new witness cosigns this log");
         let body = json!({ "name": key.name(), "vkey": vkey });
         let actor = Actor {
@@ -232,7 +280,18 @@ impl Witnesses {
             body,
         };
         let time = self.evidence.clock.now().into();
-        self.evidence.committer.commit_later(Step { actor, time, change });
+        match self
+            .evidence
+            .committer
+            .commit_logged(Step { actor, time, change })
+            .await
+        {
+            Ok(done) => entering.index = done.log_index,
+            Err(failure) => {
+                warn!(name = key.name(), error = %Chain(&failure), "the key of a witness is not entered in the log yet");
+            }
+        }
+        entering.index
     }
 
     /// Somebody has shown a checkpoint that this log signed and does not lead to.
@@ -252,6 +311,42 @@ impl Witnesses {
             _blocked: blocked,
         });
     }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    fn standing(&self, key: &VerifierKey) -> Standing {
+        let keys = self.0.get(key.name());
+        match keys.and_then(|keys| keys.get(&key.to_string())) {
+            Some(Some(index)) => Standing::Entered(*index),
+            Some(None) => Standing::Entering,
+            None if keys.is_some_and(|keys| keys.len() >= KEYS_OF_ONE) => Standing::TooMany,
+            None => Standing::Unknown,
+        }
+    }
+}
+
+// === impl EnteringKey ===
+
+impl Drop for EnteringKey<'_> {
+    fn drop(&mut self) {
+        let mut registered = lock(self.of);
+        let Some(keys) = registered.0.get_mut(self.key.name()) else {
+            return;
+        };
+        let vkey = self.key.to_string();
+        match self.index {
+            Some(index) => drop(keys.insert(vkey, Some(index))),
+            None => drop(keys.remove(&vkey)),
+        }
+    }
+}
+
+/// Whether there is no place for a cosignature by an agent's key: one in its name is there, or those of many others.
+fn has_room_taken(checkpoint: &SignedCheckpoint, key: &VerifierKey) -> bool {
+    let signatures = checkpoint.note().signatures();
+    signatures.len() >= FROM_AGENTS || signatures.iter().any(|signature| signature.name() == key.name())
 }
 
 /// What is locked here is whole between any two steps.

@@ -149,7 +149,7 @@ impl Witnesses {
             let (status, said) = witness.url.ask(Method::POST, "add-checkpoint", body).await?;
             match status {
                 200 => {
-                    let at = self.take(witness, &head, &said)?;
+                    let at = self.take(witness, &head, &said).await?;
                     *known = head.size;
                     return Ok(at);
                 }
@@ -172,7 +172,7 @@ impl Witnesses {
         Err(RemoteError::Conflicts)
     }
 
-    fn take(&self, witness: &RemoteWitness, head: &Head, said: &[u8]) -> Result<u64, RemoteError> {
+    async fn take(&self, witness: &RemoteWitness, head: &Head, said: &[u8]) -> Result<u64, RemoteError> {
         let note = Note::parse(&head.note).expect("it was made of a note");
         let signatures = Signature::parse_all(said).map_err(|_| RemoteError::NoSignature)?;
         let verified = signatures.into_iter().find_map(|signature| {
@@ -180,9 +180,14 @@ impl Witnesses {
             Some((at, signature))
         });
         let (at, signature) = verified.ok_or(RemoteError::NoSignature)?;
-        self.register_key(&witness.key, mayfly_model::Actor::server().who);
-        // If a larger one is shown by now, the next cosignature is of that.
-        let _ = self.evidence.add_cosignature(head.size, &witness.key, signature);
+        let who = mayfly_model::Actor::server().who;
+        // The settings name it, however many keys it has had.
+        let entered = self.register_key(&witness.key, who, usize::MAX).await;
+        // The entry itself makes a larger checkpoint, which covers it.
+        if entered.is_some_and(|index| index < head.size) {
+            // If a larger one is shown by now, the next cosignature is of that.
+            let _ = self.evidence.add_cosignature(head.size, &witness.key, signature);
+        }
         Ok(at)
     }
 

@@ -62,6 +62,14 @@ impl Site {
         self.evidence.published().checkpoint.note().signatures().len() - 1
     }
 
+    /// The agent says so, and what comes of it is done.
+    async fn cosigned(&self, witnesses: &Arc<Witnesses>, key: &VerifierKey, size: u64, lines: &[u8]) {
+        let agent = format!("spiffe://{}", key.name()).parse().unwrap();
+        if let Some(registering) = witnesses.cosigned_by_agent(&agent, key, size, lines) {
+            registering.await;
+        }
+    }
+
     fn cosign(&self, key: &Ed25519Key) -> (u64, Vec<u8>) {
         let published = self.evidence.published();
         let line = cosignature::cosign(key, published.checkpoint.note().text(), 1_800_000_000).unwrap();
@@ -112,10 +120,11 @@ async fn an_agents_cosignature_is_added_and_its_key_entered_in_the_log_once() {
         .witnesses
         .key_of(&agent(), &own.verifier_key().to_string())
         .unwrap();
-    for _ in 0..3 {
+    for round in 0..3 {
         let (size, line) = site.cosign(&own);
-        site.witnesses.cosigned_by_agent(&agent(), &known, size, &line);
-        assert_eq!(site.cosigners(), 1);
+        site.cosigned(&site.witnesses, &known, size, &line).await;
+        // The first time the log did not say by which key.
+        assert_eq!(site.cosigners(), usize::from(round > 0));
         // A fleet's cosignatures are nothing for the fleet.
         let head = site.witnesses.head(0).await.unwrap();
         assert_eq!(
@@ -128,17 +137,56 @@ async fn an_agents_cosignature_is_added_and_its_key_entered_in_the_log_once() {
     // Also for the server after this one.
     let again = Witnesses::open(site.evidence.clone(), Readiness::new()).await.unwrap();
     let (size, line) = site.cosign(&own);
-    again.cosigned_by_agent(&agent(), &known, size, &line);
+    site.cosigned(&again, &known, size, &line).await;
+    assert_eq!(site.cosigners(), 1);
     site.grows(1).await;
     assert_eq!(site.registered(), 1);
     // Of an agent that makes a new key each day, some are enough.
+    let mut keys = vec![];
     for _ in 0..KEYS_OF_ONE + 3 {
         let next = key("example.org/spire/agent/a");
         let (size, line) = site.cosign(&next);
-        again.cosigned_by_agent(&agent(), next.verifier_key(), size, &line);
+        site.cosigned(&again, next.verifier_key(), size, &line).await;
+        keys.push(next);
     }
     site.grows(1).await;
     assert_eq!(site.registered(), KEYS_OF_ONE);
+    // Only one of them stands on a checkpoint, and never one that the log does not name.
+    for next in keys.iter().rev() {
+        let (size, line) = site.cosign(next);
+        site.cosigned(&again, next.verifier_key(), size, &line).await;
+    }
+    assert_eq!(site.cosigners(), 1);
+    let published = site.evidence.published();
+    let cosignature = &published.checkpoint.note().signatures()[1];
+    let by = keys.iter().position(|key| cosignature.is_by(key.verifier_key()));
+    assert_eq!(by, Some(KEYS_OF_ONE - 2), "the last that was entered after the first");
+}
+
+#[tokio::test]
+async fn a_key_cosigns_no_checkpoint_that_is_not_over_the_entry_that_names_it() {
+    let site = Site::new().await;
+    site.grows(3).await;
+    let own = key("example.org/spire/agent/a");
+    let (size, line) = site.cosign(&own);
+    let enters = |size, line: &[u8]| {
+        site.witnesses
+            .cosigned_by_agent(&agent(), own.verifier_key(), size, line)
+    };
+    // Nothing came of it: the next time it is tried again.
+    drop(enters(size, &line).expect("the key is new"));
+    let mut given_up = enters(size, &line).expect("the key is new still");
+    assert!(futures_util::poll!(&mut given_up).is_pending());
+    assert!(enters(size, &line).is_none(), "it is on its way");
+    drop(given_up);
+    enters(size, &line).expect("it was taken back").await;
+    // It is durable, and this checkpoint ends before.
+    assert!(enters(size, &line).is_none());
+    assert_eq!(site.cosigners(), 0);
+    site.evidence.pass().await.unwrap();
+    let (size, line) = site.cosign(&own);
+    assert!(enters(size, &line).is_none());
+    assert_eq!(site.cosigners(), 1);
 }
 
 #[tokio::test]
@@ -162,10 +210,10 @@ async fn nobody_cosigns_in_anothers_name_or_with_something_else() {
     let text = "another text\n";
     let elsewhere = cosignature::cosign(&own, text, 1).unwrap().to_string().into_bytes();
     for lines in [&line[..], &elsewhere, b"", b"nonsense"] {
-        site.witnesses.cosigned_by_agent(&agent(), known, size, lines);
+        site.cosigned(&site.witnesses, known, size, lines).await;
     }
     let (size, line) = site.cosign(&own);
-    site.witnesses.cosigned_by_agent(&agent(), known, size + 1, &line);
+    site.cosigned(&site.witnesses, known, size + 1, &line).await;
     site.grows(1).await;
     assert_eq!((site.cosigners(), site.registered()), (0, 0));
 }
@@ -174,12 +222,19 @@ async fn nobody_cosigns_in_anothers_name_or_with_something_else() {
 async fn agents_leave_room_for_others_on_a_checkpoint() {
     let site = Site::new().await;
     site.grows(3).await;
-    for number in 0..40 {
-        let id = format!("spiffe://example.org/spire/agent/{number}");
-        let own = key(id.strip_prefix("spiffe://").unwrap());
-        let (size, line) = site.cosign(&own);
-        let witnesses = &site.witnesses;
-        witnesses.cosigned_by_agent(&id.parse().unwrap(), own.verifier_key(), size, &line);
+    let keys: Vec<_> = (0..40)
+        .map(|number| key(&format!("example.org/spire/agent/{number}")))
+        .collect();
+    for _ in 0..2 {
+        for own in &keys {
+            let (size, line) = site.cosign(own);
+            site.cosigned(&site.witnesses, own.verifier_key(), size, &line).await;
+        }
+        site.evidence.pass().await.unwrap();
+    }
+    for own in &keys {
+        let (size, line) = site.cosign(own);
+        site.cosigned(&site.witnesses, own.verifier_key(), size, &line).await;
     }
     assert_eq!(site.cosigners(), FROM_AGENTS - 1);
     site.grows(1).await;
@@ -293,7 +348,10 @@ async fn a_witness_elsewhere_is_sent_what_grew_and_its_cosignature_is_added() {
     for round in 1..=3 {
         site.grows(300).await;
         let at = site.witnesses.push(&witness, &mut known).await.unwrap();
-        assert_eq!((at, known, site.cosigners()), (1_800_000_000, site.witnesses.size(), 1));
+        assert_eq!(
+            (at, known, site.cosigners()),
+            (1_800_000_000, site.witnesses.size(), usize::from(round > 1))
+        );
         assert_eq!(elsewhere.asked.load(Ordering::Relaxed), round);
     }
     // The same once more, as when nothing happens for long.
