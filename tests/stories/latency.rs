@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mayfly_proto::spire::types::{Entry, EntryMask};
 use mayfly_tests::caller::ids;
 use mayfly_tests::cli::Cli;
-use mayfly_tests::{Agent, AgentOptions, Caller, EntrySpec, Lane, Millis, Proxy, Server};
+use mayfly_tests::{Agent, AgentOptions, Caller, EntrySpec, Lane, Millis, Proxy, Server, eventually};
 use tonic::Code;
 
 const USER: u32 = 41_001;
@@ -194,6 +194,16 @@ async fn nothing_but_beacons_passes_between_changes() {
     let (_, mut stream) = caller.workload(&agent.socket()).first().await.unwrap();
     // What the changes and the first SVIDs have set off comes to rest.
     assert!(stream.is_quiet_for(Duration::from_secs(3)).await || stream.is_quiet_for(Duration::from_secs(3)).await);
+
+    // The agent is shown the log that has grown, with one beacon of four.
+    let round = Duration::from_secs(11);
+    eventually("the log to be witnessed", Duration::from_secs(90), async || {
+        let before = proxy.traffic();
+        tokio::time::sleep(round).await;
+        let after = proxy.traffic();
+        (after.up + after.down - before.up - before.down < 50 * round.as_secs()).then_some(())
+    })
+    .await;
 
     let time = Duration::from_secs(20);
     let before = proxy.traffic();

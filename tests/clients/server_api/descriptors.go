@@ -30,7 +30,10 @@ var notServed = map[string]string{
 var notPublished = map[string]string{
 	"mayfly.agent.v1.Watch":                    "how our own agents follow the server",
 	"mayfly.agent.v1.Tasks":                    "tasks, for our own agents",
+	"mayfly.audit.v1.Audit":                    "the log",
+	"mayfly.task.v1.Debt":                      "what stands, for people",
 	"mayfly.task.v1.Definitions":               "tasks, for people",
+	"mayfly.task.v1.Exceptions":                "exceptions, for people",
 	"mayfly.task.v1.Policy":                    "tasks, for people",
 	"mayfly.task.v1.Proposals":                 "tasks, for people",
 	"mayfly.task.v1.Tasks":                     "tasks, for people",
