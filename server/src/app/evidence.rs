@@ -55,6 +55,8 @@ use writer::Writer;
 const PAUSE: Duration = Duration::from_millis(250);
 /// After something failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// Tiles and bundles that are read at a time: each holds up to 16 MiB and a connection to the database.
+const SERVED: usize = 4;
 /// Cosignatures that a checkpoint carries. A large fleet has more witnesses than anybody wants to read.
 const COSIGNATURES_MAX: usize = 32;
 
@@ -85,6 +87,8 @@ pub struct Evidence {
     /// One rotation at a time.
     rotating: tokio::sync::Mutex<()>,
     published: watch::Sender<Arc<Published>>,
+    /// Tiles and bundles are for everybody: so many are read at a time, others wait.
+    serving: Semaphore,
     /// One report at a time: each reads the whole log.
     reporting: Semaphore,
     metrics: Metrics,
@@ -161,6 +165,7 @@ impl Evidence {
             signing: Mutex::new(signing),
             rotating: tokio::sync::Mutex::default(),
             published: watch::Sender::new(Arc::new(published)),
+            serving: Semaphore::new(SERVED),
             reporting: Semaphore::new(1),
             metrics,
         }))
@@ -287,6 +292,7 @@ impl Evidence {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn tile(self: &Arc<Self>, path: TilePath) -> Result<Option<Vec<u8>>, EvidenceError> {
+        let _turn = self.serving.acquire().await.map_err(|_| EvidenceError::Stopped)?;
         let published = self.published();
         let this = self.clone();
         blocking(move || this.files.of(&published.tree, path)).await?
@@ -317,28 +323,9 @@ impl Evidence {
                 return Err(none());
             }
             let entry = this.archive.reader()?.entries(index, 1)?.pop().ok_or_else(none)?;
-            let hashes = published.tree.prove_inclusion(index, size, &this.files)?;
+            let tree = &published.tree;
+            let hashes = this.files.mending(|| tree.prove_inclusion(index, size, &this.files))?;
             Ok((entry, hashes))
-        })
-        .await?
-    }
-
-    /// The hashes that show that the log at `published` begins with its first `from` entries.
-    ///
-    /// # Errors
-    /// It was never as small, or something cannot be read.
-    ///
-    /// # Cancel safety
-    /// Safe: it only reads.
-    pub async fn prove_consistency(
-        self: &Arc<Self>,
-        from: u64,
-        published: Arc<Published>,
-    ) -> Result<Vec<Hash>, EvidenceError> {
-        let this = self.clone();
-        blocking(move || {
-            let to = published.checkpoint.size();
-            Ok(published.tree.prove_consistency(from, to, &this.files)?)
         })
         .await?
     }

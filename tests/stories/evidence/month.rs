@@ -401,7 +401,7 @@ async fn the_report_on_a_month_finds_every_planted_fault_and_nothing_else() {
     );
     // And the rules of the log hold, by the tool that has nothing to do with reports.
     let verified = Cli::new(Path::new("/nowhere"))
-        .run(&["audit", "verify", text(&copy), "--key", &key, "--allow-unknown"])
+        .run(&["audit", "verify", text(&copy), "--key", &key])
         .await;
     assert_eq!(verified.code, Some(0), "{verified:?}");
     let charts = look_at(&out.join("report.html")).await;

@@ -111,10 +111,9 @@ impl Evidence {
             return Err(failure);
         }
         if before > 0 {
-            let root = published.tree.root_at(before, &self.files)?;
-            let hashes = published
-                .tree
-                .prove_consistency(before, checkpoint.size(), &self.files)?;
+            let (tree, files) = (&published.tree, &self.files);
+            let root = files.mending(|| tree.root_at(before, files))?;
+            let hashes = files.mending(|| tree.prove_consistency(before, checkpoint.size(), files))?;
             export::set_begin(&mut report, before, root, &hashes);
         }
         Ok(report.to_json())

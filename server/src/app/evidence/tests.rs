@@ -78,11 +78,8 @@ async fn entries_and_earlier_trees_are_proved_from_files_and_from_memory() {
         evidence.prove(size, now.clone()).await,
         Err(EvidenceError::NoSuchEntry { .. })
     ));
-    let hashes = evidence
-        .prove_consistency(earlier.checkpoint.size(), now.clone())
-        .await
-        .unwrap();
     let (from, from_root) = (earlier.checkpoint.size(), earlier.checkpoint.root());
+    let hashes = now.tree.prove_consistency(from, size, &evidence.files).unwrap();
     verify_consistency(from, from_root, size, root, &hashes).unwrap();
     // What an earlier reader asks for is still there, and nothing behind the end.
     let partial = TilePath::new(TileKind::Hashes(0), 1, 45).unwrap();
@@ -124,6 +121,23 @@ async fn tiles_that_are_gone_or_damaged_are_made_anew_from_the_entries() {
         assert_eq!(again.published().checkpoint.root(), shown.checkpoint.root());
         assert_eq!(again.tile("tile/0/000".parse().unwrap()).await.unwrap().unwrap(), whole);
     }
+}
+
+#[tokio::test]
+async fn a_tile_that_is_damaged_while_the_log_is_shown_costs_no_proof() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    note(&world, 1_000).await;
+    evidence.pass().await.unwrap();
+    let now = evidence.published();
+    let (size, root) = (now.checkpoint.size(), now.checkpoint.root());
+    let tile = world.evidence_parts().dir.join("tile/0/001");
+    let whole = std::fs::read(&tile).unwrap();
+    // As long as it has to be, and wrong.
+    std::fs::write(&tile, vec![7; whole.len()]).unwrap();
+    let (entry, hashes) = evidence.prove(300, now.clone()).await.unwrap();
+    verify_inclusion(leaf_hash(entry.as_bytes()), 300, size, root, &hashes).unwrap();
+    assert_eq!(std::fs::read(&tile).unwrap(), whole);
 }
 
 #[tokio::test]

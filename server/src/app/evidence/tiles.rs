@@ -11,11 +11,15 @@ use mayfly_runtime::files::{FileError, PRIVATE, read_capped, write_atomic};
 use mayfly_store::{ArchiveReader, StoreError};
 use mayfly_tlog::bundle::push_entry;
 use mayfly_tlog::tile::{TILE_WIDTH, TileKind, TilePath, tile_root};
-use mayfly_tlog::tree::{FullTile, TileSource, Tree};
+use mayfly_tlog::tree::{FullTile, TileSource, Tree, TreeError};
 use mayfly_tlog::{Hash, leaf_hash};
+use tracing::warn;
 
 use super::super::archive::Archive;
 use super::EvidenceError;
+
+/// The folder of the tiles: how their names begin.
+const TILES: &str = "tile";
 
 /// A full tile of hashes.
 const TILE_BYTES: u64 = TILE_WIDTH as u64 * Hash::LEN as u64;
@@ -92,6 +96,20 @@ impl TileFiles {
         let mut bytes = self.full(full)?;
         bytes.truncate(usize::from(path.width()) * Hash::LEN);
         Ok(Some(bytes))
+    }
+
+    /// Asks `question`; if tiles do not lead to the root of their tree, once more with tiles that are made anew from the
+    /// entries, which are the truth.
+    pub(super) fn mending<T>(&self, question: impl Fn() -> Result<T, TreeError>) -> Result<T, TreeError> {
+        let answer = question();
+        let Err(TreeError::Inconsistent(_)) = answer else {
+            return answer;
+        };
+        warn!("tiles of the log are damaged and are made anew from its entries");
+        match fs::remove_dir_all(self.dir.join(TILES)) {
+            Ok(()) => question(),
+            Err(_) => answer,
+        }
     }
 
     fn bundle(&self, first: u64, width: u16) -> Result<Vec<u8>, EvidenceError> {

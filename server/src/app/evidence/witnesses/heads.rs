@@ -172,8 +172,10 @@ impl Newest {
         let part = blocking(move || {
             let tree = &published.tree;
             Ok::<_, EvidenceError>(Part {
-                root: tree.root_at(size, &files)?,
-                proof: tree.prove_consistency(size, tree.size(), &files)?.into(),
+                root: files.mending(|| tree.root_at(size, &files))?,
+                proof: files
+                    .mending(|| tree.prove_consistency(size, tree.size(), &files))?
+                    .into(),
             })
         })
         .await??;
