@@ -161,6 +161,12 @@ pub(super) fn offset_in_checkpoint(bytes: &[u8], error: &CheckpointError) -> Opt
     };
     match error {
         CheckpointError::Note(NoteError::NotText { offset }) => Some(*offset as u64),
+        // Where the signatures begin, without what has to stand before them; or they would.
+        CheckpointError::Note(NoteError::Unsigned | NoteError::Unended) => {
+            let dash = "\u{2014} ".as_bytes();
+            let begin = bytes.windows(dash.len()).position(|window| window == dash);
+            Some(begin.unwrap_or(bytes.len()) as u64)
+        }
         CheckpointError::Note(NoteError::Line { line, .. }) | CheckpointError::Line { line, .. } => start_of(*line),
         CheckpointError::EmptyRoot { .. } => start_of(3),
         CheckpointError::Origin { .. } => Some(0),

@@ -18,11 +18,11 @@ pub(crate) fn what_is_private_is_beside_the_log_and_the_same_value_has_the_same_
     fixture: &dyn Fn() -> Fixture,
 ) {
     let mut world = World::new(fixture);
-    world.commit([proposal("ada"), proposal("bob")]);
-    world.commit([proposal("ada")]);
+    world.commit([proposal("joan"), proposal("bob")]);
+    world.commit([proposal("joan")]);
     let mut archive = world.archive();
     let entries = archive.entries(0, 10).unwrap();
-    for hidden in ["ada", "bob", "it is due", "because", "uid:1000", "pid:7"] {
+    for hidden in ["joan", "bob", "it is due", "because", "uid:1000", "pid:7"] {
         assert!(
             entries.iter().all(|entry| !entry.contains(hidden)),
             "{hidden}: {entries:?}"
@@ -35,15 +35,15 @@ pub(crate) fn what_is_private_is_beside_the_log_and_the_same_value_has_the_same_
     };
     assert_eq!(by(0), by(2));
     assert_ne!(by(0), by(1));
-    let ada = archive.private(by(0)).unwrap().unwrap();
-    let salt = hex::decode(&ada.salt).unwrap().try_into().unwrap();
-    assert_eq!(Commitment::new(&salt, r#""ada""#), by(0));
-    assert_eq!(archive.commitment_to(r#""ada""#).unwrap(), Some(by(0)));
+    let joan = archive.private(by(0)).unwrap().unwrap();
+    let salt = hex::decode(&joan.salt).unwrap().try_into().unwrap();
+    assert_eq!(Commitment::new(&salt, r#""joan""#), by(0));
+    assert_eq!(archive.commitment_to(r#""joan""#).unwrap(), Some(by(0)));
     // Read with what is known, it is as it was.
     let record = archive.read(2, &entries[2]).unwrap();
     assert_eq!(
         record.body,
-        json!({ "by": "ada", "reason": "it is due", "groups": ["dba"] })
+        json!({ "by": "joan", "reason": "it is due", "groups": ["dba"] })
     );
     assert_eq!(
         (record.actor.who.as_str(), record.actor.reason.as_str()),
@@ -54,22 +54,22 @@ pub(crate) fn what_is_private_is_beside_the_log_and_the_same_value_has_the_same_
 
 pub(crate) fn what_was_erased_is_not_known_again_by_its_old_commitment(fixture: &dyn Fn() -> Fixture) {
     let mut world = World::new(fixture);
-    world.commit([proposal("ada")]);
-    let ada = world.archive().commitment_to(r#""ada""#).unwrap().unwrap();
-    world.does(Change::PrivateErase(vec![ada]));
+    world.commit([proposal("joan")]);
+    let joan = world.archive().commitment_to(r#""joan""#).unwrap().unwrap();
+    world.does(Change::PrivateErase(vec![joan]));
     assert!(matches!(
-        world.refuses(Change::PrivateErase(vec![ada])),
+        world.refuses(Change::PrivateErase(vec![joan])),
         Conflict::NothingToErase
     ));
     let log = world.log();
-    assert_eq!(log[0].body["by"], ada.to_value());
+    assert_eq!(log[0].body["by"], joan.to_value());
     assert_eq!(log[0].body["reason"], "it is due");
     assert_eq!(log[1].kind, "private.erased");
-    assert_eq!(log[1].body["commitments"], json!([ada.to_string()]));
+    assert_eq!(log[1].body["commitments"], json!([joan.to_string()]));
     // A person who comes back is nobody that the log knows.
-    world.commit([proposal("ada")]);
-    let again = world.archive().commitment_to(r#""ada""#).unwrap().unwrap();
-    assert_ne!(again, ada);
+    world.commit([proposal("joan")]);
+    let again = world.archive().commitment_to(r#""joan""#).unwrap().unwrap();
+    assert_ne!(again, joan);
     world.finish();
 }
 
