@@ -47,6 +47,7 @@ impl Log {
             keys: self.keys.iter().map(|key| key.verifier_key().to_string()).collect(),
             from,
             proof: proof.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
+            inclusions: vec![],
         }
     }
 }

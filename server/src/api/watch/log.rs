@@ -155,6 +155,7 @@ fn wire_head(head: &Head) -> wire::LogHead {
         keys: head.keys.iter().map(ToString::to_string).collect(),
         from: head.from,
         proof: head.proof.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
+        inclusions: vec![],
     }
 }
 
