@@ -37,6 +37,7 @@ impl Pretender {
             checkpoint: CHECKPOINT.into(),
             version: "pretender".into(),
             spiffe_id: spiffe_id.into(),
+            ..EnforceHello::default()
         };
         let body = Some(Body::Hello(hello));
         say.send(EnforceRequest { body }).await.expect("the stream is new");

@@ -184,6 +184,7 @@ impl WatchStream {
         self.report_at = None;
         let enforced = Enforced {
             checkpoints: holdings.news().enforcers().report(),
+            ..Enforced::default()
         };
         let body = Some(watch_request::Body::Enforced(enforced));
         // There is room, so it can only be that the stream has ended, which the next read tells.

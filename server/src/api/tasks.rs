@@ -309,6 +309,7 @@ impl TasksService {
                 })
                 .collect(),
             waiting_for,
+            ..Window::default()
         }
     }
 }

@@ -77,6 +77,7 @@ impl Checkpoint {
             version: concat!("verify-kit ", env!("CARGO_PKG_VERSION")).into(),
             // The first base identity, which acceptors show as well.
             spiffe_id: String::new(),
+            ..EnforceHello::default()
         };
         let hello = EnforceRequest {
             body: Some(Body::Hello(hello)),

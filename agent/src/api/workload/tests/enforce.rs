@@ -29,6 +29,7 @@ impl Kit {
             checkpoint: checkpoint.into(),
             version: "test".into(),
             spiffe_id: spiffe_id.into(),
+            ..task::EnforceHello::default()
         };
         let first = task::EnforceRequest {
             body: Some(Body::Hello(hello)),
