@@ -111,7 +111,12 @@ impl Processes {
         let id = state.request_id.clone();
         if let Some(tracked) = process.requests.get_mut(&id) {
             tracked.entry = entry;
-            tracked.tell(state);
+            if tracked.window.is_none() && tracked.opening.is_none() && state.opens_left > 0 {
+                // One that it had is over, and there is another to be had.
+                tracked.state.send_replace(state);
+            } else {
+                tracked.tell(state);
+            }
             return;
         }
         if process.requests.len() >= most {
@@ -179,6 +184,14 @@ impl Tracked {
             *state = next;
             true
         });
+    }
+
+    /// Whether a state is about the window of another process, and no word about what this one can have: each process
+    /// that shares a request opens a window of its own while some are left.
+    pub(super) fn is_of_another(&self, state: &TaskState) -> bool {
+        let known = self.state.borrow();
+        let other = !state.window_id.is_empty() && state.window_id != known.window_id;
+        other && (!known.window_id.is_empty() || state.opens_left > 0)
     }
 
     /// Whether nothing of it can be of use to the process any more.

@@ -39,6 +39,8 @@ pub(crate) struct ServerState {
     pub(crate) away: bool,
     /// What requests are answered with.
     pub(crate) stage: TaskStage,
+    /// How many more windows its answers say that there are.
+    pub(crate) opens_left: u32,
     pub(crate) refuse_renewal: Option<ErrorKind>,
     /// Windows are opened and the answer is lost.
     pub(crate) lose_answers: bool,
@@ -155,7 +157,9 @@ impl TaskServer for FakeTaskServer {
             .await?;
         let stage = self.lock().stage;
         let key = request.request.unwrap().idempotency_key;
-        Ok(self.state(&format!("r{key}"), "", stage))
+        let mut asked = self.state(&format!("r{key}"), "", stage);
+        asked.opens_left = self.lock().opens_left;
+        Ok(asked)
     }
 
     async fn open(&self, request: OpenTaskRequest) -> Result<IssuedTaskResponse, TaskError> {
@@ -394,6 +398,7 @@ pub(crate) fn keeper_beside(svids: &SvidStage) -> (Tasks, Arc<FakeTaskServer>, A
             away: false,
             stage: TaskStage::Armed,
             refuse_renewal: None,
+            opens_left: 0,
             lose_answers: false,
             ttl: 300,
             window: 900,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_model::Selectors;
-use mayfly_model::task::{Instance, Staleness, Task, Window};
+use mayfly_model::task::{Instance, Stage, Staleness, Task, Window};
 use mayfly_proto::convert::task::{close_cause, task_state};
 use mayfly_proto::mayfly::agent::tasks_server::Tasks as TasksApi;
 use mayfly_proto::mayfly::agent::{self as wire, *};
@@ -48,7 +48,7 @@ impl TasksApi for AgentTasksService {
             .request(&call.actor, &process, asked)
             .await
             .map_err(status)?;
-        answer(task_state(&task, newest_window(&task)))
+        answer(task_state(&task, window_for(&task, &process.instance)))
     }
 
     async fn open(&self, request: Request<OpenTaskRequest>) -> Result<Response<IssuedTaskResponse>, Status> {
@@ -157,9 +157,15 @@ fn issued(opened: &Opened) -> IssuedTaskResponse {
     }
 }
 
-/// The newest window of a task: that of the one who asks, where a grant has one use.
-fn newest_window(task: &Task) -> Option<&Window> {
-    task.windows.last()
+/// The window that a process is told of when it asks for a task: the one that it has, or none while it can open one. When
+/// there is nothing for it to open, the newest says why.
+fn window_for<'a>(task: &'a Task, process: &Instance) -> Option<&'a Window> {
+    let own = |window: &&Window| window.instance.is_same_process(process);
+    let mut own = task.windows.iter().rev().filter(own);
+    match own.clone().find(|window| window.stage.is_live_window()) {
+        None if task.stage == Stage::Armed => None,
+        live => live.or_else(|| own.next()).or(task.windows.last()),
+    }
 }
 
 fn process_of(call: &Call, instance: Option<wire::Instance>, include_descendants: bool) -> Result<Attested, Status> {

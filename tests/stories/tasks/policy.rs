@@ -84,9 +84,16 @@ async fn a_change_of_policy_ends_what_is_open_within_two_seconds() {
     let world = TaskWorld::start(MANY).await;
     let count = effort(20, 100);
     let jobs: Vec<Job> = (0..count).map(|_| world.job(JOB_UID)).collect();
-    for opened in join_all(jobs.iter().map(Job::enter)).await {
+    // They are one workload that asks for the same: one request, and a window for each.
+    let first = jobs[0].enter().await;
+    let asked = jobs[1].ask().await;
+    assert_eq!(asked.request_id, first.request_id);
+    assert_eq!((asked.stage(), asked.window_id.as_str()), (Stage::Armed, ""));
+    for opened in join_all(jobs[1..].iter().map(Job::enter)).await {
         assert_eq!(opened.stage(), Stage::Open);
     }
+    let again = jobs[0].ask().await;
+    assert_eq!((again.stage(), again.window_id), (Stage::Open, first.window_id));
     let held = join_all(jobs.iter().map(Job::task_svid)).await;
     assert_eq!(held.iter().flatten().count(), count);
 

@@ -395,6 +395,11 @@ impl Keeper {
             );
             let entry = Arc::clone(&tracked.entry);
             self.adopt(process, &state.request_id, entry, include_descendants, state);
+            self.tell(process, &state.request_id, state.clone());
+            return;
+        }
+        if tracked.is_of_another(state) {
+            return;
         }
         if let Some(window) = self.windows.get_mut(state.window_id.as_str())
             && is_live(state)

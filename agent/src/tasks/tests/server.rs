@@ -277,6 +277,47 @@ async fn a_window_whose_opening_was_answered_into_the_void_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_shares_a_request_is_told_of_its_own_window_and_of_anothers_when_no_more_can_be_opened() {
+    let stage = Stage::start();
+    let _heard = stage.beacons();
+    let (one, two) = (FakeHolder::new(7), FakeHolder::new(8));
+    let opened = stage.opened(&one, false).await;
+    let id = opened.request_id.clone();
+    stage.ask(&two, "1").await.unwrap();
+    let told = |window_id: &str, task_stage, opens_left| {
+        let mut told = stage.server.state(&id, window_id, task_stage);
+        told.opens_left = opens_left;
+        stage.news.tasks().put(vec![told]);
+    };
+    let known = async |holder: &Arc<FakeHolder>| {
+        sleep(SECOND).await;
+        let known = state(&stage, holder, &id).await;
+        (stage_of(&known), known.window_id)
+    };
+
+    told(&opened.window_id, TaskStage::Open, 1);
+    assert_eq!(
+        known(&two).await,
+        (TaskStage::Armed, String::new()),
+        "it can open one itself"
+    );
+    let own = stage.opened(&two, false).await.window_id;
+    told(&opened.window_id, TaskStage::Closed, 0);
+    assert_eq!(known(&one).await, (TaskStage::Closed, opened.window_id));
+    assert_eq!(known(&two).await, (TaskStage::Open, own), "its own goes on");
+
+    let three = FakeHolder::new(9);
+    stage.ask(&three, "1").await.unwrap();
+    told("0f000000000000000000000000000000", TaskStage::Closed, 0);
+    assert_eq!(known(&three).await.0, TaskStage::Closed, "there is none left for it");
+    // What is said of the request as a whole counts for whoever has no window: another use was granted.
+    let mut again = stage.server.state(&id, "", TaskStage::Armed);
+    again.opens_left = 1;
+    stage.server.lock().opens_left = 1;
+    assert_eq!(stage.ask(&three, "1").await.unwrap(), again);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_ends_while_its_window_is_opened_leaves_none() {
     let stage = Stage::start();
     let _heard = stage.beacons();

@@ -32,6 +32,15 @@ pub struct Instance {
     pub include_descendants: bool,
 }
 
+impl Instance {
+    /// Whether both are the same process, whoever else has part in a window of it.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        let name = |instance: &Self| (instance.pid, instance.uid, instance.start_ticks);
+        name(self) == name(other) && self.boot_id == other.boot_id && self.agent_id == other.agent_id
+    }
+}
+
 /// The term that made an SVID's life as short as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -138,11 +138,8 @@ impl Tasks {
     ) -> Result<Opened, TaskError> {
         let task = self.held(&window_id, &process.agent)?;
         let window = task.window(&window_id).ok_or(TaskError::NoSuchWindow(window_id))?;
-        let same = window.instance.pid == process.instance.pid
-            && window.instance.uid == process.instance.uid
-            && window.instance.start_ticks == process.instance.start_ticks
-            && window.instance.boot_id == process.instance.boot_id
-            && task.request.workload == process.entry.spec.spiffe_id;
+        let same =
+            window.instance.is_same_process(&process.instance) && task.request.workload == process.entry.spec.spiffe_id;
         if !same {
             return Err(TaskError::NoSuchWindow(window_id));
         }
