@@ -101,6 +101,8 @@ pub(crate) fn is_always_small(name: &str) -> bool {
     match family(name) {
         // A request has parameters and selectors.
         "task" => name != "task.requested",
+        // What is long in a decision is kept beside the log by itself.
+        "policy" => name == "policy.decided",
         "svid" | "window" | "authority" | "agent" | "log" | "exception" | "witness" => true,
         _ => false,
     }

@@ -147,6 +147,11 @@ impl Replay {
 
     /// Takes the next entry.
     pub fn take(&mut self, entry: &Entry) {
+        self.take_in_its_place(entry);
+        self.hidden.commits_to(entry);
+    }
+
+    fn take_in_its_place(&mut self, entry: &Entry) {
         if entry.index != self.next_index {
             let message = format!("entry {} is expected here", self.next_index);
             self.violate(Invariant::Completeness, entry.index, message);
@@ -184,10 +189,7 @@ impl Replay {
         if let Some(commitment) = commitment_of(&entry.body) {
             self.notes.unread.push(entry.index);
             if !is_always_small(&entry.kind) {
-                self.hidden.hide(commitment, entry);
-            }
-            if entry.kind == "policy.decided" {
-                self.commit.decided_unread(&entry.subject);
+                self.hidden.hide(commitment, entry, "the body");
             }
             return;
         }

@@ -20,6 +20,9 @@ use private::{Hide, Reveal};
 /// The longest entry: bundles of entries state lengths in 16 bits (C2SP tlog-tiles).
 pub const ENTRY_MAX: usize = 65_535;
 
+/// What is kept beside the log as a whole if the entry would be too long with it: what else a decision says stays legible.
+const BULK: &[&str] = &["facts"];
+
 /// The version of the entries that are written.
 const VERSION: u64 = 1;
 
@@ -121,7 +124,7 @@ impl Record {
     ) -> Result<String, E> {
         let Self { kind, subject, body } = self;
         let Actor { who, origin, reason } = actor;
-        // Nodes and the server are no people; where they are is no secret either.
+        // Nodes and the server are no people; where anybody is on the network is for nobody to read.
         let is_machine = who == SERVER || who.strip_prefix("spiffe://").is_some_and(is_of_a_node);
         let mut text = |text: &str, is_private: bool| match is_private && !text.is_empty() {
             true => hide
@@ -129,8 +132,7 @@ impl Record {
                 .map(|commitment| canonical(&commitment.to_value())),
             false => Ok(canonical(&json!(text))),
         };
-        let (who, origin) = (text(who, !is_machine)?, text(origin, !is_machine)?);
-        let reason = text(reason, true)?;
+        let (who, origin, reason) = (text(who, !is_machine)?, text(origin, true)?, text(reason, true)?);
         let (kind, subject) = (canonical(&json!(kind)), canonical(&json!(subject)));
         let entry = |body: &str| {
             format!(
@@ -138,22 +140,25 @@ impl Record {
                 time.unix()
             )
         };
-        let (sealed, whole) = match body {
-            Body::Text(text) => {
-                let whole = entry(&text);
-                if whole.len() <= ENTRY_MAX {
-                    return Ok(whole);
+        let fits = |body: &str| entry(body).len() <= ENTRY_MAX;
+        let sealed = match body {
+            Body::Text(text) => match fits(&text) {
+                true => text,
+                false => {
+                    let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                    canonical(&hide.value(&value)?.to_value())
                 }
-                let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-                (whole, value)
+            },
+            // Tried before anything is kept: what is beside the log is what an entry names, and nothing else.
+            Body::Fields(value) => {
+                let would_fit = |bulk: &[&str]| fits(&canonical(&private::outline(value.clone(), bulk)));
+                match [&[][..], BULK].into_iter().find(|bulk| would_fit(bulk)) {
+                    Some(bulk) => canonical(&hide.fields(value, bulk)?),
+                    None => canonical(&hide.value(&value)?.to_value()),
+                }
             }
-            Body::Fields(value) => (entry(&canonical(&hide.fields(value.clone())?)), value),
         };
-        if sealed.len() <= ENTRY_MAX {
-            return Ok(sealed);
-        }
-        // Kept beside the log as a whole.
-        Ok(entry(&canonical(&hide.value(&whole)?.to_value())))
+        Ok(entry(&sealed))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The log in the database: entries as they are hashed, and beside them what they only commit to.
 
+use std::collections::HashMap;
+
 use aws_lc_rs::{digest, rand};
 use mayfly_model::log::Record;
 use mayfly_model::log::private::{Commitment, Hide, SALT_LEN};
@@ -8,6 +10,9 @@ use mayfly_model::{Conflict, Revision, Step};
 use crate::StoreError;
 use crate::dialect::{Database, Value};
 use crate::step::{Effect, Refusal};
+
+/// Private values of at most so many bytes are looked up once in a commit: names, addresses.
+const SHORT: usize = 256;
 
 /// Records that wait for the revision of their commit.
 #[derive(Default)]
@@ -26,9 +31,20 @@ impl<'a> PendingLog<'a> {
     pub(crate) fn write(self, database: &mut impl Database, revision: Revision) -> Result<u64, StoreError> {
         let before = log_size(database)?;
         let mut rows = Vec::with_capacity(self.0.len());
+        // An agent asks for many SVIDs in one commit, from one address. Nothing is erased from here on.
+        let mut kept: HashMap<String, Commitment> = HashMap::new();
         for (index, (step, record)) in (before..).zip(self.0) {
             let kind = record.kind;
-            let mut keep = |value: &str| private_keep(database, value);
+            let mut keep = |value: &str| {
+                if let Some(commitment) = kept.get(value) {
+                    return Ok(*commitment);
+                }
+                let commitment = private_keep(database, value)?;
+                if value.len() <= SHORT {
+                    kept.insert(value.to_owned(), commitment);
+                }
+                Ok(commitment)
+            };
             let entry = record.seal(revision, step.time, &step.actor, &mut Hide::new(&mut keep))?;
             rows.push(vec![int(index), kind.into(), entry.into()]);
         }

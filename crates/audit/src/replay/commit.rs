@@ -25,13 +25,8 @@ pub(super) struct Commit {
 #[derive(Debug)]
 struct Verdict {
     subject: String,
-    /// None if the decision is kept beside the log and not known here.
-    known: Option<Known>,
-}
-
-#[derive(Debug)]
-struct Known {
     verdict: String,
+    /// None if what it was taken on is not known here.
     phase: Option<String>,
     policy: String,
     inputs: String,
@@ -62,13 +57,6 @@ pub(super) struct TaskSvid {
 }
 
 impl Commit {
-    pub(super) fn decided_unread(&mut self, subject: &str) {
-        self.decided.push(Verdict {
-            subject: subject.into(),
-            known: None,
-        });
-    }
-
     /// The step of this entry needs a decision of `phase` that allows it.
     pub(super) fn needs(&mut self, entry: &Entry, phase: &'static str, may_wait: bool, decision: &Decision) {
         self.due.push(Due {
@@ -85,13 +73,11 @@ impl Commit {
 
 impl Due {
     fn is_met_by(&self, verdict: &Verdict) -> bool {
-        let fits = |known: &Known| {
-            (known.verdict == "allow" || self.may_wait && known.verdict == "wait")
-                && known.policy == self.policy
-                && known.inputs == self.inputs
-                && known.phase.as_deref().is_none_or(|phase| phase == self.phase)
-        };
-        verdict.subject == self.subject && verdict.known.as_ref().is_none_or(fits)
+        verdict.subject == self.subject
+            && (verdict.verdict == "allow" || self.may_wait && verdict.verdict == "wait")
+            && verdict.policy == self.policy
+            && verdict.inputs == self.inputs
+            && verdict.phase.as_deref().is_none_or(|phase| phase == self.phase)
     }
 }
 
@@ -99,6 +85,7 @@ impl Replay {
     pub(super) fn take_decision(&mut self, entry: &Entry) -> Result<(), String> {
         let Decided { facts, decision } = read(entry)?;
         self.decisions += 1;
+        self.take_hidden_facts(entry, &facts);
         let is_error = |id: &str| id == "engine-error" || id.starts_with("input-");
         if let Some(error) = decision.reasons.iter().find(|reason| is_error(&reason.id))
             && decision.verdict != "deny"
@@ -127,12 +114,10 @@ impl Replay {
         }
         self.commit.decided.push(Verdict {
             subject: entry.subject.clone(),
-            known: Some(Known {
-                verdict: decision.verdict,
-                phase: facts["phase"].as_str().map(str::to_owned),
-                policy: decision.policy_digest,
-                inputs: decision.inputs_digest,
-            }),
+            verdict: decision.verdict,
+            phase: facts["phase"].as_str().map(str::to_owned),
+            policy: decision.policy_digest,
+            inputs: decision.inputs_digest,
         });
         Ok(())
     }

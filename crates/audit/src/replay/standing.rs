@@ -58,7 +58,7 @@ impl Replay {
             kind if kind.starts_with("exception.") => self.take_exception(entry)?,
             "log.started" | "log.key_rotated" | "witness.registered" | "private.erased" | "audit.reported" => {
                 if entry.kind == "private.erased" {
-                    self.hidden.forget(entry.field("commitments"));
+                    self.take_erased(entry);
                 }
                 self.log_events.push(LogEvent {
                     index: entry.index,

@@ -6,6 +6,7 @@
 //!
 //! Private are people, what they wrote, and what describes their processes, by the names of fields: [`FIELDS`].
 
+use std::convert::Infallible;
 use std::fmt;
 
 use aws_lc_rs::digest;
@@ -108,8 +109,21 @@ impl<'a, E> Hide<'a, E> {
         (self.0)(&canonical(value))
     }
 
-    /// `value` with commitments in the place of what is private in it.
-    pub(super) fn fields(&mut self, value: Value) -> Result<Value, E> {
+    /// `value` with commitments in the place of what is private in it, and of its fields that are named in `bulk`.
+    pub(super) fn fields(&mut self, value: Value, bulk: &[&str]) -> Result<Value, E> {
+        let value = match value {
+            Value::Object(fields) => {
+                let kept = fields.into_iter().map(|(name, value)| {
+                    let value = match bulk.contains(&name.as_str()) {
+                        true => self.value(&value)?.to_value(),
+                        false => value,
+                    };
+                    Ok((name, value))
+                });
+                kept.collect::<Result<Map<_, _>, E>>().map(Value::Object)?
+            }
+            other => other,
+        };
         self.walk(value, &[])
     }
 
@@ -142,6 +156,15 @@ impl<'a, E> Hide<'a, E> {
             Value::Object(_) if DESCRIBED.contains(&name) => self.walk(value, OF_PEOPLE),
             _ => self.value(&value).map(Commitment::to_value),
         }
+    }
+}
+
+/// What [`Hide::fields`] makes of `value`, as long as that is, and with nothing kept.
+pub(super) fn outline(value: Value, bulk: &[&str]) -> Value {
+    let mut nobody = |_: &str| Ok::<_, Infallible>(Commitment([0; 32]));
+    match Hide::new(&mut nobody).fields(value, bulk) {
+        Ok(outline) => outline,
+        Err(never) => match never {},
     }
 }
 

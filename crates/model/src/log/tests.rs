@@ -48,7 +48,7 @@ fn an_entry_is_canonical_and_says_who_when_and_what() {
 }
 
 #[test]
-fn people_are_private_and_machines_are_not() {
+fn people_are_private_and_machines_are_not_and_where_they_are_is_for_nobody() {
     for (who, is_private) in [
         ("server", false),
         ("spiffe://td/spire/agent/x509pop/1", false),
@@ -59,10 +59,35 @@ fn people_are_private_and_machines_are_not() {
     ] {
         let (entry, hidden) = sealed(record(json!({})), &actor(who));
         assert_eq!(entry.contains(who), !is_private, "{entry}");
-        assert_eq!(entry.contains("192.0.2.7"), !is_private, "{entry}");
-        assert!(!entry.contains("why not"));
-        assert_eq!(hidden.len(), if is_private { 3 } else { 1 });
+        assert!(!entry.contains("192.0.2.7") && !entry.contains("why not"), "{entry}");
+        assert_eq!(hidden.len(), if is_private { 3 } else { 2 });
     }
+}
+
+#[test]
+fn of_what_is_too_long_only_what_the_entry_names_is_kept() {
+    let decision = json!({ "verdict": "deny", "message": "it is late" });
+    let groups = |count: usize| vec!["a-group-of-people"; count];
+    let body = |count| json!({ "facts": { "person": "ada", "groups": groups(count) }, "decision": decision });
+    let commitments = |entry: &str| Commitment::all_of(&serde_json::from_str(entry).unwrap());
+    for (count, kept) in [(10, 2), (10_000, 2)] {
+        let (entry, hidden) = sealed(record(body(count)), &Actor::server());
+        // A decision stays legible; what it was taken on is beside the log as a whole then, and `ada` not once more.
+        assert!(
+            entry.contains(r#""verdict":"deny""#) && entry.len() <= ENTRY_MAX,
+            "{count}"
+        );
+        assert_eq!(
+            (hidden.len(), commitments(&entry).len()),
+            (kept, kept),
+            "{count}: {hidden:?}"
+        );
+        assert_eq!(hidden.iter().any(|hidden| hidden == "\"ada\""), count == 10);
+    }
+    let other = json!({ "groups": groups(10_000), "person": "ada" });
+    let (entry, hidden) = sealed(record(other.clone()), &Actor::server());
+    assert_eq!(hidden, [canonical(&other)]);
+    assert_eq!(commitments(&entry).len(), 1);
 }
 
 #[test]
