@@ -223,8 +223,8 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
         // When this future is dropped, the connections go with it.
         let _abort = tasks.abort_on_drop();
         let (accepted_total, refused) = (metrics.accepted.clone(), metrics.refused_limit.clone());
-        // Each its own, so that one does not keep the other silent.
-        let (mut quiet, mut quiet_accept) = (QuietWarnings::default(), QuietWarnings::default());
+        // Each its own, so that one does not keep another silent.
+        let [mut no_accept, mut no_descriptors, mut peer_limit, mut full] = [const { QuietWarnings::NEW }; 4];
         info!(listener = name, address = listener.address(), "listening");
         loop {
             let accepted = tokio::select! {
@@ -239,7 +239,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                     if is_of_one_connection(&error) {
                         debug!(listener = name, error = %Chain(&error), "connection was gone before it was accepted");
                     } else {
-                        quiet_accept.warn(|missed| {
+                        no_accept.warn(|missed| {
                             warn!(listener = name, error = %Chain(&error), missed, "cannot accept connections");
                         });
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -249,7 +249,8 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
             };
             if listener.is_one_too_many(&socket) {
                 refused.inc();
-                quiet.warn(|missed| warn!(listener = name, missed, "almost no file descriptors left, refused"));
+                no_descriptors
+                    .warn(|missed| warn!(listener = name, missed, "almost no file descriptors left, refused"));
                 continue;
             }
             let admitted = counts.admit(&peer).and_then(|counted| {
@@ -258,7 +259,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
             });
             let Some((counted, wait)) = admitted else {
                 metrics.refused_peer_limit.inc();
-                quiet.warn(|missed| warn!(listener = name, %peer, missed, "too much open of one peer, refused"));
+                peer_limit.warn(|missed| warn!(listener = name, %peer, missed, "too much open of one peer, refused"));
                 continue;
             };
             let (requests, held) = (counted.requests().clone(), (counted, metrics.opened()));
@@ -305,7 +306,7 @@ impl<L: Listener, A: Acceptor<L::Socket>> Server<L, A> {
                 accepted_total.inc();
             } else {
                 refused.inc();
-                quiet.warn(|missed| warn!(listener = name, limit = max, missed, "too many connections, refused"));
+                full.warn(|missed| warn!(listener = name, limit = max, missed, "too many connections, refused"));
             }
         }
         // Closes the socket: from here on peers are refused by the kernel.
@@ -427,13 +428,15 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Lets a warning through once in ten seconds, so that a flood of refused peers does not become a flood of log lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct QuietWarnings {
     last: Option<tokio::time::Instant>,
     missed: u64,
 }
 
 impl QuietWarnings {
+    const NEW: Self = Self { last: None, missed: 0 };
+
     fn warn(&mut self, log: impl FnOnce(u64)) {
         let now = tokio::time::Instant::now();
         if self
