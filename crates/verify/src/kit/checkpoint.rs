@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::deny::Revocation;
 use super::line::{Call, Line};
-use super::settings::Settings;
+use super::settings::{Settings, Staleness};
 use super::source::Progress;
 use super::state::State;
 use super::workload::{MESSAGE_MAX, RECONNECT, with_header};
@@ -25,6 +25,9 @@ use super::workload::{MESSAGE_MAX, RECONNECT, with_header};
 pub(crate) struct Checkpoint {
     line: Line,
     name: String,
+    best_effort: bool,
+    /// Random: what comes back after a lost connection is what was away, not another one that knows less.
+    instance: u64,
     state: Arc<State>,
     progress: Arc<watch::Sender<Progress>>,
 }
@@ -39,6 +42,8 @@ impl Checkpoint {
         Self {
             line: line.clone(),
             name: settings.checkpoint.clone(),
+            best_effort: settings.staleness == Staleness::BestEffort,
+            instance: rand::random::<u64>().max(1),
             state: Arc::clone(state),
             progress: Arc::clone(progress),
         }
@@ -77,7 +82,8 @@ impl Checkpoint {
             version: concat!("verify-kit ", env!("CARGO_PKG_VERSION")).into(),
             // The first base identity, which acceptors show as well.
             spiffe_id: String::new(),
-            ..EnforceHello::default()
+            best_effort: self.best_effort,
+            instance: self.instance,
         };
         let hello = EnforceRequest {
             body: Some(Body::Hello(hello)),

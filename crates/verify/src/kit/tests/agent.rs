@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use mayfly_proto::mayfly::workload::checkpoint_server::{Checkpoint, CheckpointServer};
 use mayfly_proto::mayfly::workload::enforce_request::Body;
-use mayfly_proto::mayfly::workload::{EnforceAck, EnforceRequest, EnforceResponse, Revoked};
+use mayfly_proto::mayfly::workload::{EnforceAck, EnforceHello, EnforceRequest, EnforceResponse, Revoked};
 use mayfly_proto::spiffe::workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use mayfly_proto::spiffe::workload::*;
 use mayfly_runtime::CancellationToken;
@@ -33,7 +33,7 @@ pub(super) struct Words {
     /// No signs of life.
     pub(super) silent: bool,
     pub(super) has_checkpoint: bool,
-    pub(super) hellos: Vec<String>,
+    pub(super) hellos: Vec<EnforceHello>,
     pub(super) acks: Vec<EnforceAck>,
     pub(super) streams: usize,
     /// That were ever made.
@@ -223,7 +223,7 @@ impl Checkpoint for FakeAgent {
                     () = tokio::time::sleep(Duration::from_millis(100)) => {}
                     told = inbound.message() => match told {
                         Ok(Some(EnforceRequest { body: Some(Body::Hello(hello)) })) => {
-                            agent.words().hellos.push(hello.checkpoint);
+                            agent.words().hellos.push(hello);
                             agent.told.send_replace(());
                         }
                         Ok(Some(EnforceRequest { body: Some(Body::Ack(ack)) })) => {

@@ -11,7 +11,7 @@ use crate::kit::{Settings, Source, SourceError, Staleness};
 async fn it_registers_by_its_name_and_acknowledges_the_first_snapshot() {
     let house = House::open_with(|_| {}, |agent| agent.words().epoch = 7).await.unwrap();
     assert_eq!(house.agent.acknowledged(7).await.epoch, 7);
-    assert_eq!(house.agent.words().hellos, ["pay/db"]);
+    assert_eq!(house.agent.words().hellos[0].checkpoint, "pay/db");
     assert_eq!(house.source.status().epoch, 7);
     assert_eq!(house.source.spiffe_id().unwrap().as_str(), "spiffe://td/ns/pay/db");
     // Signs of life are not acknowledged.
@@ -72,7 +72,10 @@ async fn an_agent_that_is_started_anew_is_found_again_and_takes_nothing_back() {
     house.agent.until(|words| !words.acks.is_empty()).await;
     assert!(house.refusal(&job).await.contains("Revoked"));
     other.talk().await;
-    assert_eq!(house.agent.words().hellos.len(), 2);
+    let hellos = house.agent.words().hellos.clone();
+    let instances: Vec<u64> = hellos.iter().map(|hello| hello.instance).collect();
+    assert!(instances.len() == 2 && instances[0] == instances[1] && instances[0] != 0, "it came back: {hellos:?}");
+    assert!(!hellos[1].best_effort);
     // It has, and there is more.
     let (later, mut visit) = house.visit_of_job().await;
     house.agent.say(|words| words.lease_ms = 60_000);
@@ -108,6 +111,9 @@ async fn a_service_does_not_start_before_it_knows_what_it_has_to() {
         .await
         .unwrap();
     house.visit_of_job().await.1.talk().await;
+    let house = House::open_with(best_effort, |_| {}).await.unwrap();
+    let hello = house.agent.words().hellos[0].clone();
+    assert!(hello.best_effort && hello.instance != 0, "it says so: {hello:?}");
     let failed = Source::connect(Settings::new("/nowhere", "Not A Name")).await.err();
     assert!(matches!(failed, Some(SourceError::Settings(_))), "{failed:?}");
 }
