@@ -70,9 +70,6 @@ impl Task {
         let window = self.window_mut(id)?;
         window.stage = window.stage.on(Event::Renew)?;
         window.in_force(now)?;
-        if window.heartbeat_due.is_some_and(|due| now >= due) {
-            return Err(TaskRefusal::TooLate(window.heartbeat_due.unwrap_or(now)));
-        }
         if issuance.not_after >= window.closes_at {
             return Err(TaskRefusal::TooLong("the window"));
         }
@@ -128,7 +125,8 @@ impl Task {
         Ok(())
     }
 
-    /// The first who accepts the risk is kept, the second one settles it.
+    /// The first who accepts the risk is kept, the second one settles it. Who asked for the window, or owns what did, is
+    /// neither: they would answer for themselves.
     pub(super) fn accept_risk(
         &mut self,
         id: &WindowId,
@@ -136,6 +134,9 @@ impl Task {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), TaskRefusal> {
+        if self.request.person.as_ref() == Some(by) || self.request.owner.as_ref() == Some(by) {
+            return Err(TaskRefusal::SelfApproval(by.clone()));
+        }
         let window = self.window_mut(id)?;
         let next = window.stage.on(Event::AcceptRisk)?;
         match &window.risk {
@@ -162,9 +163,12 @@ impl Task {
 }
 
 impl Window {
+    /// A sign of life that is missed ends it as its time does: what comes later than that finds it over, also where nobody
+    /// has ended it yet.
     pub(super) fn in_force(&self, now: Timestamp) -> Result<(), TaskRefusal> {
-        if now >= self.closes_at {
-            return Err(TaskRefusal::TooLate(self.closes_at));
+        let end = self.heartbeat_due.map_or(self.closes_at, |due| due.min(self.closes_at));
+        if now >= end {
+            return Err(TaskRefusal::TooLate(end));
         }
         Ok(())
     }

@@ -144,6 +144,12 @@ fn a_risk_is_accepted_by_two() {
         by: by.parse().unwrap(),
         reason: "the host is gone".into(),
     };
+    for own in ["mallory", "olga"] {
+        assert!(matches!(
+            does(&task, &accept(own), 60),
+            Err(TaskRefusal::SelfApproval(_))
+        ));
+    }
     let first = does(&task, &accept("ann"), 60).unwrap();
     let window = &first.windows[0];
     assert_eq!(window.stage, Stage::RevocationIncomplete, "one is not enough");
@@ -209,4 +215,15 @@ fn a_missing_sign_of_life_stops_renewals() {
     };
     assert!(does(&alive, &renew, 40).is_ok());
     assert!(does(&task, &renew, 40).is_err());
+    // What was missed is not made up for.
+    let decision = decided(true);
+    let extend = TaskStep::Extend {
+        window,
+        closes_at: at(900),
+        decision,
+    };
+    let beat = TaskStep::Heartbeat { window };
+    for late in [&beat, &extend] {
+        assert!(matches!(does(&task, late, 30), Err(TaskRefusal::TooLate(due)) if due == at(30)));
+    }
 }
