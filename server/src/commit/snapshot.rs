@@ -1,18 +1,17 @@
 //! The state of the server in memory, immutable. A commit makes a new one that shares all it did not touch.
 
-use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, TaskName};
 use mayfly_model::{
     Agent, Authority, AuthorityState, Delta, Entry, EntryId, Excepted, Exception, KeyClass, Revision, Selector,
-    is_agent_id,
 };
 use mayfly_store::State;
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
+mod descent;
 mod exceptions;
 mod tasks;
 
@@ -30,6 +29,8 @@ pub struct Snapshot {
     entries_by_parent: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<EntryId>>,
     entries_by_spiffe_id: HashTrieMapSync<SpiffeId, RedBlackTreeSetSync<EntryId>>,
     entries_by_expiry: RedBlackTreeSetSync<(Timestamp, EntryId)>,
+    /// Those right below the server, which name all agents that they fit, each under one of its selectors.
+    aliases_by_selector: HashTrieMapSync<Selector, RedBlackTreeSetSync<EntryId>>,
     /// Those with power over the server.
     privileged: RedBlackTreeSetSync<EntryId>,
     agents: RedBlackTreeMapSync<SpiffeId, Arc<Agent>>,
@@ -76,6 +77,7 @@ impl Snapshot {
             entries_by_parent: HashTrieMapSync::new_sync(),
             entries_by_spiffe_id: HashTrieMapSync::new_sync(),
             entries_by_expiry: RedBlackTreeSetSync::new_sync(),
+            aliases_by_selector: HashTrieMapSync::new_sync(),
             privileged: RedBlackTreeSetSync::new_sync(),
             agents: RedBlackTreeMapSync::new_sync(),
             agents_by_selector: HashTrieMapSync::new_sync(),
@@ -309,96 +311,6 @@ impl Snapshot {
         self.epoch
     }
 
-    /// Every entry that `agent` may serve, once each, in no meaningful order: those below it and below each alias that its selectors fit, at any depth
-    /// (an agent is trusted with what descends from it, and with nothing else).
-    pub fn authorized_entries(&self, agent: &Agent) -> Vec<Arc<Entry>> {
-        let aliases = self.entries_of_parent(&self.server_id);
-        let fitting = aliases.filter(|alias| alias.spec.selectors.is_subset_of(&agent.selectors));
-        let names = fitting.map(|alias| alias.spec.spiffe_id.clone());
-        // A set: several aliases may give one name, and what is below it counts once.
-        let mut seen: HashSet<SpiffeId> = std::iter::once(agent.id.clone()).chain(names).collect();
-        let mut parents: Vec<SpiffeId> = seen.iter().cloned().collect();
-        let mut entries = Vec::new();
-        while let Some(parent) = parents.pop() {
-            for entry in self.entries_of_parent(&parent) {
-                entries.push(entry.clone());
-                if seen.insert(entry.spec.spiffe_id.clone()) {
-                    parents.push(entry.spec.spiffe_id.clone());
-                }
-            }
-        }
-        entries
-    }
-
-    /// Whether `agent` may serve `entry`: the walk of [`Self::authorized_entries`], upwards.
-    pub fn is_authorized(&self, agent: &Agent, entry: &Entry) -> bool {
-        // Most are right below their agent, and this is asked twice for each SVID.
-        let mut found = entry.spec.parent_id == agent.id;
-        if found {
-            return true;
-        }
-        self.walk_up(&entry.spec.parent_id, &mut |step| {
-            found |= match step {
-                Up::Agent(id) => *id == agent.id,
-                Up::Alias(alias) => alias.spec.selectors.is_subset_of(&agent.selectors),
-            };
-            found
-        });
-        found
-    }
-
-    /// The agents that may serve entries below `parent`.
-    pub fn agents_below(&self, parent: &SpiffeId) -> BTreeSet<SpiffeId> {
-        let mut agents = BTreeSet::new();
-        self.walk_up(parent, &mut |step| {
-            match step {
-                Up::Agent(id) => {
-                    agents.insert(id.clone());
-                }
-                Up::Alias(alias) => agents.extend(self.agents_matching(alias).map(|agent| agent.id.clone())),
-            }
-            false
-        });
-        agents
-    }
-
-    /// Agents whose selectors fit `alias`, found by its rarest selector.
-    pub fn agents_matching<'a>(&'a self, alias: &'a Entry) -> impl Iterator<Item = &'a Arc<Agent>> {
-        let holders = |selector: &Selector| self.agents_by_selector.get(selector);
-        let rarest = alias
-            .spec
-            .selectors
-            .iter()
-            .map(holders)
-            .min_by_key(|set| set.map_or(0, RedBlackTreeSetSync::size))
-            .flatten();
-        rarest
-            .into_iter()
-            .flat_map(RedBlackTreeSetSync::iter)
-            .filter_map(|id| self.agents.get(id))
-            .filter(|agent| alias.spec.selectors.is_subset_of(&agent.selectors))
-    }
-
-    /// Visits the agents and aliases above `parent`, each once; ends early when `visit` says so. Cycles of entries end.
-    fn walk_up(&self, parent: &SpiffeId, visit: &mut dyn FnMut(Up<'_>) -> bool) {
-        let mut pending = vec![parent.clone()];
-        let mut seen: HashSet<SpiffeId> = pending.iter().cloned().collect();
-        while let Some(parent) = pending.pop() {
-            if is_agent_id(&parent) && visit(Up::Agent(&parent)) {
-                return;
-            }
-            for above in self.entries_of_spiffe_id(&parent) {
-                if above.spec.parent_id == self.server_id {
-                    if visit(Up::Alias(above)) {
-                        return;
-                    }
-                } else if seen.insert(above.spec.parent_id.clone()) {
-                    pending.push(above.spec.parent_id.clone());
-                }
-            }
-        }
-    }
-
     fn listed<'a>(
         &'a self,
         ids: Option<&'a RedBlackTreeSetSync<EntryId>>,
@@ -417,6 +329,9 @@ impl Snapshot {
         if let Some(end) = entry.spec.expires_at {
             self.entries_by_expiry.insert_mut((end, entry.id.clone()));
         }
+        if let Some(selector) = self.alias_key(&entry) {
+            index_insert(&mut self.aliases_by_selector, selector, entry.id.clone());
+        }
         if entry.spec.admin || entry.spec.downstream {
             self.privileged.insert_mut(entry.id.clone());
         }
@@ -431,6 +346,9 @@ impl Snapshot {
         index_remove(&mut self.entries_by_spiffe_id, &entry.spec.spiffe_id, id);
         if let Some(end) = entry.spec.expires_at {
             self.entries_by_expiry.remove_mut(&(end, id.clone()));
+        }
+        if let Some(selector) = self.alias_key(&entry) {
+            index_remove(&mut self.aliases_by_selector, selector, id);
         }
         self.privileged.remove_mut(id);
         self.entries.remove_mut(id);
@@ -453,14 +371,6 @@ impl Snapshot {
         }
         self.agents.remove_mut(id);
     }
-}
-
-/// What stands above an entry.
-enum Up<'a> {
-    /// This agent.
-    Agent(&'a SpiffeId),
-    /// Each agent that fits this alias.
-    Alias(&'a Entry),
 }
 
 type Index<K, V> = HashTrieMapSync<K, RedBlackTreeSetSync<V>>;

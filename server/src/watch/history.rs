@@ -97,7 +97,7 @@ impl History {
                     parent_id,
                     spiffe_id,
                 } => {
-                    if !now.agents_below(parent_id).contains(&agent.id) {
+                    if !now.is_below(agent, parent_id) {
                         continue;
                     }
                     // What stands below it, or stood there, came or went with it.

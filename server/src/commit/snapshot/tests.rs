@@ -1,5 +1,6 @@
 use mayfly_model::EntrySpec;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 use super::*;
 
