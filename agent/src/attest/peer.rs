@@ -33,6 +33,7 @@ use rustix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::proc_text::{self, ProcTextError, Status};
+use super::tracer::Looks;
 
 pub use fingerprint::{ExeId, Fingerprint};
 
@@ -153,6 +154,7 @@ pub struct PeerProcess {
     pidfd: AsyncFd<OwnedFd>,
     proc_dir: OwnedFd,
     first: Fingerprint,
+    looks: Looks,
 }
 
 impl PeerProcess {
@@ -240,6 +242,7 @@ impl PeerProcess {
             pidfd,
             proc_dir,
             first,
+            looks: Looks::default(),
         };
         peer.ensure_unchanged()?;
         Ok(peer)
@@ -249,6 +252,11 @@ impl PeerProcess {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// How far looks at who traces it have come.
+    pub(super) fn looks(&self) -> &Looks {
+        &self.looks
     }
 
     /// Its effective user when it connected, and now: [`inspect`](Self::inspect) fails if they differ.

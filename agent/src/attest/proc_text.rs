@@ -78,18 +78,33 @@ pub fn status(text: &[u8]) -> Result<Status, ProcTextError> {
 /// # Errors
 /// `TracerPid` is missing, repeated or malformed.
 pub fn tracer(text: &[u8]) -> Result<u32, ProcTextError> {
-    const FIELD: &str = "TracerPid";
-    let mut tracer = None;
+    only_number(text, "TracerPid")
+}
+
+/// Reads in `/proc/<tid>/status` which process the thread is one of.
+///
+/// # Errors
+/// `Tgid` is missing, repeated or malformed.
+pub fn thread_group(text: &[u8]) -> Result<u32, ProcTextError> {
+    only_number(text, "Tgid")
+}
+
+/// The only number of a field that is there once.
+fn only_number(text: &[u8], field: &'static str) -> Result<u32, ProcTextError> {
+    let mut found = None;
     for line in text.split(|octet| *octet == b'\n') {
-        if let Some(value) = line.strip_prefix(b"TracerPid:") {
-            let mut numbers = numbers(FIELD, value);
+        let value = line
+            .strip_prefix(field.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b":"));
+        if let Some(value) = value {
+            let mut numbers = numbers(field, value);
             let (Some(first), None) = (numbers.next(), numbers.next()) else {
-                return Err(ProcTextError::Malformed(FIELD));
+                return Err(ProcTextError::Malformed(field));
             };
-            once(FIELD, &mut tracer, first?)?;
+            once(field, &mut found, first?)?;
         }
     }
-    tracer.ok_or(ProcTextError::Missing(FIELD))
+    found.ok_or(ProcTextError::Missing(field))
 }
 
 /// What `/proc/<pid>/stat` says of a process's life.
@@ -227,6 +242,10 @@ mod tests {
             assert_eq!(tracer(text.as_bytes()), expected, "{text}");
         }
         assert!(tracer(&std::fs::read("/proc/self/status").unwrap()).is_ok());
+        // The process of a thread stands under the thread's number.
+        assert_eq!(thread_group(STATUS.as_bytes()), Ok(42));
+        let of_this_thread = std::fs::read(format!("/proc/{}/status", nix::unistd::gettid())).unwrap();
+        assert_eq!(thread_group(&of_this_thread), Ok(std::process::id()));
     }
 
     #[test]
@@ -286,7 +305,7 @@ mod tests {
             let text = [head.as_bytes(), &text].concat();
             let _ = status(&text);
             let _ = stat(&text);
-            let _ = tracer(&text);
+            let _ = (tracer(&text), thread_group(&text));
         }
     }
 }
