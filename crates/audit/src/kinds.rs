@@ -86,6 +86,7 @@ pub const KINDS: &[Kind] = &[
     kind("log.key_rotated", NONE),
     kind("witness.registered", "name of the witness"),
     kind("private.erased", NONE),
+    kind("private.read", "name of the log"),
     kind("audit.reported", NONE),
     kind("logger.level_set", "`log`"),
     kind("logger.level_reset", "`log`"),

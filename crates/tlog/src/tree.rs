@@ -125,6 +125,30 @@ impl Tree {
         Ok(tree)
     }
 
+    /// The tree of `size` entries from its partial tiles, as [`Self::partial_tile`] hands them out; `None` if one of them
+    /// is missing or is no tile of that width. Nothing else is verified: the caller compares [`Self::root`] with a
+    /// checkpoint.
+    pub fn of_partial_tiles(size: u64, mut tile: impl FnMut(TilePath) -> Option<Vec<u8>>) -> Option<Self> {
+        let mut levels = vec![];
+        for level in (0u8..).take_while(|level| at_level(*level, size) > 0) {
+            let (width, index) = (
+                partial_width(level, size),
+                at_level(level, size) / u64::from(TILE_WIDTH),
+            );
+            let hashes = match width {
+                0 => vec![],
+                width => {
+                    let path = TilePath::new(TileKind::Hashes(level), index, width).ok()?;
+                    Hash::all_of(&tile(path)?).filter(|hashes| hashes.len() == usize::from(width))?
+                }
+            };
+            levels.push(hashes);
+        }
+        let mut tree = Self { size, levels };
+        tree.trim();
+        (size <= MAX_TREE_SIZE).then_some(tree)
+    }
+
     /// How many entries it has.
     pub fn size(&self) -> u64 {
         self.size

@@ -26,11 +26,15 @@ use crate::app::caller::identify;
 use crate::app::evidence::erase::Forgotten;
 use crate::app::evidence::probe::Probe;
 use crate::app::evidence::prove::Subject;
+use crate::app::evidence::readers::Reading;
 use crate::app::evidence::search::{Found, Wanted};
 use crate::app::evidence::{Evidence, EvidenceError, Published};
 
 /// The most kinds and the most values of a search.
 const TERMS_MAX: usize = 64;
+/// The longest of them, in bytes.
+const KIND_MAX: usize = 64;
+const VALUE_MAX: usize = 64 << 10;
 /// The most entries that are counted from the end.
 const NEWEST_MAX: u32 = 10_000;
 /// Of a file, in one message.
@@ -69,13 +73,19 @@ impl Audit for AuditService {
 
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<Self::SearchStream>, Status> {
         let call = Call::of(&request)?;
-        let search = Search::read(self.0.clone(), call, request.into_inner())?;
+        let mut search = Search::read(self.0.clone(), call, request.into_inner())?;
+        search.begin().await.map_err(|failure| to_status(&failure))?;
         Ok(Response::new(Box::pin(driven(|out| search.run(out)))))
     }
 
     async fn export(&self, request: Request<ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let evidence = self.0.evidence.clone();
+        if request.include_private {
+            let recorded = evidence.record_reading(call.actor, &Reading::Export).await;
+            recorded.map_err(|failure| to_status(&failure))?;
+        }
         Ok(Response::new(Box::pin(driven(|out| export(evidence, request, out)))))
     }
 
@@ -170,6 +180,8 @@ struct Search {
     closing: CancellationToken,
     wanted: Arc<Wanted>,
     from: u64,
+    /// As large the log was when it began.
+    size: u64,
     /// How many more, if that is limited.
     left: Option<u32>,
     newest: u32,
@@ -197,6 +209,12 @@ impl Search {
         if kinds.iter().chain(&values).any(String::is_empty) {
             return Err(invalid("a kind or a value is empty"));
         }
+        // Who looks for what may be an entry itself.
+        if kinds.iter().any(|kind| kind.len() > KIND_MAX) || values.iter().any(|value| value.len() > VALUE_MAX) {
+            return Err(invalid(format!(
+                "a kind has at most {KIND_MAX} bytes, a value {VALUE_MAX}: no entry has longer ones"
+            )));
+        }
         if limit > 0 && newest > 0 {
             return Err(invalid("limit and newest exclude each other"));
         }
@@ -220,17 +238,36 @@ impl Search {
             closing,
             wanted: Arc::new(wanted),
             from: from_index,
+            size: 0,
             left: Some(limit).filter(|limit| *limit > 0),
             newest,
             follow,
         })
     }
 
+    /// That somebody reads what is private is in the log before it is read, behind what is looked for.
+    async fn begin(&mut self) -> Result<(), EvidenceError> {
+        let evidence = &self.api.evidence;
+        self.size = evidence.size().await?;
+        // Who follows a name that nobody has yet finds it once somebody has.
+        let follows_a_name = self.follow && !self.wanted.values.is_empty();
+        if !follows_a_name && !evidence.reads_private(&self.wanted).await? {
+            return Ok(());
+        }
+        let reading = Reading::Search {
+            wanted: self.wanted.clone(),
+            from: self.from,
+            limit: self.left.unwrap_or(self.newest),
+            follow: self.follow,
+        };
+        evidence.record_reading(self.call.actor.clone(), &reading).await
+    }
+
     async fn run(mut self, out: Out<SearchResponse>) -> Result<(), Status> {
         let failed = |failure: ArchiveError| to_status(&failure);
         let evidence = self.api.evidence.clone();
         let mut commits = self.api.committer.revision();
-        let mut size = evidence.size().await.map_err(failed)?;
+        let mut size = self.size;
         if self.newest > 0 {
             for index in self.last(size).await.map_err(failed)? {
                 if let Some(found) = evidence.found(index, self.wanted.reveal).await.map_err(failed)? {

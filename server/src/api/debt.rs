@@ -6,13 +6,13 @@ use mayfly_audit::Severity;
 use mayfly_audit::meter::{Listed, MeterRow};
 use mayfly_proto::mayfly::task::debt_server::Debt;
 use mayfly_proto::mayfly::task::*;
-use mayfly_svid::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::exceptions::{shown, within_answer};
 use super::status::to_status;
 use super::{Api, Call};
 use crate::app::debt::{self, DebtError, Measured, Standing};
+use crate::app::evidence::readers::Reading;
 use crate::app::lints;
 
 pub(super) struct DebtService(pub(super) Arc<Api>);
@@ -22,7 +22,7 @@ impl Debt for DebtService {
     async fn get(&self, request: Request<GetDebtRequest>) -> Result<Response<DebtResponse>, Status> {
         let call = Call::of(&request)?;
         let GetDebtRequest { since, until, scope } = request.into_inner();
-        let Measured { report, entries } = self.measure(since, until, &scope, call.now).await?;
+        let Measured { report, entries } = self.measure(since, until, &scope, &call).await?;
         let checkpoints = &self.0.feeds.checkpoints;
         let now = Standing::of(&call.snapshot, checkpoints, call.now);
         let exceptions = now.exceptions.iter();
@@ -91,7 +91,7 @@ impl Debt for DebtService {
     async fn lint(&self, request: Request<GetLintsRequest>) -> Result<Response<LintResponse>, Status> {
         let call = Call::of(&request)?;
         let GetLintsRequest { since, until } = request.into_inner();
-        let Measured { report, entries } = self.measure(since, until, "", call.now).await?;
+        let Measured { report, entries } = self.measure(since, until, "", &call).await?;
         let in_force = self.0.policy.of(&call.snapshot);
         let found = lints::lint(&call.snapshot, in_force.set(), &report.findings, call.now);
         let definitions = call.snapshot.definitions_after(None).filter(|version| !version.retired);
@@ -121,9 +121,12 @@ const FINDINGS_MAX: usize = 1_000;
 const ROWS_MAX: usize = 500;
 
 impl DebtService {
-    async fn measure(&self, since: i64, until: i64, scope: &str, now: Timestamp) -> Result<Measured, Status> {
+    async fn measure(&self, since: i64, until: i64, scope: &str, call: &Call) -> Result<Measured, Status> {
+        // People are shown by their names, which the log only commits to.
+        let recorded = self.0.evidence.record_reading(call.actor.clone(), &Reading::Debt).await;
+        recorded.map_err(|failure| to_status(&failure))?;
         let measured = async {
-            let view = debt::period(since, until, scope, now)?;
+            let view = debt::period(since, until, scope, call.now)?;
             let origin = self.0.evidence.origin().to_owned();
             Ok::<_, DebtError>(self.0.measuring.measure(origin, view).await?)
         };

@@ -188,25 +188,20 @@ fn measure(reader: &mut ArchiveReader, origin: String, view: &View) -> Result<Me
 /// What is needed to show people by their names: short texts; and what is too large for an entry, which is read from there.
 fn names(reader: &mut ArchiveReader) -> Result<Details, StoreError> {
     let mut details = Details::default();
-    let mut after = None;
-    loop {
-        let values = reader.privates(after, PIECE)?;
-        let Some(last) = values.last() else { break };
-        after = Some(last.commitment);
-        for private in values {
-            if details.len() >= VALUES_MAX {
-                return Ok(details);
-            }
-            let is_name = private.value.len() <= NAME_MAX && private.value.starts_with('"');
-            if !is_name && !private.value.starts_with('{') {
-                continue;
-            }
-            let (Ok(value), Ok(salt)) = (serde_json::from_str(&private.value), hex::decode(&private.salt)) else {
-                continue;
-            };
-            // What is not committed to by it says nothing; it is found by whoever verifies an export.
-            let _ = details.add(&private.commitment.to_string(), &salt, value);
+    for private in reader.privates() {
+        let private = private?;
+        if details.len() >= VALUES_MAX {
+            break;
         }
+        let is_name = private.value.len() <= NAME_MAX && private.value.starts_with('"');
+        if !is_name && !private.value.starts_with('{') {
+            continue;
+        }
+        let (Ok(value), Ok(salt)) = (serde_json::from_str(&private.value), hex::decode(&private.salt)) else {
+            continue;
+        };
+        // What is not committed to by it says nothing; it is found by whoever verifies an export.
+        let _ = details.add(&private.commitment.to_string(), &salt, value);
     }
     Ok(details)
 }

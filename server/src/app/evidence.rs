@@ -18,6 +18,7 @@ mod export;
 mod key;
 pub mod probe;
 pub mod prove;
+pub mod readers;
 pub mod report;
 pub mod search;
 mod tiles;
@@ -48,6 +49,7 @@ use super::archive::Archive;
 use crate::commit::Committer;
 pub use error::EvidenceError;
 use key::LogKeys;
+use readers::Readers;
 use tiles::TileFiles;
 use writer::Writer;
 
@@ -91,6 +93,8 @@ pub struct Evidence {
     serving: Semaphore,
     /// One report at a time: each reads the whole log.
     reporting: Semaphore,
+    /// Who is on record as a reader of private values.
+    readers: tokio::sync::Mutex<Readers>,
     metrics: Metrics,
 }
 
@@ -154,6 +158,8 @@ impl Evidence {
             shown: Gauge::default(),
             lag: Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0]),
         };
+        // What was shown last time counts before anything is added.
+        metrics.has(size, size);
         Ok(Arc::new(Self {
             archive,
             committer,
@@ -167,6 +173,7 @@ impl Evidence {
             published: watch::Sender::new(Arc::new(published)),
             serving: Semaphore::new(SERVED),
             reporting: Semaphore::new(1),
+            readers: tokio::sync::Mutex::default(),
             metrics,
         }))
     }
@@ -265,11 +272,9 @@ impl Evidence {
             let keys = this.lock_keys().clone();
             let mut reader = this.archive.reader()?;
             let mut writer = this.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            this.metrics
-                .entries
-                .set(i64::try_from(reader.size()?).unwrap_or(i64::MAX));
-            let before = this.published();
-            if reader.size()? == before.checkpoint.size() && keys.has_signed(&before.checkpoint) {
+            let (size, before) = (reader.size()?, this.published());
+            this.metrics.has(size, before.checkpoint.size());
+            if size == before.checkpoint.size() && keys.has_signed(&before.checkpoint) {
                 return Ok(None);
             }
             writer.catch_up(&mut reader, &this.origin, &keys).map(Some)
@@ -280,7 +285,7 @@ impl Evidence {
         };
         let size = published.checkpoint.size();
         self.published.send_replace(Arc::new(published));
-        self.metrics.shown.set(i64::try_from(size).unwrap_or(i64::MAX));
+        self.metrics.has(size, size);
         Ok(true)
     }
 
@@ -380,6 +385,16 @@ impl Evidence {
 
     fn lock_keys(&self) -> MutexGuard<'_, LogKeys> {
         self.signing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// So many entries, and so many of them under the newest checkpoint.
+    fn has(&self, entries: u64, shown: u64) {
+        self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.shown.set(i64::try_from(shown).unwrap_or(i64::MAX));
     }
 }
 

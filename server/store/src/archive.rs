@@ -13,6 +13,9 @@ use crate::dialect::sqlite::Sqlite;
 use crate::dialect::{Database, Row};
 use crate::log::{int, log_size, private_find};
 
+/// Private values that are read at a time.
+const PRIVATE_PAGE: u64 = 512;
+
 /// The value behind a commitment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrivateValue {
@@ -103,15 +106,47 @@ impl ArchiveReader {
         rows.first().map(private).transpose()
     }
 
-    /// Values in the order of their commitments, from behind `after` on, at most `limit`.
+    /// A page of the values in the order of their commitments, from behind `after` on. The next one begins behind its
+    /// last value; an empty one is behind the end.
     ///
     /// # Errors
     /// As for [`size`](Self::size).
-    pub fn privates(&mut self, after: Option<Commitment>, limit: usize) -> Result<Vec<PrivateValue>, StoreError> {
+    pub fn private_page(&mut self, after: Option<Commitment>) -> Result<Vec<PrivateValue>, StoreError> {
         let sql = "SELECT commitment, salt, value FROM private WHERE commitment > ?1 ORDER BY commitment LIMIT ?2";
         let after = after.map(|commitment| commitment.to_string()).unwrap_or_default();
-        let rows = self.0.query("private", sql, &[after.into(), int(limit as u64)])?;
+        let rows = self.0.query("private", sql, &[after.into(), int(PRIVATE_PAGE)])?;
         rows.iter().map(private).collect()
+    }
+
+    /// All values, in that order, read page by page; nothing follows an error.
+    pub fn privates(&mut self) -> impl Iterator<Item = Result<PrivateValue, StoreError>> {
+        let (mut page, mut after, mut is_over) = (vec![].into_iter(), None, false);
+        std::iter::from_fn(move || {
+            if page.len() == 0 && !is_over {
+                match self.private_page(after) {
+                    Ok(values) => page = values.into_iter(),
+                    Err(error) => {
+                        is_over = true;
+                        return Some(Err(error));
+                    }
+                }
+            }
+            let value: Option<PrivateValue> = page.next();
+            match &value {
+                Some(value) => after = Some(value.commitment),
+                None => is_over = true,
+            }
+            value.map(Ok)
+        })
+    }
+
+    /// How many values there are.
+    ///
+    /// # Errors
+    /// As for [`size`](Self::size).
+    pub fn private_count(&mut self) -> Result<u64, StoreError> {
+        let rows = self.0.query("private", "SELECT COUNT(*) FROM private", &[])?;
+        rows.first().map_or(Ok(0), |row| row.unsigned(0))
     }
 
     /// The commitments to a value, which is canonical JSON: one, or none.

@@ -35,6 +35,7 @@ pub const FIELDS: &[&str] = &[
     "selectors",
     "target",
     "ticket",
+    "wanted",
 ];
 
 /// Those of [`FIELDS`] whose objects describe a person or a ticket, of which the log may say some things.

@@ -257,3 +257,31 @@ fn the_partial_tile_of_an_earlier_tree_is_the_beginning_of_the_one_now() {
         assert_eq!(tree.partial_tile(path(other)), None, "{other}");
     }
 }
+
+#[test]
+fn a_tree_goes_on_from_its_partial_tiles_alone() {
+    for size in [0, 1, 255, 256, 257, 300, 511, 512, 65_535, 65_536, 65_537, 70_000] {
+        let (tree, _) = tree_of(size);
+        let tiles: Tiles = tree
+            .partial_tiles()
+            .map(|path| (path, tree.partial_tile(path).unwrap()))
+            .collect();
+        let mut again = Tree::of_partial_tiles(size, |path| tiles.get(&path).cloned()).unwrap();
+        assert_eq!(again, tree, "{size} entries");
+        let mut grown = tree;
+        grown.append(&leaves(size..size + 300)).unwrap();
+        again.append(&leaves(size..size + 300)).unwrap();
+        assert_eq!(again, grown);
+        for path in tiles.keys() {
+            let without = |asked: TilePath| tiles.get(&asked).cloned().filter(|_| asked != *path);
+            assert_eq!(Tree::of_partial_tiles(size, without), None, "{size} without {path}");
+            let short = |asked: TilePath| {
+                let mut bytes = tiles.get(&asked).cloned()?;
+                bytes.truncate(bytes.len() - usize::from(asked == *path));
+                Some(bytes)
+            };
+            assert_eq!(Tree::of_partial_tiles(size, short), None, "{size} with a cut {path}");
+        }
+    }
+    assert_eq!(Tree::of_partial_tiles(MAX_TREE_SIZE + 1, |_| Some(vec![0; 32])), None);
+}

@@ -391,3 +391,56 @@ async fn a_new_key_signs_beside_the_old_one() {
     let refused = server.admin().audit().rotate_key(RotateKeyRequest::default()).await;
     assert_eq!(code(refused), Code::InvalidArgument);
 }
+
+#[tokio::test]
+async fn who_reads_private_values_is_on_record_and_who_does_not_is_not() {
+    let server = Server::new().await;
+    server.note("a.one", json!({ "person": "joe" })).await;
+    server.covered().await;
+    let readings = async || {
+        let search = SearchRequest {
+            kinds: vec!["private.read".into()],
+            ..SearchRequest::default()
+        };
+        found(&server, search).await
+    };
+    let sealed = SearchRequest::default();
+    let by_text = SearchRequest {
+        values: vec!["a.one".into()],
+        ..SearchRequest::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |include_private| ExportRequest {
+        have_size: 0,
+        include_private,
+    };
+    found(&server, sealed.clone()).await;
+    found(&server, by_text).await;
+    export(&server, dir.path(), copy(false)).await;
+    assert_eq!(readings().await, Vec::<Value>::new());
+
+    // A name that finds entries says whose they are, sealed or not.
+    let by_name = SearchRequest {
+        values: vec!["joe".into()],
+        ..SearchRequest::default()
+    };
+    let revealed = SearchRequest {
+        reveal: true,
+        kinds: vec!["a".into()],
+        ..SearchRequest::default()
+    };
+    for search in [by_name.clone(), revealed.clone(), by_name, revealed] {
+        found(&server, search).await;
+    }
+    let other = tempfile::tempdir().unwrap();
+    export(&server, other.path(), copy(true)).await;
+    let said = readings().await;
+    let what: Vec<_> = said
+        .iter()
+        .map(|entry| entry["body"]["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(what, ["search", "search", "export"]);
+    assert!(Commitment::of(&said[0]["body"]["about"][0]["wanted"]).is_some());
+    assert_eq!(said[1]["body"]["kinds"], json!(["a"]));
+    assert!(said.iter().all(|entry| Commitment::of(&entry["who"]).is_some()));
+}

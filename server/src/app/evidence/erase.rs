@@ -1,14 +1,15 @@
 //! Forgets private values. What committed to them stays, and so do all proofs.
 
 use mayfly_model::log::private::Commitment;
-use mayfly_model::{Actor, Change, Step};
+use mayfly_model::{Actor, Change, Conflict, Step};
 use mayfly_store::{ArchiveReader, StoreError};
 use serde_json::Value;
 
 use super::{Evidence, EvidenceError};
+use crate::commit::CommitError;
 
-/// Private values that are read at a time.
-const BATCH: usize = 512;
+/// Commitments in one entry, which has room for some more.
+const PIECE: usize = 512;
 
 /// What to forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +21,15 @@ pub enum Forgotten {
 }
 
 impl Evidence {
-    /// Forgets, and answers how many values. The log says which commitments, who did it and why.
+    /// Forgets, and answers how many values. The log says which commitments, who did it and why: in several entries if
+    /// they are many, each in a commit of its own. If one of these fails, what was forgotten before stays so, and whoever
+    /// asks once more goes on from there.
     ///
     /// # Errors
     /// There is nothing to forget, or the reason says it once more.
+    ///
+    /// # Cancel safety
+    /// What was forgotten by then is in the log.
     pub async fn erase(&self, forgotten: Forgotten, actor: Actor) -> Result<usize, EvidenceError> {
         if let Forgotten::Value(text) = &forgotten
             && actor.reason.contains(text.as_str())
@@ -38,30 +44,38 @@ impl Evidence {
                 found.ok_or(EvidenceError::NoSuchEntry { index, size })?
             }
         };
-        let erased = commitments.len();
-        let change = Change::PrivateErase(commitments);
-        let time = self.clock.now().into();
-        // One that finds nothing is refused there: the log has no entries about what did not happen.
-        self.committer.commit(Step { actor, time, change }).await?;
+        if commitments.is_empty() {
+            return Err(CommitError::Conflict(Conflict::NothingToErase).into());
+        }
+        let mut erased = 0;
+        for piece in commitments.chunks(PIECE) {
+            let step = Step {
+                actor: actor.clone(),
+                time: self.clock.now().into(),
+                change: Change::PrivateErase(piece.to_vec()),
+            };
+            // One that finds nothing is refused there: the log has no entries about what did not happen.
+            match self.committer.commit(step).await {
+                Ok(_) => erased += piece.len(),
+                // Somebody else has forgotten the same meanwhile.
+                Err(CommitError::Conflict(Conflict::NothingToErase)) if erased > 0 => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
         Ok(erased)
     }
 }
 
 fn with_text(reader: &mut ArchiveReader, text: &str) -> Result<Vec<Commitment>, StoreError> {
-    let (mut found, mut after) = (vec![], None);
-    loop {
-        let values = reader.privates(after, BATCH)?;
-        for private in &values {
-            let value: Option<Value> = serde_json::from_str(&private.value).ok();
-            if value.is_some_and(|value| has_text(&value, text)) {
-                found.push(private.commitment);
-            }
-        }
-        match values.last() {
-            Some(last) => after = Some(last.commitment),
-            None => return Ok(found),
+    let mut found = vec![];
+    for private in reader.privates() {
+        let private = private?;
+        let value: Option<Value> = serde_json::from_str(&private.value).ok();
+        if value.is_some_and(|value| has_text(&value, text)) {
+            found.push(private.commitment);
         }
     }
+    Ok(found)
 }
 
 /// Those that are still known.

@@ -9,9 +9,6 @@ use mayfly_tlog::tile::{TILE_WIDTH, TileKind, TilePath};
 use super::super::archive::ArchiveError;
 use super::{Evidence, EvidenceError, Published, blocking};
 
-/// Private values of a piece of `private.jsonl`.
-const VALUES: usize = 512;
-
 impl Evidence {
     /// What an export is of: a checkpoint over all that was committed before, or at least the newest there is.
     ///
@@ -42,17 +39,14 @@ impl Evidence {
         bytes.ok_or_else(|| EvidenceError::Format(format!("there is no `{path}`")))
     }
 
-    /// A piece of what is private, behind the value of `after`: a line for each, and where the next piece begins,
-    /// unless this is the last one.
+    /// A piece of what is private, behind the value of `after`: a line for each, and where the next piece begins; none
+    /// behind the last one. That somebody reads this is on record by then: [`Self::record_reading`].
     ///
     /// # Errors
     /// It cannot be read.
     pub async fn private_lines(&self, after: Option<Commitment>) -> Result<(String, Option<Commitment>), ArchiveError> {
-        let values = self.archive.read(move |reader| reader.privates(after, VALUES)).await?;
-        let next = values
-            .last()
-            .map(|last| last.commitment)
-            .filter(|_| values.len() == VALUES);
+        let values = self.archive.read(move |reader| reader.private_page(after)).await?;
+        let next = values.last().map(|last| last.commitment);
         let lines = values.iter().fold(String::new(), |mut lines, private| {
             // Canonical JSON, as the value is.
             let (commitment, salt, value) = (private.commitment, &private.salt, &private.value);

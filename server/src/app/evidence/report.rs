@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use super::{Evidence, EvidenceError, Published, blocking};
 
-/// The event of a report: `{"sha256", "from", "to", "scope"}`, and the owner's name as a private value if it is about one.
+/// The event of a report: `{"sha256", "from", "to", "scope", "private"}`, the last whether it shows private values, and the
+/// owner's name as a private value if it is about one.
 const REPORTED: &str = "audit.reported";
-/// Entries, and private values, that are read at a time.
+/// Entries that are read at a time.
 const BATCH: usize = 512;
 
 /// What a report is to be about.
@@ -129,29 +130,28 @@ fn witnesses(published: &Published, own: &[VerifierKey]) -> Vec<String> {
 
 fn body(wanted: &Wanted, json: &[u8]) -> Value {
     let sha256 = note::digest_of(json);
-    let (from, to) = (wanted.from, wanted.to);
+    let mut body = json!({ "sha256": sha256, "from": wanted.from, "to": wanted.to, "private": wanted.with_private });
     match &wanted.scope {
         // The name of a person stays beside the log.
-        Scope::Owner(owner) => json!({ "sha256": sha256, "from": from, "to": to, "scope": "owner", "owner": owner }),
-        scope => json!({ "sha256": sha256, "from": from, "to": to, "scope": scope.to_string() }),
+        Scope::Owner(owner) => {
+            body["scope"] = json!("owner");
+            body["owner"] = json!(owner);
+        }
+        scope => body["scope"] = json!(scope.to_string()),
     }
+    body
 }
 
 fn details(reader: &mut ArchiveReader) -> Result<Details, EvidenceError> {
-    let (mut details, mut after) = (Details::default(), None);
-    loop {
-        let values = reader.privates(after, BATCH)?;
-        for private in &values {
-            let value = serde_json::from_str(&private.value).map_err(|error| corrupt(error.to_string()))?;
-            let salt = hex::decode(&private.salt).map_err(|error| corrupt(error.to_string()))?;
-            let added = details.add(&private.commitment.to_string(), &salt, value);
-            added.map_err(|error| corrupt(error.to_string()))?;
-        }
-        match values.last() {
-            Some(last) if values.len() == BATCH => after = Some(last.commitment),
-            _ => return Ok(details),
-        }
+    let mut details = Details::default();
+    for private in reader.privates() {
+        let private = private?;
+        let value = serde_json::from_str(&private.value).map_err(|error| corrupt(error.to_string()))?;
+        let salt = hex::decode(&private.salt).map_err(|error| corrupt(error.to_string()))?;
+        let added = details.add(&private.commitment.to_string(), &salt, value);
+        added.map_err(|error| corrupt(error.to_string()))?;
     }
+    Ok(details)
 }
 
 fn corrupt(problem: String) -> StoreError {

@@ -1,7 +1,9 @@
+use std::collections::BTreeSet;
+
 use mayfly_keys::MemoryKeys;
 use mayfly_tlog::leaf_hash;
 use mayfly_tlog::merkle::{verify_consistency, verify_inclusion};
-use mayfly_tlog::tile::TileKind;
+use mayfly_tlog::tile::{TILE_WIDTH, TileKind};
 use serde_json::Value;
 
 use super::*;
@@ -101,6 +103,99 @@ async fn entries_and_earlier_trees_are_proved_from_files_and_from_memory() {
     for path in TilePath::all(size) {
         assert!(evidence.tile(path).await.unwrap().is_some(), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_tile_that_many_want_at_once_is_always_whole() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    let path = TilePath::full(0, 0).unwrap();
+    let file = world.evidence_parts().dir.join(path.to_string());
+    let bytes = vec![7; usize::from(TILE_WIDTH) * Hash::LEN];
+    let tiles = [(path, bytes.clone())];
+    evidence.files.write(&tiles).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    evidence.files.write(&tiles).unwrap();
+                    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+                }
+            });
+        }
+    });
+    let left = std::fs::read_dir(file.parent().unwrap()).unwrap().count();
+    assert_eq!(left, 1, "what is written beside it is gone");
+}
+
+#[tokio::test]
+async fn what_is_shown_is_counted_from_the_start() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    note(&world, 10).await;
+    evidence.pass().await.unwrap();
+    drop(evidence);
+    let evidence = opened(&world).await.unwrap();
+    let mut registry = Registry::default();
+    evidence.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let size = entries(&world).len();
+    for metric in ["log_entries", "log_checkpoint_entries"] {
+        assert!(text.contains(&format!("\n{metric} {size}\n")), "{metric}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn many_values_are_forgotten_in_several_entries_that_all_say_which() {
+    let world = World::unborn(|_| {});
+    let evidence = opened(&world).await.unwrap();
+    let count = 1_500;
+    let steps = (0..count).map(|number| Step {
+        actor: Actor::server(),
+        time: world.now(),
+        change: Change::Note {
+            kind: "test.note",
+            subject: String::new(),
+            body: json!({ "parameters": { "name": "ann", "number": number } }),
+        },
+    });
+    for result in world.committer.commit_all(steps.collect()).await {
+        result.unwrap();
+    }
+    let erased = evidence
+        .erase(erase::Forgotten::Value("ann".into()), Actor::server())
+        .await;
+    assert_eq!(erased.unwrap(), count);
+    let of_kind = |kind: &str| {
+        let all = entries(&world)
+            .into_iter()
+            .map(|entry| serde_json::from_str::<Value>(&entry).unwrap());
+        all.filter(|entry| entry["kind"] == kind).collect::<Vec<_>>()
+    };
+    let told = of_kind("private.erased");
+    let named = told
+        .iter()
+        .flat_map(|entry| entry["body"]["commitments"].as_array().unwrap());
+    let named: BTreeSet<_> = named.map(|hash| hash.as_str().unwrap().to_owned()).collect();
+    let hidden = of_kind("test.note");
+    let hidden = hidden
+        .iter()
+        .map(|entry| entry["body"]["parameters"]["commitment"].as_str().unwrap().to_owned());
+    assert_eq!(named, hidden.collect());
+    assert_eq!(told.len(), 3);
+    assert_eq!(world.archive().reader().unwrap().privates().count(), 0);
+    // Who reads the log takes each of them for what it is.
+    let mut replay = mayfly_audit::Replay::new(mayfly_audit::Details::default());
+    for (index, entry) in (0..).zip(entries(&world)) {
+        replay.take(&mayfly_audit::Entry::parse(index, entry.as_bytes()).unwrap());
+    }
+    replay.finish();
+    assert_eq!(replay.violations(), []);
+    let again = evidence
+        .erase(erase::Forgotten::Value("ann".into()), Actor::server())
+        .await;
+    assert!(matches!(again, Err(EvidenceError::Commit(_))), "{again:?}");
 }
 
 #[tokio::test]

@@ -66,10 +66,14 @@ impl TileFiles {
                 path: file.clone(),
                 source,
             };
-            let part = file.with_extension("part");
-            fs::write(&part, bytes)
-                .and_then(|()| fs::rename(&part, &file))
-                .map_err(failed)?;
+            // Several may make the same tile at the same time: each beside it under a name of its own.
+            let part = file.with_extension(format!("{:016x}.part", rand::random::<u64>()));
+            let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, &file));
+            if written.is_err() {
+                // It may not have come into being.
+                let _ = fs::remove_file(&part);
+            }
+            written.map_err(failed)?;
         }
         Ok(())
     }
