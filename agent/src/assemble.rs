@@ -50,7 +50,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
     let (link, news) = (Link::new(), News::new());
     let svid_metrics = SvidMetrics::default();
     svid_metrics.register(&mut registry);
-    let issuer = Arc::new(ServerIssuer::new(Arc::clone(&link)));
+    let issuer = Arc::new(ServerIssuer::new(Arc::clone(&link), Arc::clone(&news)));
     let (svids, worker) = svids::start(
         settings.svids,
         issuer,
@@ -91,7 +91,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Agent> {
     let task_metrics = TaskMetrics::default();
     task_metrics.register(&mut registry);
     let parts = TaskParts {
-        server: Arc::new(ServerTasks::new(Arc::clone(&link))),
+        server: Arc::new(ServerTasks::new(Arc::clone(&link), Arc::clone(&news))),
         news: Arc::clone(&news),
         views: views.subscribe(),
         clock: Arc::clone(&clock),

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use super::call::{self, CallError};
 use super::link::Link;
+use crate::news::News;
 use crate::svids::{IssueAnswer, IssueError, IssueRefusal, IssueRequest, Issuer};
 
 const CALL: &str = "BatchNewX509SVID";
@@ -22,14 +23,16 @@ const MAX_BATCH: usize = 500;
 #[derive(Clone, Debug)]
 pub struct ServerIssuer {
     link: Arc<Link>,
+    news: Arc<News>,
 }
 
 // === impl ServerIssuer ===
 
 impl ServerIssuer {
-    /// Signs over the connection that `link` has at the time of the call.
-    pub fn new(link: Arc<Link>) -> Self {
-        Self { link }
+    /// Signs over the connection that `link` has at the time of the call; the log that the witness of `news` knows has to
+    /// grow by it.
+    pub fn new(link: Arc<Link>, news: Arc<News>) -> Self {
+        Self { link, news }
     }
 
     async fn call(&self, batch: &[IssueRequest]) -> Result<Vec<Item>, CallError> {
@@ -45,12 +48,18 @@ impl ServerIssuer {
             })
             .collect();
         let mut client = SvidClient::new(channel);
+        let witnessed = self.news.witness().map(|witness| (witness, witness.asks()));
         let results = call::unary(CALL, client.batch_new_x509svid(BatchNewX509svidRequest { params }))
             .await?
             .results;
         if results.len() != batch.len() {
             let what = format!("{} answers to {} requests", results.len(), batch.len());
             return Err(CallError::malformed(CALL, what));
+        }
+        if let Some((witness, asked)) = witnessed
+            && results.iter().any(|item| item.svid.is_some())
+        {
+            witness.was_issued(asked);
         }
         Ok(results)
     }

@@ -17,6 +17,7 @@ use tonic::{Code, Response, Status};
 use super::call::{self, CallError};
 use super::issuer::kind_of;
 use super::link::Link;
+use crate::news::News;
 use crate::tasks::{TaskError, TaskServer};
 
 /// What callers are told where there are no tasks.
@@ -26,14 +27,23 @@ pub const NO_TASKS: &str = "the server of this agent has no tasks: it is not a M
 #[derive(Clone, Debug)]
 pub struct ServerTasks {
     link: Arc<Link>,
+    news: Arc<News>,
 }
 
 // === impl ServerTasks ===
 
 impl ServerTasks {
-    /// Calls over the connection that `link` has at the time of the call.
-    pub fn new(link: Arc<Link>) -> Self {
-        Self { link }
+    /// Calls over the connection that `link` has at the time of the call; what is issued, the witness of `news` wants to
+    /// see in the log.
+    pub fn new(link: Arc<Link>, news: Arc<News>) -> Self {
+        Self { link, news }
+    }
+
+    fn issued(&self, answer: IssuedTaskResponse) -> IssuedTaskResponse {
+        if let (Some(witness), Some(leaf)) = (self.news.witness(), answer.cert_chain.first()) {
+            witness.was_sent(leaf);
+        }
+        answer
     }
 
     fn client(&self, call: &'static str) -> Result<TasksClient<Channel>, CallError> {
@@ -89,13 +99,13 @@ impl TaskServer for ServerTasks {
     }
 
     async fn open(&self, request: OpenTaskRequest) -> Result<IssuedTaskResponse, TaskError> {
-        self.call("Tasks.Open", async |mut client| client.open(request).await)
-            .await
+        let answer = self.call("Tasks.Open", async |mut client| client.open(request).await);
+        Ok(self.issued(answer.await?))
     }
 
     async fn renew(&self, request: RenewTaskRequest) -> Result<IssuedTaskResponse, TaskError> {
-        self.call("Tasks.Renew", async |mut client| client.renew(request).await)
-            .await
+        let answer = self.call("Tasks.Renew", async |mut client| client.renew(request).await);
+        Ok(self.issued(answer.await?))
     }
 
     async fn extend(&self, window_id: String, seconds: u32) -> Result<TaskState, TaskError> {

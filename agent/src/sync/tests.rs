@@ -424,7 +424,9 @@ async fn a_ban_is_noticed_by_whoever_calls_first() {
     let mut agent = TestAgent::start(&server);
     agent.holds(&["a"]).await;
     server.set(|state| state.refusal = Some(Reason::AgentBanned));
-    let refused = ServerIssuer::new(Arc::clone(&agent.link)).issue(vec![csr("a")]).await;
+    let refused = ServerIssuer::new(Arc::clone(&agent.link), Arc::clone(&agent.news))
+        .issue(vec![csr("a")])
+        .await;
     assert!(refused.is_err());
     let started = Instant::now();
     agent.holds(&[]).await;
@@ -600,7 +602,7 @@ fn csr(entry_id: &str) -> IssueRequest {
 async fn certificates_are_signed_in_order_in_as_small_batches_as_the_server_wants() {
     let server = TestServer::start().await;
     let mut agent = TestAgent::start(&server);
-    let issuer = ServerIssuer::new(Arc::clone(&agent.link));
+    let issuer = ServerIssuer::new(Arc::clone(&agent.link), Arc::clone(&agent.news));
     assert!(issuer.issue(vec![csr("a")]).await.is_err(), "not connected yet");
     agent.holds(&["a"]).await;
     server.set(|state| state.max_batch = 2);
@@ -635,7 +637,7 @@ async fn an_entry_that_the_server_does_not_know_yet_is_looked_up_at_once() {
     agent.holds(&["a"]).await;
     server.put("b", "/b");
     let started = Instant::now();
-    let answers = ServerIssuer::new(Arc::clone(&agent.link))
+    let answers = ServerIssuer::new(Arc::clone(&agent.link), Arc::clone(&agent.news))
         .issue(vec![csr("gone")])
         .await
         .unwrap();

@@ -11,7 +11,7 @@
 //! A resumed stream names what is held, so nothing is sent twice. Silence for four beacon intervals counts as a lost
 //! connection, a check that fails as a reason to ask for everything. What the messages do is in [`Changes`]. What the
 //! consumers behind this agent enforce goes the other way on the same stream, summed up, a few times a second at most; so
-//! does what the [witness](crate::witness) says of the server's log, whose head comes first of all.
+//! does what the [witness](crate::witness) says of the server's log, whose head comes first of all, and asks of it.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub(super) struct WatchStream {
     report_at: Option<Instant>,
     /// The witness looks at the head of the log: it saves what it accepts before it answers.
     looking: Option<JoinHandle<Witnessed>>,
-    /// For how long the log has not been shown; none if there is no witness.
+    /// What the log has to show; none if there is no witness.
     watching: Option<Watching>,
 }
 
@@ -81,8 +81,8 @@ impl WatchStream {
             witness: holdings.news().witness().and_then(|witness| witness.hello()),
         };
         // The hello, one acknowledgement and one answer to a head of the log, as the server sends nothing more before it
-        // has those, and reports of what consumers enforce, which leave room for them.
-        let (requests, outgoing) = mpsc::channel(5);
+        // has those, and reports of what consumers enforce and questions about the log, which leave room for them.
+        let (requests, outgoing) = mpsc::channel(6);
         send(&requests, watch_request::Body::Hello(hello))?;
         let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let opened = tokio::time::timeout(CALL_TIMEOUT, client.watch(ReceiverStream::new(outgoing))).await;
@@ -123,10 +123,13 @@ impl WatchStream {
                 }
                 answer = finished(&mut self.looking), if self.looking.is_some() => {
                     self.looking = None;
-                    if let Some(answer) = answer {
+                    if let (Some(answer), Some(watching)) = (answer, &mut self.watching) {
+                        watching.answered(&answer);
                         send(&self.requests, watch_request::Body::Witnessed(answer))?;
                     }
+                    self.ask();
                 }
+                () = more_is_owed(&mut self.watching) => self.ask(),
                 () = holdings.news().enforcers().changed(), if due.is_none() => {
                     self.report_at = Some(self.reported_at + REPORT_GAP);
                 }
@@ -148,6 +151,7 @@ impl WatchStream {
             Some(watch_response::Body::Beacon(body)) => {
                 self.expect_beacons(body);
                 self.miss_the_log(holdings);
+                self.ask();
                 (beacon, lease_ms) = (Some((body.time_unix_ms, body.interval_ms)), body.lease_ms);
             }
             Some(watch_response::Body::Update(update)) => lease_ms = update.lease_ms,
@@ -208,11 +212,25 @@ impl WatchStream {
     fn miss_the_log(&mut self, holdings: &Holdings) {
         // What is being looked at was shown.
         if self.looking.is_none()
-            && self.watching.as_mut().is_some_and(Watching::is_overdue)
+            && let Some(missing) = self
+                .watching
+                .as_mut()
+                .and_then(|watching| watching.overdue(self.silence))
             && let Some(witness) = holdings.news().witness().cloned()
         {
             // Nobody waits for it: it is put down, and seen by all, when the disk has it.
-            drop(tokio::task::spawn_blocking(move || witness.not_shown()));
+            drop(tokio::task::spawn_blocking(move || witness.misses(missing)));
+        }
+    }
+
+    /// Asks for what the log has to show and was not asked for yet; with the next beacon if there is no room for it now.
+    fn ask(&mut self) {
+        if self.requests.capacity() >= 3
+            && let Some(question) = self.watching.as_mut().and_then(Watching::question)
+        {
+            let body = Some(watch_request::Body::Prove(question));
+            // As for a report.
+            let _ = self.requests.try_send(WatchRequest { body });
         }
     }
 
@@ -221,6 +239,14 @@ impl WatchStream {
         let interval = Duration::from_millis(beacon.interval_ms.into());
         self.silence = interval.clamp(Duration::from_millis(100), Duration::from_secs(300)) * MISSED_BEACONS;
         self.deadline = Instant::now() + self.silence;
+    }
+}
+
+/// Waits until the log has to show more than the server was asked for.
+async fn more_is_owed(watching: &mut Option<Watching>) {
+    match watching {
+        Some(watching) => watching.owes().await,
+        None => std::future::pending().await,
     }
 }
 

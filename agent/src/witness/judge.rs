@@ -1,6 +1,7 @@
 //! What to make of the head of the log. No files, no clock.
 
 use mayfly_proto::mayfly::agent::LogHead;
+use mayfly_svid::Serial;
 use mayfly_tlog::Hash;
 use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use mayfly_tlog::note::{Algorithm, Note, VerifierKey};
@@ -37,6 +38,12 @@ pub(super) enum Refusal {
     NotContinued { known: u64 },
     #[error("it has another past: its {size} entries do not begin with the {known} that it had")]
     OtherPast { known: u64, size: u64 },
+    #[error("it stands at {size} entries, although the server has issued SVIDs since")]
+    Frozen { size: u64 },
+    #[error("the server does not show in it the SVID {serial}, which names its entry {index}")]
+    NotInIt { index: u64, serial: Serial },
+    #[error("its entry {index} is not that of the SVID {serial}, which names it: {why}")]
+    OtherEntry { index: u64, serial: Serial, why: String },
 }
 
 /// Judges `head` by what is known.
@@ -65,7 +72,7 @@ fn considered(known: Option<&Known>, head: &LogHead) -> Result<Verdict, Refusal>
     let before = known.map_or(0, |known| known.checkpoint.size());
     // Whoever knows nothing needs no proof, whatever came along.
     let (from, proof) = if known.is_some() {
-        (head.from, proof(head))
+        (head.from, hashes(&head.proof))
     } else {
         (0, Some(vec![]))
     };
@@ -125,7 +132,8 @@ fn speaking(trusted: &[VerifierKey], offered: &[VerifierKey], note: &Note) -> Ve
     keys
 }
 
-fn proof(head: &LogHead) -> Option<Vec<Hash>> {
+/// The hashes of a proof, if they are that.
+pub(super) fn hashes(proof: &[Vec<u8>]) -> Option<Vec<Hash>> {
     let hash = |bytes: &Vec<u8>| bytes.as_slice().try_into().ok().map(Hash::new);
-    head.proof.iter().map(hash).collect()
+    proof.iter().map(hash).collect()
 }

@@ -1,7 +1,7 @@
 //! What a witness remembers, and its file.
 //!
 //! JSON: `{"version": 1, "known": {"keys": […], "checkpoint": "…"}, "refused": {"why": "…", "at": 0, "checkpoint":
-//! "…"}}`, the two parts where there are any. The checkpoint is the whole note, so that an older server is shown its
+//! "…"}, "overdue": {"entries": […], "stands_at": 0}}`, the parts where there are any. The checkpoint is the whole note, so that an older server is shown its
 //! own signature.
 
 use std::io;
@@ -11,6 +11,8 @@ use mayfly_runtime::files::{FileError, PRIVATE, read_capped, write_atomic};
 use mayfly_tlog::checkpoint::{CheckpointError, SignedCheckpoint};
 use mayfly_tlog::note::{VerifierKey, VerifierKeyError};
 use serde::{Deserialize, Serialize};
+
+use super::debts::Overdue;
 
 /// Two notes with all signatures they may have.
 const MAX_BYTES: u64 = 4 << 20;
@@ -23,6 +25,8 @@ pub(super) struct Memory {
     pub(super) known: Option<Known>,
     /// The log that was shown last is refused.
     pub(super) refused: Option<Refused>,
+    /// It is refused until it shows this as well.
+    pub(super) overdue: Overdue,
     /// The file is there and says nothing that could be used: nothing is accepted, and the file stays as it is.
     pub(super) is_unreadable: bool,
 }
@@ -72,6 +76,8 @@ struct Written {
     known: Option<WrittenKnown>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
+    #[serde(default, skip_serializing_if = "Overdue::is_empty")]
+    overdue: Overdue,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,6 +116,7 @@ impl Memory {
         Ok(Self {
             known: known.transpose()?,
             refused: written.refused,
+            overdue: written.overdue,
             is_unreadable: false,
         })
     }
@@ -120,6 +127,7 @@ impl Memory {
         Self {
             known: None,
             refused: Some(Refused { why, at, checkpoint }),
+            overdue: Overdue::default(),
             is_unreadable: true,
         }
     }
@@ -133,6 +141,7 @@ impl Memory {
                 checkpoint: known.checkpoint.to_string(),
             }),
             refused: self.refused.clone(),
+            overdue: self.overdue.clone(),
         };
         let mut text = serde_json::to_vec_pretty(&written).expect("strings and numbers are JSON");
         text.push(b'\n');
@@ -151,7 +160,7 @@ impl Memory {
             let known = memory.known.as_ref();
             known.map(|known| (known.keys.clone(), known.checkpoint.checkpoint().clone()))
         };
-        known(self) == known(other) && self.why() == other.why()
+        known(self) == known(other) && self.why() == other.why() && self.overdue == other.overdue
     }
 }
 

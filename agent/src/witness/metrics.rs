@@ -15,6 +15,8 @@ pub struct WitnessMetrics {
     pub cosigned: Counter,
     /// Heads of the log that were refused.
     pub refusals: Counter,
+    /// SVIDs of windows whose entry was shown.
+    pub proven: Counter,
 }
 
 impl WitnessMetrics {
@@ -25,6 +27,7 @@ impl WitnessMetrics {
             size,
             cosigned,
             refusals,
+            proven,
         } = self;
         let registry = registry.sub_registry_with_prefix("witness");
         registry.register("log_refused", "1 while the server's log is refused", refused.clone());
@@ -37,6 +40,11 @@ impl WitnessMetrics {
             "cosigned",
             "Checkpoints of the server's log that were cosigned",
             cosigned.clone(),
+        );
+        registry.register(
+            "proven",
+            "SVIDs of windows that the server's log was shown to have where they say",
+            proven.clone(),
         );
         registry.register(
             "refusals",

@@ -9,11 +9,13 @@
 //! A log that is shorter, has another past, is another one, is signed by no key that is known here, or is not shown any
 //! more is refused, and while it is, nobody on this node gets a task SVID; base SVIDs stay. That outlives restarts, and
 //! ends when the log that is known here is shown again, or when an operator has the agent forget it
-//! (`docs/witness.md`). The keys of the log are taken on trust at the first contact, from the server that the agent
+//! (`docs/witness.md`). The same follows when the log does not say of an SVID what the SVID says of the log, or stands
+//! still while SVIDs are issued (`debts.rs`). The keys of the log are taken on trust at the first contact, from the server that the agent
 //! authenticated; a later one needs the signature of one that is known.
 //!
 //! Not here: trees and notes (`mayfly-tlog`), the stream (`sync`). Start at [`Witness::consider`].
 
+mod debts;
 mod distrust;
 mod judge;
 mod memory;
@@ -23,24 +25,27 @@ mod shown;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mayfly_proto::mayfly::agent::{LogHead, Witness as Hello, Witnessed};
+use mayfly_proto::mayfly::agent::{Inclusion, LogHead, Witness as Hello, Witnessed};
 use mayfly_runtime::files::{FileError, read_private};
 use mayfly_runtime::{BlockReady, Chain, Clock, Readiness};
 use mayfly_svid::SpiffeId;
 use mayfly_tlog::note::{Algorithm, Ed25519Key, KeyFileError};
+use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 use zeroize::Zeroizing;
 
 pub use distrust::Distrust;
 pub use metrics::WitnessMetrics;
 
+use debts::{Debts, Issued, Overdue, Unfit};
 use judge::{Refusal, Verdict, judge};
-use memory::{Memory, Refused};
+use memory::{Known, Memory, Refused};
 pub(crate) use shown::Watching;
 
 /// The key in the data folder: PKCS#8, mode 0600.
@@ -90,7 +95,20 @@ pub struct Witness {
     /// One head after the other, however long the disk takes; nobody else waits for that.
     turn: Mutex<()>,
     state: Mutex<State>,
+    /// Tells streams that more is owed.
+    owing: watch::Sender<()>,
 }
+
+/// What the server has not shown in time.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    is_hidden: bool,
+    overdue: Overdue,
+}
+
+/// How many entries of the log were known when the server was asked to issue; none if none were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked(Option<u64>);
 
 /// Locked for a look or a change, never over a write to the disk.
 struct State {
@@ -98,8 +116,12 @@ struct State {
     /// In the name that the agent has now; none before it has one.
     key: Option<Ed25519Key>,
     blocked: Option<BlockReady>,
-    /// How long streams were open without the log that is known; none once it was shown.
+    /// The clock of streams: for how long there was one, all together.
+    streamed: Duration,
+    /// Since when streams were open without the log that is known; none once it was shown.
     unshown: Option<Duration>,
+    /// What has to be shown as well.
+    debts: Debts,
     /// The last head on this stream began elsewhere, and the server was told where this agent stands.
     has_said_where: bool,
 }
@@ -140,9 +162,12 @@ impl Witness {
                 memory: Memory::default(),
                 key: None,
                 blocked: None,
+                streamed: Duration::ZERO,
                 unshown: None,
+                debts: Debts::default(),
                 has_said_where: false,
             }),
+            owing: watch::Sender::default(),
         };
         witness.show(memory);
         Ok(Arc::new(witness))
@@ -185,17 +210,18 @@ impl Witness {
         match verdict {
             Verdict::Accepted { accepted, known } => {
                 self.lock().unshown = None;
-                let memory = Memory {
-                    known: Some(*known),
-                    refused: None,
-                    is_unreadable: false,
-                };
+                let (memory, settled) = self.settle(&before, *known, &head.inclusions);
                 if let Err(failure) = self.save(&before, &memory) {
                     error!(error = %Chain(&failure), "a checkpoint of the log is not remembered, so it does not count");
                     return self.answer(vec![]);
                 }
                 self.note_progress(&before, &memory);
+                let is_refused = memory.refused.is_some();
                 self.show(memory);
+                self.lock().settle(&settled);
+                if is_refused {
+                    return self.answer(vec![]);
+                }
                 let now = u64::try_from(self.clock.unix_now()).unwrap_or(0);
                 let cosigned = self.lock().key.as_ref().map(|key| accepted.cosign(key, now));
                 let cosignature = match cosigned {
@@ -227,37 +253,110 @@ impl Witness {
         }
     }
 
-    /// The server has shown no log for as long as one may take. One that is known here and is hidden cannot be vouched
-    /// for. Blocks on the disk.
-    pub fn not_shown(&self) {
-        let _turn = lock(&self.turn);
-        let before = self.lock().memory.clone();
-        if before.known.is_some() && before.refused.is_none() {
-            self.refuse(&before, &Refusal::NotShown, &LogHead::default());
+    /// What there is to remember of a head that was accepted, with what it shows of what is owed, and which debts it
+    /// settles.
+    fn settle(&self, before: &Memory, known: Known, shown: &[Inclusion]) -> (Memory, Vec<Issued>) {
+        let (mut overdue, mut settled) = (before.overdue.clone(), vec![]);
+        overdue.has_grown(known.checkpoint.size());
+        for inclusion in shown {
+            let owed: Vec<Issued> = {
+                let debts = &self.lock().debts;
+                let index = inclusion.index;
+                debts.at(index).chain(overdue.at(index)).cloned().collect()
+            };
+            for issued in owed {
+                match issued.is_shown_by(inclusion, &known.checkpoint) {
+                    // That proves nothing, and what is owed stays owed.
+                    Err(Unfit::Proof) => continue,
+                    Err(why) => overdue.add_fault(issued.clone(), &why),
+                    Ok(()) => drop(self.metrics.proven.inc()),
+                }
+                settled.push(issued);
+            }
         }
+        overdue.settle(&settled);
+        let same = |refusal: &Refusal| {
+            before
+                .refused
+                .clone()
+                .filter(|before| before.why == refusal.to_string())
+        };
+        let refused = overdue.refusal().map(|refusal| {
+            let anew = || self.refused(&refusal, known.checkpoint.to_string());
+            same(&refusal).unwrap_or_else(anew)
+        });
+        let memory = Memory {
+            known: Some(known),
+            refused,
+            overdue,
+            is_unreadable: false,
+        };
+        (memory, settled)
+    }
+
+    /// The server has not shown what it has to for as long as that may take. One whose log is hidden, stands still or
+    /// leaves out what was issued cannot be vouched for. Blocks on the disk.
+    pub(crate) fn misses(&self, missing: Missing) {
+        let _turn = lock(&self.turn);
+        let mut before = self.lock().memory.clone();
+        let Missing { is_hidden, overdue } = missing;
+        let is_late = !overdue.is_empty();
+        before.overdue.add(overdue);
+        let refusal = match before.overdue.refusal() {
+            _ if before.is_unreadable => return,
+            Some(refusal) if is_late => refusal,
+            // Nobody misses what was never there.
+            _ if is_hidden && before.known.is_some() && before.refused.is_none() => Refusal::NotShown,
+            _ => return,
+        };
+        self.refuse(&before, &refusal, &LogHead::default());
+    }
+
+    /// The server is about to be asked to issue.
+    pub(crate) fn asks(&self) -> Asked {
+        let state = self.lock();
+        Asked(state.memory.known.as_ref().map(|known| known.checkpoint.size()))
+    }
+
+    /// It did, after `asked`: the log had as many entries by then, and has one more since.
+    pub(crate) fn was_issued(&self, asked: Asked) {
+        let state = &mut *self.lock();
+        if let Some(size) = asked.0 {
+            state.debts.owe_growth(size, state.streamed);
+            state.settle(&[]);
+        }
+    }
+
+    /// The server sent this certificate. If it is that of a window, it says where the log has it, and the log has to.
+    pub(crate) fn was_sent(&self, leaf_der: &[u8]) {
+        let Some(issued) = Issued::of(leaf_der) else { return };
+        {
+            let state = &mut *self.lock();
+            state.debts.owe(issued, state.streamed);
+        }
+        self.owing.send_replace(());
+    }
+
+    /// The entries that the server has to show.
+    fn owed(&self) -> BTreeSet<u64> {
+        let state = self.lock();
+        state.memory.overdue.indexes().chain(state.debts.indexes()).collect()
     }
 
     /// On a new stream the server knows of this agent what the hello says, and has yet to show the log.
     fn stream_begins(&self) {
         let mut state = self.lock();
         state.has_said_where = false;
-        state.unshown.get_or_insert_default();
+        let now = state.streamed;
+        state.unshown.get_or_insert(now);
     }
 
     fn refuse(&self, before: &Memory, refusal: &Refusal, head: &LogHead) {
-        let why = refusal.to_string();
-        let hint = "no task SVIDs on this node until the log that is known here is shown again; if there is a new \
-                    log on purpose, stop the agent, delete the file, and start the agent";
-        error!(why, file = %self.file.display(), hint, "the server's log is refused: task SVIDs withdrawn");
-        self.metrics.refusals.inc();
-        let refused = Refused {
-            why,
-            at: self.clock.unix_now(),
-            checkpoint: String::from_utf8_lossy(&head.checkpoint).into_owned(),
-        };
+        let refused = self.refused(refusal, String::from_utf8_lossy(&head.checkpoint).into_owned());
         let memory = Memory {
             known: before.known.clone(),
             refused: Some(refused),
+            overdue: before.overdue.clone(),
             is_unreadable: false,
         };
         // It counts, remembered or not.
@@ -265,6 +364,17 @@ impl Witness {
             error!(error = %Chain(&failure), "that the log is refused is forgotten when this process ends");
         }
         self.show(memory);
+    }
+
+    /// Says it, loudly.
+    fn refused(&self, refusal: &Refusal, checkpoint: String) -> Refused {
+        let why = refusal.to_string();
+        let hint = "no task SVIDs on this node until the log that is known here is shown again, with what is missing in \
+                    it; if there is a new log on purpose, stop the agent, delete the file, and start the agent";
+        error!(why, file = %self.file.display(), hint, "the server's log is refused: task SVIDs withdrawn");
+        self.metrics.refusals.inc();
+        let at = self.clock.unix_now();
+        Refused { why, at, checkpoint }
     }
 
     fn save(&self, before: &Memory, memory: &Memory) -> Result<(), FileError> {
@@ -286,7 +396,7 @@ impl Witness {
             }
             Some(_) => {}
         }
-        if before.refused.is_some() {
+        if before.refused.is_some() && now.refused.is_none() {
             warn!(
                 origin,
                 size = known.checkpoint.size(),
@@ -322,6 +432,17 @@ impl Witness {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// These debts are settled, and that the log has grown to what is known of it.
+    fn settle(&mut self, settled: &[Issued]) {
+        self.debts.settle(settled);
+        let known = self.memory.known.as_ref();
+        self.debts.has_grown(known.map_or(0, |known| known.checkpoint.size()));
     }
 }
 

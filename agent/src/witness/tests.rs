@@ -12,13 +12,13 @@ use super::*;
 const ORIGIN: &str = "td/log/h";
 
 /// A log of its own making. Fewer than 256 entries, so that no tile is needed.
-struct Log {
+pub(super) struct Log {
     keys: Vec<Ed25519Key>,
-    entries: Vec<Vec<u8>>,
+    pub(super) entries: Vec<Vec<u8>>,
 }
 
 impl Log {
-    fn new(entries: usize) -> Self {
+    pub(super) fn new(entries: usize) -> Self {
         Self {
             keys: vec![log_key(ORIGIN)],
             entries: (0..entries).map(|number| vec![number as u8]).collect(),
@@ -33,7 +33,7 @@ impl Log {
     }
 
     /// What a server shows to an agent that knows `from` entries.
-    fn head(&self, from: u64) -> LogHead {
+    pub(super) fn head(&self, from: u64) -> LogHead {
         let tree = self.tree();
         let checkpoint = Checkpoint::new(self.keys[0].verifier_key().name(), tree.size(), tree.root()).unwrap();
         let mut signed = SignedCheckpoint::sign(checkpoint, &self.keys[0]).unwrap();
@@ -48,6 +48,23 @@ impl Log {
             from,
             proof: proof.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
             inclusions: vec![],
+        }
+    }
+
+    /// The same with entries that the agent wants to see.
+    pub(super) fn head_with(&self, from: u64, indexes: &[u64]) -> LogHead {
+        let tree = self.tree();
+        let inclusion = |index: &u64| {
+            let proof = tree.prove_inclusion(*index, tree.size(), &NoTiles).unwrap();
+            Inclusion {
+                index: *index,
+                entry: self.entries[*index as usize].clone(),
+                proof: proof.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
+            }
+        };
+        LogHead {
+            inclusions: indexes.iter().map(inclusion).collect(),
+            ..self.head(from)
         }
     }
 }
@@ -66,15 +83,15 @@ fn log_key(name: &str) -> Ed25519Key {
 }
 
 /// An agent's data folder, and the agent's witness in it.
-struct Node {
-    dir: tempfile::TempDir,
+pub(super) struct Node {
+    pub(super) dir: tempfile::TempDir,
     distrust: Distrust,
     readiness: Readiness,
-    witness: Arc<Witness>,
+    pub(super) witness: Arc<Witness>,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::start(tempfile::tempdir().unwrap())
     }
 
@@ -97,7 +114,7 @@ impl Node {
         }
     }
 
-    fn restart(self) -> Self {
+    pub(super) fn restart(self) -> Self {
         Self::start(self.dir)
     }
 
@@ -106,7 +123,7 @@ impl Node {
     }
 
     /// The log that it knows, from the server's side.
-    fn known(&self) -> u64 {
+    pub(super) fn known(&self) -> u64 {
         let checkpoint = self.witness.hello().unwrap().checkpoint;
         if checkpoint.is_empty() {
             return 0;
@@ -115,7 +132,7 @@ impl Node {
         note.lines().nth(1).unwrap().parse().unwrap()
     }
 
-    fn sees(&self, log: &Log) -> Witnessed {
+    pub(super) fn sees(&self, log: &Log) -> Witnessed {
         self.witness.consider(&log.head(self.known()))
     }
 
@@ -129,14 +146,14 @@ impl Node {
         self.is_refusing(why);
     }
 
-    fn is_refusing(&self, why: &str) {
+    pub(super) fn is_refusing(&self, why: &str) {
         assert!(self.distrust.refusal().unwrap().contains(why));
         let missing = self.readiness.missing().join(" ");
         assert!(missing.contains(TRUSTED_LOG) && missing.contains(why), "{missing}");
         assert!(self.witness.hello().unwrap().refused.contains(why));
     }
 
-    fn trusts(&self) {
+    pub(super) fn trusts(&self) {
         assert_eq!(self.distrust.refusal(), None);
         assert!(self.readiness.is_ready());
         assert_eq!(self.witness.hello().unwrap().refused, "");
@@ -327,10 +344,14 @@ fn a_memory_that_cannot_be_read_trusts_no_log_and_stays_as_it_is() {
 fn a_log_that_is_known_and_not_shown_any_more_is_refused_until_it_is() {
     let (node, log) = (Node::new(), Log::new(9));
     // Whoever knows none misses none.
-    node.witness.not_shown();
+    let hidden = || Missing {
+        is_hidden: true,
+        overdue: Overdue::default(),
+    };
+    node.witness.misses(hidden());
     node.trusts();
     node.sees(&log);
-    node.witness.not_shown();
+    node.witness.misses(hidden());
     node.is_refusing("the server does not show it any more");
     let node = node.restart();
     node.is_refusing("the server does not show it any more");
@@ -376,21 +397,22 @@ fn a_server_that_was_told_where_the_agent_stands_begins_there_the_next_time() {
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_hidden_is_missed_after_a_minute_of_streams_however_often_they_are_cut() {
     let (node, mut log) = (Node::new(), Log::new(9));
+    let is_overdue = |stream: &mut Watching| stream.overdue(Duration::from_secs(3_600)).is_some();
     node.sees(&log);
     log.entries.resize(20, vec![7]);
     let mut stream = Watching::new(node.witness.clone());
     tokio::time::advance(Duration::from_secs(59)).await;
-    assert!(!stream.is_overdue());
+    assert!(!is_overdue(&mut stream));
     // What shows nothing is not the log, and a new stream is no new minute.
     node.witness.consider(&log.head(0));
     drop(stream);
     // Nor does it count that there is no stream.
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let mut stream = Watching::new(node.witness.clone());
-    assert!(!stream.is_overdue());
+    assert!(!is_overdue(&mut stream));
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(stream.is_overdue());
-    assert!(!stream.is_overdue(), "said once");
+    assert!(is_overdue(&mut stream));
+    assert!(!is_overdue(&mut stream), "said once");
     drop(stream);
     // A stream that was cut before anybody asked counts as well.
     for _ in 0..59 {
@@ -398,15 +420,15 @@ async fn a_log_that_is_hidden_is_missed_after_a_minute_of_streams_however_often_
         tokio::time::advance(Duration::from_secs(1)).await;
     }
     let mut stream = Watching::new(node.witness.clone());
-    assert!(!stream.is_overdue());
+    assert!(!is_overdue(&mut stream));
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(stream.is_overdue());
+    assert!(is_overdue(&mut stream));
     // Shown and accepted, it is not missed on this stream, and from the start on the next.
     assert_eq!(node.sees(&log).size, 20);
     tokio::time::advance(Duration::from_secs(3_600)).await;
-    assert!(!stream.is_overdue());
+    assert!(!is_overdue(&mut stream));
     drop(stream);
     let mut stream = Watching::new(node.witness.clone());
     tokio::time::advance(Duration::from_secs(59)).await;
-    assert!(!stream.is_overdue());
+    assert!(!is_overdue(&mut stream));
 }

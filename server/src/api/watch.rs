@@ -455,9 +455,13 @@ impl Live {
                 self.log.answered(&answer);
                 return Ok(());
             }
+            Some(Inbound::Prove(wanted)) => {
+                let too_many = |_| Status::resource_exhausted("waits for too many entries of the log");
+                return self.log.prove(&wanted).map_err(too_many);
+            }
             _ => {
                 return Err(Status::invalid_argument(
-                    "only acknowledgements and reports follow the hello",
+                    "only acknowledgements, reports and questions about the log follow the hello",
                 ));
             }
         };

@@ -11,7 +11,7 @@ impl TestAgent {
     /// A keeper of windows for this agent; the test server's entries want `unix:uid:1`.
     fn keeps_windows(&self) -> Tasks {
         let parts = TaskParts {
-            server: Arc::new(ServerTasks::new(Arc::clone(&self.link))),
+            server: Arc::new(ServerTasks::new(Arc::clone(&self.link), Arc::clone(&self.news))),
             news: Arc::clone(&self.news),
             views: self.views.clone(),
             clock: Arc::new(SystemClock),

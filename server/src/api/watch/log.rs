@@ -1,5 +1,7 @@
-//! The head of the log on one stream: first of all, and later when the log has grown.
+//! The head of the log on one stream: first of all, later when the log has grown, and as soon as it covers entries that
+//! the agent wants to see, which come with it.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,17 +10,24 @@ use std::time::Duration;
 use mayfly_proto::mayfly::agent as wire;
 use mayfly_runtime::Chain;
 use mayfly_svid::SpiffeId;
+use mayfly_tlog::Hash;
 use mayfly_tlog::note::VerifierKey;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use crate::app::evidence::EvidenceError;
-use crate::app::evidence::witnesses::{Head, Registering, Witnesses};
+use crate::app::evidence::witnesses::{Head, Inclusion, Registering, Witnesses};
 
 /// A larger log is shown with every fourth beacon at most: what is said between beacons counts against an idle agent.
 const BEACONS: u32 = 4;
 /// So long what an agent may serve waits for the first head: a slow disk must not take base SVIDs away.
 const FIRST: Duration = Duration::from_secs(5);
+/// Entries that come with one head: each has up to 64 KiB.
+const WITH_A_HEAD: usize = 32;
+/// Entries that an agent may wait for.
+const WANTED_MAX: usize = 256;
+/// After entries could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What one agent is shown of the log.
 pub(super) struct LogFeed {
@@ -41,11 +50,20 @@ struct Watched {
     beacons: u32,
     first_until: Instant,
     making: Option<Making>,
+    /// Entries that it wants to see.
+    wanted: BTreeSet<u64>,
+    /// They could not be read, and are not tried before.
+    again_at: Option<Instant>,
     /// Its key is new to the log.
     registering: Option<Registering>,
 }
 
-type Making = Pin<Box<dyn Future<Output = Result<Head, EvidenceError>> + Send>>;
+type Made = (Head, Result<Vec<Inclusion>, EvidenceError>);
+type Making = Pin<Box<dyn Future<Output = Result<Made, EvidenceError>> + Send>>;
+
+/// The agent waits for too many entries.
+#[derive(Debug)]
+pub(super) struct TooManyWanted;
 
 // === impl LogFeed ===
 
@@ -67,7 +85,11 @@ impl LogFeed {
                 is_refusing: !hello.refused.is_empty(),
                 beacons: 0,
                 first_until: Instant::now() + FIRST,
-                making: Some(Box::pin(async move { asked.head_for(&id, &known).await })),
+                making: Some(Box::pin(
+                    async move { Ok((asked.head_for(&id, &known).await?, Ok(vec![]))) },
+                )),
+                wanted: BTreeSet::new(),
+                again_at: None,
                 registering: None,
             }
         });
@@ -86,15 +108,28 @@ impl LogFeed {
             registering.await;
             watched.registering = None;
         }
-        let Some(making) = &mut watched.making else {
-            return pending().await;
+        let making = match &mut watched.making {
+            Some(making) => making,
+            None => {
+                watched.wanted_are_covered().await;
+                watched.make()
+            }
         };
         let made = making.await;
         watched.making = None;
         match made {
-            Ok(head) => {
+            Ok((head, inclusions)) => {
                 (watched.shown, watched.is_looking) = (head.size, true);
-                Some(wire_head(&head))
+                let inclusions = inclusions.unwrap_or_else(|failure| {
+                    let error = Chain(&failure);
+                    error!(agent_id = %watched.agent, %error, "entries of the log cannot be shown to an agent");
+                    watched.again_at = Some(Instant::now() + AGAIN);
+                    vec![]
+                });
+                for inclusion in &inclusions {
+                    watched.wanted.remove(&inclusion.index);
+                }
+                Some(wire_head(&head, inclusions))
             }
             // It is made again with one of the next beacons.
             Err(failure) => {
@@ -117,10 +152,23 @@ impl LogFeed {
         watched.beacons += 1;
         let is_due = watched.beacons >= BEACONS && !watched.is_looking && watched.making.is_none();
         if is_due && watched.witnesses.size() > watched.shown {
-            watched.beacons = 0;
-            let (asked, known) = (watched.witnesses.clone(), watched.known);
-            watched.making = Some(Box::pin(async move { asked.head(known).await }));
+            watched.make();
         }
+    }
+
+    /// The agent wants to see these entries.
+    ///
+    /// # Errors
+    /// It waits for too many.
+    pub(super) fn prove(&mut self, wanted: &wire::Prove) -> Result<(), TooManyWanted> {
+        let Some(watched) = &mut self.watched else {
+            return Ok(());
+        };
+        if watched.wanted.len() + wanted.indexes.len() > WANTED_MAX {
+            return Err(TooManyWanted);
+        }
+        watched.wanted.extend(&wanted.indexes);
+        Ok(())
     }
 
     /// The agent says what it made of the last head.
@@ -149,13 +197,54 @@ impl LogFeed {
     }
 }
 
-fn wire_head(head: &Head) -> wire::LogHead {
+// === impl Watched ===
+
+impl Watched {
+    /// Waits until there is a reason to show the log for the sake of what is wanted.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn wanted_are_covered(&mut self) {
+        let Some(first) = self.wanted.first().filter(|_| !self.is_looking) else {
+            return pending().await;
+        };
+        if let Some(again_at) = self.again_at {
+            sleep_until(again_at).await;
+        }
+        self.witnesses.covers(*first).await;
+    }
+
+    /// Begins to make the next head, with what is wanted.
+    fn make(&mut self) -> &mut Making {
+        (self.beacons, self.again_at) = (0, None);
+        let (asked, known) = (self.witnesses.clone(), self.known);
+        let wanted = self.wanted.iter().take(WITH_A_HEAD).copied().collect();
+        self.making.insert(Box::pin(async move {
+            let head = asked.head(known).await?;
+            let inclusions = asked.inclusions(&head, wanted).await;
+            Ok((head, inclusions))
+        }))
+    }
+}
+
+fn hashes(proof: &[Hash]) -> Vec<Vec<u8>> {
+    proof.iter().map(|hash| hash.as_bytes().to_vec()).collect()
+}
+
+fn wire_head(head: &Head, inclusions: Vec<Inclusion>) -> wire::LogHead {
     wire::LogHead {
         checkpoint: head.note.to_vec(),
         keys: head.keys.iter().map(ToString::to_string).collect(),
         from: head.from,
-        proof: head.proof.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
-        inclusions: vec![],
+        proof: hashes(&head.proof),
+        inclusions: inclusions
+            .into_iter()
+            .map(|inclusion| wire::Inclusion {
+                index: inclusion.index,
+                entry: inclusion.entry.into_bytes(),
+                proof: hashes(&inclusion.proof),
+            })
+            .collect(),
     }
 }
 
@@ -166,6 +255,8 @@ mod tests {
     use mayfly_runtime::Readiness;
     use mayfly_tlog::checkpoint::SignedCheckpoint;
     use mayfly_tlog::cosignature::cosign;
+    use mayfly_tlog::leaf_hash;
+    use mayfly_tlog::merkle::verify_inclusion;
     use mayfly_tlog::note::{Algorithm, Ed25519Key, NoteSigner as _};
 
     use super::*;
@@ -303,6 +394,87 @@ mod tests {
         beacons(&mut feed, BEACONS);
         let again = feed.head().await.unwrap();
         assert_eq!(again.from, known.checkpoint.size());
+    }
+
+    fn wanted(indexes: impl IntoIterator<Item = u64>) -> wire::Prove {
+        wire::Prove {
+            indexes: indexes.into_iter().collect(),
+        }
+    }
+
+    /// The head shows entries, each at its place.
+    fn shown(head: &wire::LogHead) -> Vec<u64> {
+        let keys: Vec<VerifierKey> = head.keys.iter().map(|key| key.parse().unwrap()).collect();
+        let checkpoint = SignedCheckpoint::open(&head.checkpoint, &keys).unwrap();
+        let (size, root) = (checkpoint.size(), checkpoint.root());
+        let shown = head.inclusions.iter().map(|inclusion| {
+            let hash = |bytes: &Vec<u8>| Hash::new(bytes.as_slice().try_into().unwrap());
+            let proof: Vec<Hash> = inclusion.proof.iter().map(hash).collect();
+            verify_inclusion(leaf_hash(&inclusion.entry), inclusion.index, size, root, &proof).unwrap();
+            inclusion.index
+        });
+        shown.collect()
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_wants_to_see_comes_as_soon_as_a_checkpoint_covers_it_and_the_agent_has_looked() {
+        let fixture = Fixture::new().await;
+        let mut feed = fixture.feed(vec![]);
+        let first = feed.head().await.unwrap();
+        let answer = fixture.cosigned(&first);
+        let next = answer.size;
+        feed.prove(&wanted([0, next, next + 1])).unwrap();
+        // It has not answered.
+        assert!(feed.head().now_or_never().is_none());
+        feed.answered(&answer);
+        feed.registered().await;
+        // What is there already comes at once, without a beacon.
+        let second = feed.head().await.unwrap();
+        assert_eq!(shown(&second), [0]);
+        feed.answered(&fixture.cosigned(&second));
+        feed.registered().await;
+        // The key of this witness is an entry by now, which no checkpoint covers yet.
+        assert!(feed.head().now_or_never().is_none());
+        let (head, ()) = tokio::join!(feed.head(), async {
+            fixture.evidence.pass().await.unwrap();
+        });
+        let third = head.unwrap();
+        assert_eq!(shown(&third), [next]);
+        feed.answered(&fixture.cosigned(&third));
+        fixture.grows().await;
+        let fourth = feed.head().await.unwrap();
+        assert_eq!((shown(&fourth), fourth.from), (vec![next + 1], next + 1));
+        feed.answered(&fixture.cosigned(&fourth));
+        assert!(feed.head().now_or_never().is_none(), "nothing is left");
+    }
+
+    #[tokio::test]
+    async fn what_will_never_be_there_keeps_nobody_from_the_log_and_one_agent_waits_for_so_much() {
+        let fixture = Fixture::new().await;
+        for _ in 0..2 * WITH_A_HEAD {
+            fixture.grows().await;
+        }
+        let mut feed = fixture.feed(vec![]);
+        let first = feed.head().await.unwrap();
+        feed.answered(&fixture.cosigned(&first));
+        feed.registered().await;
+        let known = fixture.evidence.published().checkpoint.size();
+        let all = WANTED_MAX as u64;
+        feed.prove(&wanted((0..known).chain(u64::MAX - all + known + 1..=u64::MAX)))
+            .unwrap();
+        assert!(feed.prove(&wanted([u64::MAX / 2])).is_err());
+        let mut seen = 0;
+        while seen < known {
+            let head = feed.head().await.unwrap();
+            assert!(shown(&head).len() <= WITH_A_HEAD);
+            seen += shown(&head).len() as u64;
+            feed.answered(&fixture.cosigned(&head));
+            feed.registered().await;
+        }
+        assert!(feed.head().now_or_never().is_none());
+        fixture.grows().await;
+        beacons(&mut feed, BEACONS);
+        assert_eq!(shown(&feed.head().await.unwrap()), [0; 0]);
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ use tracing::{error, info, warn};
 
 use super::{Evidence, EvidenceError};
 
-pub use heads::Head;
+pub use heads::{Head, Inclusion};
 pub use post::{WitnessUrl, WitnessUrlError};
 pub use remote::RemoteWitness;
 

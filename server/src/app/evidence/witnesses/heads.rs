@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mayfly_store::{ArchiveReader, StoreError};
 use mayfly_svid::SpiffeId;
 use mayfly_tlog::Hash;
 use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
@@ -29,6 +30,19 @@ pub struct Head {
     pub from: u64,
     /// That it goes on from there.
     pub proof: Arc<[Hash]>,
+    /// What it is the head of.
+    pub(super) published: Arc<Published>,
+}
+
+/// An entry, and that it is under a head.
+#[derive(Clone, Debug)]
+pub struct Inclusion {
+    /// Where it is.
+    pub index: u64,
+    /// As it is hashed.
+    pub entry: String,
+    /// The way to the root.
+    pub proof: Vec<Hash>,
 }
 
 /// The newest heads.
@@ -125,7 +139,48 @@ impl Witnesses {
             size: newest.published.checkpoint.size(),
             from: if part.is_some() { from } else { 0 },
             proof: part.map_or_else(Arc::default, |part| part.proof),
+            published: newest.published.clone(),
         })
+    }
+
+    /// Waits until entry `index` is under a checkpoint that is shown.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn covers(&self, index: u64) {
+        let mut shown = self.evidence.subscribe();
+        let covers = shown.wait_for(|published| published.checkpoint.size() > index);
+        if covers.await.is_err() {
+            // The server is stopping.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Those of the entries at `wanted` that are under `head`.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn inclusions(&self, head: &Head, wanted: Vec<u64>) -> Result<Vec<Inclusion>, EvidenceError> {
+        let size = head.size;
+        let wanted: Vec<u64> = wanted.into_iter().filter(|index| *index < size).collect();
+        if wanted.is_empty() {
+            return Ok(vec![]);
+        }
+        let read = move |reader: &mut ArchiveReader| {
+            let entry = |index: u64| Ok((index, reader.entries(index, 1)?.pop()));
+            wanted.into_iter().map(entry).collect::<Result<Vec<_>, StoreError>>()
+        };
+        let entries = self.evidence.archive().read(read).await?;
+        let (published, files) = (head.published.clone(), self.evidence.files.clone());
+        let prove = move |(index, entry): (u64, Option<String>)| {
+            let proof = files.mending(|| published.tree.prove_inclusion(index, size, &files))?;
+            let entry = entry.ok_or(EvidenceError::NoSuchEntry { index, size })?;
+            Ok(Inclusion { index, entry, proof })
+        };
+        blocking(move || entries.into_iter().map(prove).collect()).await?
     }
 
     async fn part(&self, size: u64) -> Result<(Arc<Published>, Option<Part>), EvidenceError> {
