@@ -1,9 +1,13 @@
 //! What somebody should look at.
 
+mod codes;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use codes::{CODES, Code, remedy};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,59 +39,6 @@ pub struct Finding {
     /// Entries of the log that show it; the first ones if there are many.
     pub evidence: Vec<u64>,
 }
-
-/// Every code of a finding, with what it says.
-pub const CODES: &[(&str, &str)] = &[
-    ("invariant-violated", "the log shows what must not be"),
-    ("standing-authority", "a task SVID counted when no window was open"),
-    ("probe-failed", "a consumer did not do what it has to when it was tried"),
-    ("base-privileged", "a consumer lets in base identities"),
-    (
-        "privileged-base-identity",
-        "an identity has privileges of its own, and no exception says why",
-    ),
-    (
-        "expired-exception",
-        "an exception is over, and nobody renewed or ended it",
-    ),
-    (
-        "task-over-standing-power",
-        "who may run a task has what it gives without a window as well",
-    ),
-    (
-        "exception-too-long",
-        "an exception was granted for longer than exceptions may be",
-    ),
-    (
-        "disguised-standing-access",
-        "windows follow each other as if there were no end",
-    ),
-    ("window-not-ended", "a window is over and nobody ended it"),
-    (
-        "unsettled-window",
-        "a window has ended and its authority is not shown dead",
-    ),
-    (
-        "risk-accepted",
-        "somebody accepted that the end of a window could not be shown",
-    ),
-    ("rubber-stamping", "somebody agrees faster than one can read"),
-    ("never-refuses", "somebody agreed to everything"),
-    (
-        "self-group-approvals",
-        "somebody agrees mostly to what their own groups ask for",
-    ),
-    ("break-glass-unreviewed", "an emergency was not looked at in time"),
-    ("break-glass-frequent", "emergencies are the normal door"),
-    ("definition-overdue", "a definition is past its review"),
-    ("definition-dormant", "a definition is in force and nobody uses it"),
-    ("checkpoint-gone", "a consumer that definitions rely on has gone"),
-    ("clock-set-back", "the server's clock was set back"),
-    (
-        "unknown-entries",
-        "a newer server wrote entries that are not known here",
-    ),
-];
 
 /// From where on something is a finding. Durations in seconds, shares in thousandths.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

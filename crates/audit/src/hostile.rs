@@ -98,11 +98,7 @@ fn log() -> Vec<Entry> {
     world.work(&id, 600);
     let exception = json!({ "id": "x", "identity": WORKLOAD, "owner": "olga", "expires_at": world.now + 60 });
     world.raw("exception.granted", "x", exception);
-    world.raw(
-        "checkpoint.registered",
-        "db",
-        json!({ "name": "db", "accepts_base": true }),
-    );
+    world.raw("checkpoint.registered", "db", json!({ "name": "db", "consumers": 1 }));
     world.raw(
         "probe.finished",
         "db",

@@ -349,6 +349,11 @@ impl Replay {
         &self.privileged
     }
 
+    /// The identity that a registration entry gives.
+    pub fn identity_of_entry(&self, entry_id: &str) -> Option<&str> {
+        self.entries.get(entry_id).map(String::as_str)
+    }
+
     /// The register of exceptions.
     pub fn exceptions(&self) -> impl Iterator<Item = &Exception> {
         self.exceptions.values()

@@ -1,6 +1,8 @@
 //! What can be told about a report without a server, each by itself: its form and its sums, its signature, the checkpoint
 //! that it carries, and, with a copy of the log, all of it.
 
+#[cfg(test)]
+mod hostile;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ pub enum Outcome {
 pub struct With<'a> {
     /// The note over it, if there is one.
     pub note: Option<&'a [u8]>,
+    /// The page beside it, if there is one.
+    pub page: Option<&'a [u8]>,
     /// Keys of the log, from somebody else than the report.
     pub keys: &'a [VerifierKey],
     /// Keys of witnesses.
@@ -90,6 +94,7 @@ pub fn check(json: &[u8], with: With<'_>) -> Vec<Check> {
         thresholds(&report),
         sums::sums(&report),
         signature(&report, json, with),
+        page(json, with),
         checkpoint(&report, with.keys),
     ];
     checks.push(cosignatures(&report, with));
@@ -112,8 +117,14 @@ fn form(report: &Report, json: &[u8]) -> Check {
             report.v
         ));
     }
-    if report.to_json() != json {
-        wrong.push("it is not in the one spelling that reports have, or has fields that are not known here".into());
+    let known = report.to_json();
+    if known != json {
+        wrong.push(match first_difference(json, &known) {
+            Some((place, says, _)) => {
+                format!("`{place}` has something that is not known here, and that nobody checked: {says}")
+            }
+            None => "it is not in the one spelling that reports have".into(),
+        });
     }
     Check::new(
         FORM,
@@ -149,6 +160,24 @@ fn signature(report: &Report, json: &[u8], with: With<'_>) -> Check {
     }
     match note::verify(&log.origin, json, bytes, with.keys) {
         Ok(keys) => Check::new(WHAT, vec![], format!("by {} over {}", keys[0], note::digest_of(json))),
+        Err(error) => Check::failed(WHAT, error.to_string()),
+    }
+}
+
+/// The note signs the JSON alone: the page counts if it is the one that the JSON makes.
+fn page(json: &[u8], with: With<'_>) -> Check {
+    const WHAT: &str = "page";
+    let Some(shown) = with.page else {
+        return Check::skipped(WHAT, "there is none beside the report");
+    };
+    match crate::page(json) {
+        Ok(made) if made.as_bytes() == shown => {
+            Check::new(WHAT, vec![], "the one that the report makes, byte for byte")
+        }
+        Ok(_) => Check::failed(
+            WHAT,
+            "it is not the one that this release makes of the report: somebody changed it, or another release made it",
+        ),
         Err(error) => Check::failed(WHAT, error.to_string()),
     }
 }
@@ -289,16 +318,28 @@ fn rebuilt(report: &Report, json: &[u8], copy: &VerifiedLog, details: &Details) 
     Check::failed(REBUILT, format!("the log makes another report{place}"))
 }
 
+/// The beginning of a text that somebody else chose.
+fn brief(text: &str) -> String {
+    match text.char_indices().nth(120) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// Where two documents differ first, and what is there.
 fn first_difference(says: &[u8], is: &[u8]) -> Option<(String, String, String)> {
     let (says, is): (Value, Value) = (serde_json::from_slice(says).ok()?, serde_json::from_slice(is).ok()?);
     let mut place = String::new();
     let (mut a, mut b) = (&says, &is);
+    const NOTHING: &Value = &Value::Null;
     loop {
         let next = match (a, b) {
-            (Value::Object(left), Value::Object(right)) if left.keys().eq(right.keys()) => {
-                let differs = left.iter().zip(right).find(|((_, a), (_, b))| a != b);
-                differs.map(|((name, a), (_, b))| (name.clone(), a, b))
+            (Value::Object(left), Value::Object(right)) => {
+                let differs = left.iter().find(|(name, a)| right.get(*name) != Some(*a));
+                let differs = differs.map(|(name, a)| (name, a, right.get(name).unwrap_or(NOTHING)));
+                let absent = || right.iter().find(|(name, _)| !left.contains_key(*name));
+                let found = differs.or_else(|| absent().map(|(name, b)| (name, NOTHING, b)));
+                found.map(|(name, a, b)| (name.clone(), a, b))
             }
             (Value::Array(left), Value::Array(right)) if left.len() == right.len() => {
                 let differs = left.iter().zip(right).enumerate().find(|(_, (a, b))| a != b);
@@ -313,12 +354,6 @@ fn first_difference(says: &[u8], is: &[u8]) -> Option<(String, String, String)> 
         place.push_str(&step);
         (a, b) = (left, right);
     }
-    let short = |value: &Value| {
-        let text = value.to_string();
-        match text.char_indices().nth(120) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
-        }
-    };
-    (a != b).then(|| (place, short(a), short(b)))
+    let short = |value: &Value| brief(&value.to_string());
+    (a != b).then(|| (brief(&place), short(a), short(b)))
 }

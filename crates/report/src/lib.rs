@@ -13,6 +13,10 @@
 //!
 //! Not here: arguments and files (the CLI), who may have a report and who signs it (the server).
 
+/// The longest report, in bytes, that is made or taken. Tables are cut, so that a month has some hundred kilobytes; whoever
+/// reads one that somebody else made needs many times its length.
+pub const REPORT_MAX: usize = 64 << 20;
+
 pub mod check;
 pub mod export;
 pub mod note;

@@ -4,7 +4,6 @@
 //! chosen by whoever asks for something, so everything from the report goes through `maud`, which escapes it, and through
 //! [`words`], which spells out what would be unseen or would turn the direction of the text around it.
 
-mod advice;
 mod authority;
 mod chart;
 mod claim;
@@ -12,7 +11,7 @@ mod governance;
 mod measures;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 use aws_lc_rs::digest;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mayfly_audit::Severity;
+use mayfly_audit::finding::remedy;
 use mayfly_audit::meter::{Listed, MeterRow};
 use mayfly_proto::mayfly::task::debt_server::Debt;
 use mayfly_proto::mayfly::task::*;
@@ -93,7 +94,7 @@ impl Debt for DebtService {
         let GetLintsRequest { since, until } = request.into_inner();
         let Measured { report, entries } = self.measure(since, until, "", &call).await?;
         let in_force = self.0.policy.of(&call.snapshot);
-        let found = lints::lint(&call.snapshot, in_force.set(), &report.findings, call.now);
+        let found = lints::lint(in_force.set(), &report.findings);
         let definitions = call.snapshot.definitions_after(None).filter(|version| !version.retired);
         Ok(Response::new(LintResponse {
             lints: found
@@ -157,7 +158,7 @@ fn finding(finding: mayfly_audit::Finding) -> Finding {
         Severity::Low => "low",
     };
     Finding {
-        remedy: debt::remedy(&finding.code).into(),
+        remedy: remedy(&finding.code).into(),
         code: finding.code,
         severity: severity.into(),
         subject: finding.subject,

@@ -325,7 +325,7 @@ impl Standing {
 }
 
 /// Definitions that are in force.
-pub(super) fn in_force(snapshot: &Snapshot) -> impl Iterator<Item = &Definition> {
+fn in_force(snapshot: &Snapshot) -> impl Iterator<Item = &Definition> {
     let versions = snapshot.definitions_after(None).filter(|version| !version.retired);
     versions.map(|version| &version.definition)
 }
@@ -346,48 +346,6 @@ pub fn sort_exceptions(exceptions: &mut [Arc<Exception>], now: Timestamp) {
         };
         (rank, exception.expires_at, exception.id.clone())
     });
-}
-
-/// What to do about a finding of `mayfly-audit`, by its code.
-pub fn remedy(code: &str) -> &'static str {
-    match code {
-        "invariant-violated" => "keep an export of the log (`mayfly audit export`) and find out how it came about",
-        "standing-authority" => "revoke the task (`mayfly task revoke --task NAME`) and find out who signed the SVID",
-        "probe-failed" | "base-privileged" => "mend the consumer's configuration, then test it again",
-        "privileged-base-identity" => {
-            "take `admin` or `downstream` from the entry, or answer for it: `mayfly task exception grant`"
-        }
-        "expired-exception" => {
-            "take the power away and `mayfly task exception end ID --power-removed`, or look at it again: \
-             `mayfly task exception renew ID`"
-        }
-        "exception-too-long" => "end it and grant a shorter one",
-        "task-over-standing-power" => {
-            "take the standing power away, and end its exception: `mayfly task exception end ID --power-removed`"
-        }
-        "disguised-standing-access" => {
-            "make the work one longer window or a smaller task; bound it by policy with `context.usage.same_day`"
-        }
-        "window-not-ended" => "look whether the server's sweep runs (`mayfly doctor`), then `mayfly task revoke`",
-        "unsettled-window" => {
-            "see what it waits for (`mayfly task now`), mend that consumer, or accept it in writing: \
-             `mayfly task accept-risk`"
-        }
-        "risk-accepted" => "see to it that the consumer enforces the next one: mend it, or declare no such checkpoint",
-        "rubber-stamping" | "never-refuses" => {
-            "ask the approver what they look at; widen the group, or permit what is harmless without approval"
-        }
-        "self-group-approvals" => "want approvals of two groups: `approval.distinct_groups = 2`",
-        "break-glass-unreviewed" => "look at what was done and account for it: `mayfly task review`",
-        "break-glass-frequent" => "make a task of what it is used for",
-        "definition-overdue" | "definition-dormant" => {
-            "look at it again and define it with a new `review_by`, or retire it: `mayfly task retire`"
-        }
-        "checkpoint-gone" => "start the consumer, or take it out of the definitions that name it",
-        "clock-set-back" => "find out who set the clock; times of that while are not to be relied on",
-        "unknown-entries" => "measure with the release that wrote them",
-        _ => "look at the entries that it names: `mayfly audit show INDEX`",
-    }
 }
 
 /// The scopes of power over this server that an entry has, for tables.

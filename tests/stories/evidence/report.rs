@@ -342,16 +342,16 @@ async fn damage(report: &Path, whole: &str, key: &str) {
     let at = at + whole[at..].find(total).unwrap() + total.len();
     let longer = format!("{}9{}", &whole[..at], &whole[at..]);
     for (damaged, wrong) in [
-        (longer, vec!["sums", "signature"]),
+        (longer, vec!["sums", "signature", "page"]),
         (
             whole.replace("\"holds\":true", "\"holds\":false"),
-            vec!["sums", "signature"],
+            vec!["sums", "signature", "page"],
         ),
-        (whole.replace("\"size\":", "\"size\": "), vec!["form", "signature"]),
-        (whole.replace("\"INC-7\"", "\"INC-8\""), vec!["signature"]),
+        (whole.replace("\"size\":", "\"size\": "), vec!["form", "signature", "page"]),
+        (whole.replace("\"INC-7\"", "\"INC-8\""), vec!["signature", "page"]),
         (
             whole.replace("\"limits\":[", "\"limits\":[{\"what\":\"\",\"why\":\"\"},"),
-            vec!["signature"],
+            vec!["signature", "page"],
         ),
     ] {
         assert_ne!(damaged, whole);
@@ -363,6 +363,15 @@ async fn damage(report: &Path, whole: &str, key: &str) {
     let (code, found, _) = checked(report, &["--key", key]).await;
     assert_eq!((code, with_outcome(&found, "failed")), (Some(1), vec!["form"]));
     fs::write(report, whole).unwrap();
+    // The page is not signed by itself: it is the one that the report makes, or it is told.
+    let page = report.with_extension("html");
+    let shown = fs::read_to_string(&page).unwrap();
+    fs::write(&page, shown.replacen("The claim holds", "The claim holds!", 1)).unwrap();
+    let mine = report.with_extension("mine.html");
+    let (code, found, _) = checked(report, &["--key", key, "--write-page", text(&mine)]).await;
+    assert_eq!((code, with_outcome(&found, "failed")), (Some(1), vec!["page"]));
+    assert!(fs::read_to_string(&mine).unwrap() == shown, "anybody can make the page");
+    fs::write(&page, shown).unwrap();
 }
 
 /// A key of the right name that the log never had.

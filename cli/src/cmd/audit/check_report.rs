@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use mayfly_audit::Details;
+use mayfly_report::REPORT_MAX;
 use mayfly_report::check::{Check, Outcome, With, check};
+use mayfly_runtime::files::{PRIVATE, write_atomic};
 use serde_json::json;
 
 use super::keys::{self, Of};
@@ -15,9 +17,10 @@ use crate::output::visible_line;
 
 pub(super) const EXAMPLES: &str = "\
 Looks at the form of the report and at its sums, at the signature over it
-(FILE.note), at the checkpoint that it carries, and that the log only grew
-within the period. With a copy of the log the report is made anew and compared
-byte for byte. Have the key from whoever runs the log, not from the report.
+(FILE.note), at the page beside it (.html), at the checkpoint that it carries,
+and that the log only grew within the period. With a copy of the log the report
+is made anew and compared byte for byte. Have the key from whoever runs the log,
+not from the report.
 
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong input.
 
@@ -25,10 +28,8 @@ Examples:
   mayfly audit check-report report.json --key log.keys
   mayfly audit check-report report.json --key log.keys --export copy/
   mayfly audit check-report report.json --key log.keys --witness-key w.keys \\
-      --output json";
-
-/// The longest report that is read.
-const REPORT_MAX: u64 = 1 << 30;
+      --output json
+  mayfly audit check-report report.json --key log.keys --write-page mine.html";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckReportArgs {
@@ -44,6 +45,9 @@ pub(super) struct CheckReportArgs {
     /// Make the report anew from this copy of the log, and compare
     #[arg(long, value_name = "DIR")]
     export: Option<PathBuf>,
+    /// Write the page of the report here, made from the JSON
+    #[arg(long, value_name = "FILE")]
+    write_page: Option<PathBuf>,
     /// There is no note: who made the report is not asked
     #[arg(long)]
     unsigned: bool,
@@ -68,6 +72,11 @@ pub(super) fn run(args: &CheckReportArgs, context: &mut Context) -> Result<Exit,
             ));
         }
     };
+    let page_path = args.file.with_extension("html");
+    let page = match page_path.exists() && page_path != args.file {
+        true => Some(read(&page_path)?),
+        false => None,
+    };
     let copied = match &args.export {
         None => None,
         Some(dir) => {
@@ -84,18 +93,23 @@ pub(super) fn run(args: &CheckReportArgs, context: &mut Context) -> Result<Exit,
         &json,
         With {
             note: note.as_deref(),
+            page: page.as_deref(),
             keys: &keys,
             witnesses: &witnesses,
             copy,
         },
     );
     let is_well = !checks.iter().any(Check::has_failed);
+    if let Some(path) = &args.write_page {
+        let made = mayfly_report::page(&json).map_err(|error| CliError::failed(error.to_string(), "nothing is written"))?;
+        write_atomic(path, made.as_bytes(), PRIVATE)?;
+    }
     show(&checks, is_well, context)?;
     Ok(if is_well { Exit::Ok } else { Exit::Failed })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    files::read(&path.to_string_lossy(), REPORT_MAX)
+    files::read(&path.to_string_lossy(), REPORT_MAX as u64)
 }
 
 fn show(checks: &[Check], is_well: bool, context: &mut Context) -> Result<(), CliError> {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use mayfly_audit::meter::View;
 use mayfly_audit::{Details, Report, Scope, Severity, Thresholds};
 use mayfly_proto::mayfly::audit::ReportRequest;
-use mayfly_report::{export, note};
+use mayfly_report::{REPORT_MAX, export, note};
 use mayfly_svid::Timestamp;
 use mayfly_tlog::note::{Algorithm, Ed25519Key, NoteSigner};
 use serde_json::json;
@@ -40,8 +40,6 @@ Examples:
       --out nov.json
   mayfly audit check-report report.json --key log.keys";
 
-/// The longest JSON that is taken.
-const REPORT_MAX: usize = 1 << 30;
 /// In whose name somebody signs who is not the log.
 const REPORTER: &str = "mayfly-reporter";
 /// Findings that are named on the terminal.

@@ -1,12 +1,12 @@
 //! Standing authority, who answers for it, and who does not enforce.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding;
 use crate::Replay;
 use crate::finding::{Finding, Scope, Severity};
 use crate::meter::{DAY, View, declared};
-use crate::replay::{Definition, Exception, Privileged, Probe};
+use crate::replay::{Exception, Privileged, Probe};
 use crate::span::{Span, merged, within, without};
 
 /// How long a consumer may be away that definitions rely on.
@@ -25,12 +25,6 @@ fn covering<'a>(held: &'a Privileged, replay: &'a Replay) -> impl Iterator<Item 
     replay.exceptions().filter(move |exception| exception.covers(held))
 }
 
-fn exceptions_of<'a>(identity: &'a str, replay: &'a Replay) -> impl Iterator<Item = &'a Exception> {
-    replay
-        .exceptions()
-        .filter(move |exception| exception.identity == identity)
-}
-
 pub(super) fn findings(replay: &Replay, view: &View) -> Vec<Finding> {
     let mut findings = vec![];
     for held in replay
@@ -47,6 +41,7 @@ pub(super) fn findings(replay: &Replay, view: &View) -> Vec<Finding> {
             findings.extend(of_exception(exception, replay, view));
         }
     }
+    findings.extend(bolted_on(replay, view));
     findings.extend(of_definitions(replay, view));
     findings.extend(of_checkpoints(replay, view));
     findings.extend(of_probes(replay, view));
@@ -123,7 +118,6 @@ fn of_exception(exception: &Exception, replay: &Replay, view: &View) -> Vec<Find
             evidence.clone(),
         ));
     }
-    findings.extend(bolted_on(exception, replay, view));
     let longest = exception
         .spans
         .iter()
@@ -146,42 +140,87 @@ fn of_exception(exception: &Exception, replay: &Replay, view: &View) -> Vec<Find
     findings
 }
 
-/// A task is no control over what its holder has anyway (S5).
-fn bolted_on(exception: &Exception, replay: &Replay, view: &View) -> Vec<Finding> {
-    let is_in_force = exception
-        .in_force()
-        .iter()
-        .any(|(from, to)| *from < view.to && *to >= view.to);
-    let is_both = |definition: &&Definition| {
-        definition.until.is_none()
-            && definition.allows(&exception.identity)
-            && !definition.scopes.is_disjoint(&exception.scopes)
-    };
-    let definitions = replay.definitions().filter(|_| is_in_force).filter(is_both);
-    let told = |definition: &Definition| {
-        let common: Vec<&str> = definition
-            .scopes
-            .intersection(&exception.scopes)
-            .map(String::as_str)
-            .collect();
-        let message = format!(
-            "{} may run it, and has `{}` without a window as well, by the exception {}",
-            exception.identity,
-            common.join("`, `"),
-            exception.id
-        );
-        let evidence = vec![definition.index, exception.index];
-        let since = definition.defined_at.max(exception.granted_at);
-        finding(
-            "task-over-standing-power",
-            Severity::Medium,
-            &definition.name,
-            since,
-            message,
-            evidence,
-        )
-    };
-    definitions.map(told).collect()
+/// A task is no control over what somebody has anyway (S5): one finding for each task and identity.
+fn bolted_on(replay: &Replay, view: &View) -> Vec<Finding> {
+    let holders = holders(replay, view);
+    let mut findings = vec![];
+    for definition in replay.definitions().filter(|definition| definition.until.is_none()) {
+        let owner = replay.details().show(&definition.owner);
+        for (identity, holder) in &holders {
+            let has = |scope: &&str| definition.scopes.contains(*scope);
+            let common: Vec<&str> = holder.scopes.iter().copied().filter(has).collect();
+            if common.is_empty() || !view.scope.means(&definition.name, identity, &owner) {
+                continue;
+            }
+            let (who, what) = match definition.allows(identity) {
+                true => ("may run it, and", "the task adds nothing"),
+                false => ("may not run it, and", "there is a way around the task"),
+            };
+            let message = format!(
+                "{identity} {who} has `{}` without a window: {what}",
+                common.join("`, `")
+            );
+            let mut evidence = vec![definition.index];
+            evidence.extend(&holder.evidence);
+            findings.push(finding(
+                "task-over-standing-power",
+                Severity::Medium,
+                &definition.name,
+                definition.defined_at.max(holder.since),
+                message,
+                evidence,
+            ));
+        }
+    }
+    findings
+}
+
+/// What an identity has without a window at the end of the period.
+#[derive(Default)]
+struct Holder<'a> {
+    scopes: BTreeSet<&'a str>,
+    evidence: BTreeSet<u64>,
+    since: i64,
+}
+
+impl<'a> Holder<'a> {
+    fn has(&mut self, scopes: impl Iterator<Item = &'a str>, since: i64, index: u64) {
+        self.scopes.extend(scopes);
+        self.evidence.insert(index);
+        self.since = self.since.max(since);
+    }
+}
+
+/// Who has standing power that is known: by exceptions in force, and by entries with power over the server.
+fn holders<'a>(replay: &'a Replay, view: &View) -> BTreeMap<&'a str, Holder<'a>> {
+    let mut holders: BTreeMap<&str, Holder<'_>> = BTreeMap::new();
+    let is_held = |held: &&Privileged| held.since < view.to && held.until.is_none_or(|until| until >= view.to);
+    for held in replay.privileged().iter().filter(is_held) {
+        let scopes = held.rights.iter().map(|right| match *right {
+            "admin" => "mayfly:admin",
+            _ => "mayfly:downstream",
+        });
+        let holder = holders.entry(&held.spiffe_id).or_default();
+        holder.has(scopes, held.since, held.index);
+    }
+    for exception in replay.exceptions() {
+        let mut spans = exception.in_force().into_iter();
+        if !spans.any(|(from, to)| from < view.to && to >= view.to) {
+            continue;
+        }
+        let named = exception.identity.as_str();
+        let identity = if named.starts_with("spiffe://") {
+            Some(named)
+        } else {
+            replay.identity_of_entry(named)
+        };
+        if let Some(identity) = identity {
+            let scopes = exception.scopes.iter().map(String::as_str);
+            let holder = holders.entry(identity).or_default();
+            holder.has(scopes, exception.granted_at, exception.index);
+        }
+    }
+    holders
 }
 
 fn of_definitions(replay: &Replay, view: &View) -> Vec<Finding> {
@@ -236,22 +275,6 @@ fn of_checkpoints(replay: &Replay, view: &View) -> Vec<Finding> {
     };
     for checkpoint in replay.checkpoints() {
         let name = &checkpoint.name;
-        if let Some((since, index)) = checkpoint.accepts_base {
-            let exceptions = exceptions_of(name, replay).flat_map(Exception::in_force).collect();
-            let spans = without(&within(&[(since, i64::MAX)], view.frame()), &merged(exceptions));
-            if let Some((since, _)) = spans.first() {
-                let message =
-                    "this consumer says that it lets in base identities, and no exception says why".to_owned();
-                findings.push(finding(
-                    "base-privileged",
-                    Severity::High,
-                    name,
-                    *since,
-                    message,
-                    vec![index],
-                ));
-            }
-        }
         if let Some(lost) = checkpoint
             .lost_at
             .filter(|lost| view.to.saturating_sub(*lost) > GONE && is_declared(name))

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use mayfly_model::task::{CloseCause, TaskId, TaskStep};
 use mayfly_svid::WindowId;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::finding::CODES;
 use crate::meter::View;
 use crate::report::{LogFacts, Report, TreeHead};
 use crate::testing::{APPROVED, START, UNATTENDED, WORKLOAD, World};
-use crate::{Details, Scope, Thresholds};
+use crate::{Details, Finding, Scope, Thresholds};
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 86_400;
@@ -24,10 +24,16 @@ fn world() -> World {
 
 /// The codes of the findings at the end of `days`.
 fn codes(world: &World, days: i64) -> Vec<String> {
+    let findings = of_days(world, days, Scope::All);
+    findings.into_iter().map(|finding| finding.code).collect()
+}
+
+/// The findings at the end of `days`.
+fn of_days(world: &World, days: i64, scope: Scope) -> Vec<Finding> {
     let view = View {
         from: START,
         to: START + days * DAY,
-        scope: Scope::All,
+        scope,
         thresholds: Thresholds::default(),
     };
     let log = LogFacts {
@@ -37,8 +43,7 @@ fn codes(world: &World, days: i64) -> Vec<String> {
         },
         ..LogFacts::default()
     };
-    let report = Report::build(world.entries().into_iter().map(Ok), Details::default(), &view, log);
-    report.findings.into_iter().map(|finding| finding.code).collect()
+    Report::build(world.entries().into_iter().map(Ok), Details::default(), &view, log).findings
 }
 
 fn opened(world: &mut World) -> (TaskId, WindowId) {
@@ -130,15 +135,8 @@ fn logs(code: &str) -> (World, World, i64) {
             probe(&mut good, "canary", "refused");
         }
         "base-privileged" => {
-            let registers = |world: &mut World, accepts: Value| {
-                world.raw(
-                    "checkpoint.registered",
-                    "pay-db",
-                    json!({ "name": "pay-db", "accepts_base": accepts }),
-                );
-            };
-            registers(&mut bad, json!(true));
-            registers(&mut good, json!(false));
+            probe(&mut bad, "base", "accepted");
+            probe(&mut good, "base", "refused");
         }
         "privileged-base-identity" => {
             bad.register("spiffe://td/ops", true);
@@ -284,16 +282,16 @@ fn logs(code: &str) -> (World, World, i64) {
 
 #[test]
 fn every_finding_has_a_log_that_shows_it_and_one_that_does_not() {
-    for (code, _) in CODES {
+    for code in CODES.iter().map(|code| code.name) {
         let (bad, good, days) = logs(code);
         let found: BTreeSet<String> = codes(&bad, days).into_iter().collect();
         // An SVID of no window breaks an invariant as well, and so says both.
-        let also: &[&str] = if *code == "standing-authority" {
+        let also: &[&str] = if code == "standing-authority" {
             &["invariant-violated"]
         } else {
             &[]
         };
-        let expected: BTreeSet<String> = also.iter().chain([code]).map(|code| (*code).to_owned()).collect();
+        let expected: BTreeSet<String> = also.iter().copied().chain([code]).map(str::to_owned).collect();
         assert_eq!(found, expected, "{code}");
         assert_eq!(codes(&good, days), Vec::<String>::new(), "{code}: the honest one");
     }
@@ -359,4 +357,37 @@ fn a_window_of_no_second_is_a_window() {
     let meter = crate::meter::Meter::of(&world.replay(), &view);
     assert_eq!((meter.total.windows, meter.total.privileged_seconds), (3, 0));
     assert_eq!((meter.by_day[0].opened, meter.by_task.rows[0].windows), (3, 3));
+}
+
+// S5
+#[test]
+fn power_that_stands_beside_a_task_is_told_by_task_and_identity() {
+    let told = |world: &World, scope: &str| -> Vec<String> {
+        let findings = of_days(world, 1, scope.parse().unwrap());
+        let found = findings
+            .into_iter()
+            .filter(|found| found.code == "task-over-standing-power");
+        found
+            .map(|found| format!("{}: {}", found.subject, found.message))
+            .collect()
+    };
+    let mut world = world();
+    world.define(&UNATTENDED.replace("scopes = [\"schema\"]", "scopes = [\"schema\", \"mayfly:admin\"]"));
+    assert_eq!(told(&world, "all"), Vec::<String>::new());
+    let entry = world.register("spiffe://td/legacy", false);
+    exception(&mut world, entry.as_str(), 30, &["schema"]);
+    let legacy = "pay/db-migrate: spiffe://td/legacy may not run it, and has `schema` without a window: there is a way \
+                  around the task";
+    assert_eq!(
+        told(&world, "all"),
+        [legacy],
+        "an exception by an entry is one for its identity"
+    );
+    world.register(WORKLOAD, true);
+    let own = format!(
+        "pay/db-migrate: {WORKLOAD} may run it, and has `mayfly:admin` without a window: the task adds nothing"
+    );
+    assert_eq!(told(&world, "all"), [legacy, own.as_str()]);
+    assert_eq!(told(&world, &format!("workload:{WORKLOAD}")), [own.as_str()]);
+    assert_eq!(told(&world, "team:web"), Vec::<String>::new());
 }

@@ -63,8 +63,6 @@ pub struct Checkpoint {
     pub index: u64,
     /// Since when it has been gone.
     pub lost_at: Option<i64>,
-    /// It says that it lets in base identities: since when, and where.
-    pub accepts_base: Option<(i64, u64)>,
 }
 
 /// A test of a consumer from outside.

@@ -207,7 +207,6 @@ impl Replay {
             since: entry.time,
             index: entry.index,
             lost_at: None,
-            accepts_base: None,
         });
         checkpoint.index = entry.index;
         if entry.kind == "checkpoint.lost" {
@@ -215,16 +214,6 @@ impl Replay {
             return;
         }
         checkpoint.lost_at = None;
-        let accepts = match entry.field("accepts_base") {
-            Value::Bool(accepts) => *accepts,
-            Value::Array(identities) => !identities.is_empty(),
-            _ => false,
-        };
-        checkpoint.accepts_base = if accepts {
-            checkpoint.accepts_base.or(Some((entry.time, entry.index)))
-        } else {
-            None
-        };
     }
 
     fn take_probe(&mut self, entry: &Entry) -> Result<(), String> {

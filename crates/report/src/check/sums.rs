@@ -1,22 +1,28 @@
 //! Sums that a report must bear out by itself. Written from what the report says, not from how it is made.
+//!
+//! The numbers are somebody else's: whatever they are, they are added without overflow ([`total`]), and what is wrong is
+//! told by its place, at most [`WRONG_MAX`] times.
 
 use std::collections::BTreeSet;
 
-use mayfly_audit::finding::CODES;
-use mayfly_audit::meter::{Distribution, Listed, MeterRow};
+use mayfly_audit::finding::Code;
+use mayfly_audit::meter::{Distribution, Listed};
 use mayfly_audit::report::{EndingRow, State};
 use mayfly_audit::{Invariant, Report, Severity};
 
-use super::Check;
+use super::{Check, brief};
 
 /// Days that a report shows at most.
 const DAYS_MAX: usize = 36_525;
 const HOUR: i64 = 3_600;
+/// Mistakes that are told; the rest is counted.
+const WRONG_MAX: usize = 100;
 
 /// What is wrong, and how much was looked at.
 #[derive(Default)]
 struct Sums {
     wrong: Vec<String>,
+    untold: u64,
     looked_at: u64,
 }
 
@@ -32,24 +38,42 @@ pub(super) fn sums(report: &Report) -> Check {
     debt(report, &mut sums);
     approvals(report, &mut sums);
     controls(report, &mut sums);
+    if sums.untold > 0 {
+        sums.wrong.push(format!("and {} more", sums.untold));
+    }
     Check::new("sums", sums.wrong, format!("{} of them", sums.looked_at))
+}
+
+/// The sum of numbers of 64 bits: there is no report with so many that 128 bits would not do.
+fn total<T: Into<i128>>(numbers: impl IntoIterator<Item = T>) -> i128 {
+    numbers.into_iter().fold(0, |sum, number| sum + number.into())
+}
+
+/// How many rows a table has, those that are left out included.
+fn rows_of<T>(listed: &Listed<T>) -> i128 {
+    listed.rows.len() as i128 + i128::from(listed.left_out)
 }
 
 impl Sums {
     /// `what` has to be.
     fn must(&mut self, is_so: bool, what: impl FnOnce() -> String) {
         self.looked_at += 1;
-        if !is_so {
-            self.wrong.push(what());
+        match is_so {
+            true => {}
+            false if self.wrong.len() < WRONG_MAX => self.wrong.push(what()),
+            false => self.untold += 1,
         }
     }
 
     fn same<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, says: T, is: T) {
-        self.looked_at += 1;
-        if says != is {
-            self.wrong
-                .push(format!("{what}: it says {says:?}, and its own rows make {is:?}"));
-        }
+        self.must(says == is, || {
+            format!("{what}: it says {says:?}, and its own rows make {is:?}")
+        });
+    }
+
+    /// The same of numbers, of whatever width.
+    fn adds_up(&mut self, what: &str, says: impl Into<i128>, is: i128) {
+        self.same(what, says.into(), is);
     }
 
     fn distribution(&mut self, what: &str, of: &Distribution) {
@@ -77,23 +101,27 @@ fn claim(report: &Report, sums: &mut Sums) {
         "the log was larger at the begin of the period than at its end".into()
     });
     for finding in &report.findings {
-        let is_known = CODES.iter().any(|(code, _)| *code == finding.code);
+        let is_known = Code::find(&finding.code).is_some();
         sums.must(is_known, || {
-            format!("`{}` is no finding that is known here", finding.code)
+            format!("`{}` is no finding that is known here", brief(&finding.code))
         });
         let is_within = finding.evidence.iter().all(|index| *index < claim.log.end.size);
         sums.must(is_within, || {
-            format!("a finding `{}` names entries that the log does not have", finding.code)
+            format!(
+                "a finding `{}` names entries that the log does not have",
+                brief(&finding.code)
+            )
         });
     }
 }
 
 fn completeness(report: &Report, sums: &mut Sums) {
     let part = &report.completeness;
-    sums.same("completeness.entries", part.entries, part.by_kind.values().sum());
-    let unread = part.gaps.len() as u64;
-    let read = part.entries + part.after_period;
-    let size = report.claim.log.end.size;
+    let by_kind = total(part.by_kind.values().copied());
+    sums.adds_up("completeness.entries", part.entries, by_kind);
+    let unread = part.gaps.len() as i128;
+    let read = total([part.entries, part.after_period]);
+    let size = i128::from(report.claim.log.end.size);
     let adds_up = read <= size && read + unread >= size;
     sums.must(!part.is_whole || adds_up, || {
         format!("completeness: {read} entries were read or left out, and the checkpoint has {size}")
@@ -141,7 +169,7 @@ fn instants(report: &Report, sums: &mut Sums) {
         .rows
         .iter()
         .any(|row| row.what == "svid_without_window");
-    let state = match (part.hourly + part.random, is_broken) {
+    let state = match (part.hourly | part.random, is_broken) {
         (0, _) => State::NotTested,
         (_, true) => State::Broken,
         (_, false) => State::Held,
@@ -186,17 +214,14 @@ fn joins(report: &Report, sums: &mut Sums) {
         };
         sums.same(&format!("joins, state of {}", check.invariant), check.state, state);
     }
-    let violations = part.violations.rows.len() as u64 + part.violations.left_out;
-    sums.same(
-        "joins.violations",
-        part.checks.iter().map(|check| check.violations).sum(),
-        violations,
-    );
+    let violations = rows_of(&part.violations);
+    let checked = total(part.checks.iter().map(|check| check.violations));
+    sums.same("joins.violations", checked, violations);
     let told = report
         .findings
         .iter()
         .filter(|finding| finding.code == "invariant-violated")
-        .count() as u64;
+        .count() as i128;
     sums.must(told >= violations, || {
         format!("joins: {violations} violations, and only {told} findings about them")
     });
@@ -204,30 +229,29 @@ fn joins(report: &Report, sums: &mut Sums) {
 
 fn endings(report: &Report, sums: &mut Sums) {
     let part = &report.endings;
-    listed("endings.rows", &part.rows, part.windows, sums);
+    sums.adds_up("endings.rows", part.windows, rows_of(&part.rows));
     sums.distribution("endings.residual", &part.residual);
     sums.distribution("endings.to_settled", &part.to_settled);
     sums.must(part.settled_by_checkpoints <= part.residual.count, || {
         "endings: more windows were settled by consumers than were settled".into()
     });
-    let unsettled = part.unsettled.rows.len() as u64 + part.unsettled.left_out;
-    sums.same("debt.unsettled", report.debt.unsettled, unsettled);
+    sums.adds_up("debt.unsettled", report.debt.unsettled, rows_of(&part.unsettled));
     for row in part.rows.rows.iter().chain(&part.unsettled.rows) {
         sums.must(row.opened_at <= row.closes_at, || {
-            format!("window {} closes before it opens", row.window)
+            format!("window {} closes before it opens", brief(&row.window))
         });
         let is_over =
             row.ended_at.is_none_or(|at| at >= row.opened_at) && row.ended_at.is_some() >= row.settled_at.is_some();
         sums.must(is_over, || {
             format!(
                 "window {} was settled without an end, or ended before it began",
-                row.window
+                brief(&row.window)
             )
         });
         sums.must(row.settled_at.is_some() == row.residual.is_some(), || {
             format!(
                 "window {} is settled without residual seconds, or has some and is not",
-                row.window
+                brief(&row.window)
             )
         });
     }
@@ -256,7 +280,11 @@ fn probes(report: &Report, sums: &mut Sums) {
                 Some(result) if result.outcome == result.expected => State::Held,
                 Some(_) => State::Broken,
             };
-            sums.same(&format!("probes, {kind} of {}", row.checkpoint), *state, made);
+            sums.same(
+                &format!("probes, {} of {}", brief(kind), brief(&row.checkpoint)),
+                *state,
+                made,
+            );
         }
     }
     let made = match part.results.rows.as_slice() {
@@ -269,22 +297,22 @@ fn probes(report: &Report, sums: &mut Sums) {
 
 fn meter(report: &Report, sums: &mut Sums) {
     let part = &report.meter;
-    let total = part.total.privileged_seconds;
-    let sum = |rows: &Listed<MeterRow>| rows.rows.iter().map(|row| row.privileged_seconds).sum::<i64>();
-    for (name, rows) in [
+    let power = part.total.privileged_seconds;
+    for (by, rows) in [
         ("by_owner", &part.by_owner),
         ("by_task", &part.by_task),
         ("by_workload", &part.by_workload),
     ] {
         if rows.left_out == 0 {
-            sums.same(&format!("meter.{name}"), sum(rows), total);
-            let windows = rows.rows.iter().map(|row| row.windows).sum();
-            sums.same(&format!("meter.{name}, windows"), part.total.windows, windows);
+            let seconds = total(rows.rows.iter().map(|row| row.privileged_seconds));
+            sums.adds_up(&format!("meter.{by}"), power, seconds);
+            let windows = total(rows.rows.iter().map(|row| row.windows));
+            sums.adds_up(&format!("meter.{by}, windows"), part.total.windows, windows);
         }
     }
     if part.by_day.len() < DAYS_MAX {
-        let days: i64 = part.by_day.iter().map(|day| day.privileged_seconds).sum();
-        sums.same("meter.by_day", days, total);
+        let days = total(part.by_day.iter().map(|day| day.privileged_seconds));
+        sums.adds_up("meter.by_day", power, days);
     }
     let lists = [
         &part.by_owner,
@@ -295,9 +323,11 @@ fn meter(report: &Report, sums: &mut Sums) {
     ];
     for row in lists.into_iter().flat_map(|list| &list.rows).chain([&part.total]) {
         let is_share = row.duty_permille <= 1000 && row.longest <= row.privileged_seconds.max(0);
-        sums.must(is_share, || format!("meter, {}: more than there can be", row.name));
+        sums.must(is_share, || {
+            format!("meter, {}: more than there can be", brief(&row.name))
+        });
     }
-    let used = mayfly_audit::span::permille(total, part.total.asked_seconds);
+    let used = mayfly_audit::span::permille(power, part.total.asked_seconds);
     sums.same("meter.used_permille", part.used_permille, used);
     let told = report
         .findings
@@ -316,17 +346,17 @@ fn debt(report: &Report, sums: &mut Sums) {
             _ => row.state == "ended",
         };
         sums.must(is_right, || {
-            format!("the exception {} is said to be {}", row.id, row.state)
+            format!("the exception {} is said to be {}", brief(&row.id), brief(&row.state))
         });
     }
     for row in &part.privileged {
         let known = |id: &String| part.exceptions.iter().any(|exception| exception.id == *id);
         sums.must(row.exceptions.iter().all(known), || {
-            format!("{} has an exception that is not listed", row.identity)
+            format!("{} has an exception that is not listed", brief(&row.identity))
         });
     }
-    let used: i64 = report.break_glass.uses.iter().map(|used| used.privileged_seconds).sum();
-    sums.same(
+    let used = total(report.break_glass.uses.iter().map(|used| used.privileged_seconds));
+    sums.adds_up(
         "break_glass.privileged_seconds",
         report.break_glass.privileged_seconds,
         used,
@@ -337,10 +367,14 @@ fn approvals(report: &Report, sums: &mut Sums) {
     let part = &report.approvals;
     sums.distribution("approvals.latency", &part.latency);
     for row in &part.people {
-        sums.distribution(&format!("approvals, {}", row.person), &row.latency);
-        let (approved, all) = (row.approved as i64, (row.approved + row.refused) as i64);
-        let share = mayfly_audit::span::permille(approved, all);
-        sums.same(&format!("approvals, {}", row.person), row.approved_permille, share);
+        sums.distribution(&format!("approvals, {}", brief(&row.person)), &row.latency);
+        let (approved, all) = (i128::from(row.approved), total([row.approved, row.refused]));
+        let share = u64::try_from(if all > 0 { approved * 1000 / all } else { 0 }).unwrap_or(u64::MAX);
+        sums.same(
+            &format!("approvals, {}", brief(&row.person)),
+            row.approved_permille,
+            share,
+        );
     }
 }
 
@@ -349,22 +383,21 @@ fn controls(report: &Report, sums: &mut Sums) {
     for control in &report.controls {
         let are_found = control.findings.iter().all(|code| found.contains(code));
         sums.must(are_found, || {
-            format!("{}: it names findings that there are none of", control.id)
+            format!("{}: it names findings that there are none of", brief(&control.id))
         });
         let is_told = control.findings.is_empty() || control.state == State::Broken;
         sums.must(is_told, || {
-            format!("{}: findings speak against it, and it is not broken", control.id)
+            format!(
+                "{}: findings speak against it, and it is not broken",
+                brief(&control.id)
+            )
         });
         let is_untested = control.state != State::Held
             || !control.parts.contains(&6)
             || control.parts.len() > 1
             || report.probes.state != State::NotTested;
         sums.must(is_untested, || {
-            format!("{}: it held by tests that nobody made", control.id)
+            format!("{}: it held by tests that nobody made", brief(&control.id))
         });
     }
-}
-
-fn listed<T>(what: &str, listed: &Listed<T>, count: u64, sums: &mut Sums) {
-    sums.same(what, count, listed.rows.len() as u64 + listed.left_out);
 }

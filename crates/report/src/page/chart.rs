@@ -216,7 +216,7 @@ pub(super) fn steps(caption: &Caption<'_>, samples: &[(i64, u64, u64)]) -> Marku
             path.area d=(live) {}
             path.line d=(open) {}
             @for part in 0..5i64 {
-                @let when = first + (last - first) / 4 * part;
+                @let when = quarter(first, last, part);
                 @let anchor = match part { 0 => "start", 4 => "end", _ => "middle" };
                 text.axis x=(x.at(when)) y=(floor + 18) text-anchor=(anchor) { (words::day(when)) }
             }
@@ -235,7 +235,7 @@ pub(super) fn timeline(caption: &Caption<'_>, period: (i64, i64), events: Vec<Ev
         floor + 24,
         html! {
             @for part in 0..5i64 {
-                @let when = period.0 + (period.1 - period.0) / 4 * part;
+                @let when = quarter(period.0, period.1, part);
                 line.grid x1=(scale.at(when)) x2=(scale.at(when)) y1="4" y2=(floor) {}
                 text.axis x=(scale.at(when)) y=(floor + 16) text-anchor="middle" { (short_day(when)) }
             }
@@ -295,6 +295,12 @@ fn axis(most: u64) -> Vec<u64> {
         0 | 1 => vec![0, 1],
         _ => vec![0, most / 2, most],
     }
+}
+
+/// The instant after so many quarters of a period.
+fn quarter(from: i64, to: i64, part: i64) -> i64 {
+    let length = i128::from(to) - i128::from(from);
+    i64::try_from(i128::from(from) + length / 4 * i128::from(part)).unwrap_or(to)
 }
 
 fn fixed(value: f64) -> String {

@@ -1,10 +1,9 @@
 //! Part 1, the findings, and how to check all of it.
 
 use maud::{Markup, html};
-use mayfly_audit::finding::CODES;
+use mayfly_audit::finding::{Code, remedy};
 use mayfly_audit::{Finding, Report, Severity};
 
-use super::advice::advice;
 use super::table::facts;
 use super::words::{code, codes, count, entries, many, moment, percent, prose, shortened, span, text, time};
 
@@ -109,19 +108,23 @@ pub(super) fn findings(report: &Report) -> Markup {
 }
 
 fn one(finding: &Finding, class: &str) -> Markup {
-    let meaning = CODES
-        .iter()
-        .find(|(known, _)| *known == finding.code)
-        .map(|(_, says)| *says);
+    let meaning = Code::find(&finding.code).map(|code| code.says);
     html! {
         article class=(format!("finding {class}")) {
             h4 { (code(&finding.code)) @if let Some(meaning) = meaning { span.meaning { (meaning) } } }
             p.subject { (text(&finding.subject)) }
             p { (prose(&finding.message)) }
-            p.todo { strong { "To do: " } (advised(advice(&finding.code))) }
+            p.todo { strong { "To do: " } (advised(&sentence(remedy(&finding.code)))) }
             p.source { "since " (time(finding.since)) " · entries " (entries(&finding.evidence)) }
         }
     }
+}
+
+/// A phrase of ours as a sentence.
+fn sentence(phrase: &str) -> String {
+    let mut chars = phrase.chars();
+    let first = chars.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(chars).chain(['.']).collect()
 }
 
 /// Words of ours, in which commands stand between backticks.

@@ -1,6 +1,6 @@
 //! What a page must be whatever the report says. That a browser draws it is shown in `tests/stories/evidence/report.rs`.
 
-use mayfly_audit::finding::{CODES, Scope, Thresholds};
+use mayfly_audit::finding::{CODES, Code, Scope, Thresholds};
 use mayfly_audit::meter::{Distribution, Listed, MeterDay, MeterRow, Pattern, View};
 use mayfly_audit::report::{
     ApproverRow, BreakGlassUse, ChangeRow, DefinitionRow, Difference, DutyRow, EndingRow, ExceptionRow, LogRow,
@@ -43,7 +43,7 @@ fn row(name: &str, seconds: i64) -> MeterRow {
 }
 
 /// A report in which every text is `name`, and every table has a row.
-fn full(name: &str) -> Report {
+pub(crate) fn full(name: &str) -> Report {
     let mut report = empty();
     let own = || name.to_owned();
     let at = report.claim.from + 5_000;
@@ -82,8 +82,8 @@ fn full(name: &str) -> Report {
         consistency: vec![own()],
         keys: vec![own()],
     };
-    let finding = |(code, _): &(&str, &str)| Finding {
-        code: (*code).into(),
+    let finding = |code: &Code| Finding {
+        code: code.name.into(),
         severity: Severity::High,
         subject: own(),
         since: at,
