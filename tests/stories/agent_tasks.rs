@@ -252,4 +252,5 @@ async fn without_a_word_of_the_server_a_service_lets_go_within_the_lease_that_th
     println!("the server fell silent: the service cut {cut:.1?} later, the holder had nothing {withdrawn:.1?} later");
     assert!(cut < lease + Duration::from_secs(2), "{cut:?}");
     drop(paused);
+    world.check_log();
 }

@@ -385,6 +385,12 @@ pub enum Conflict {
     /// It is not in force, or its end has not come.
     #[error("the exception does not expire now")]
     ExceptionNotDue,
+    /// The entry is named by this one, which is about what the entry gives.
+    #[error(
+        "exception `{0}` is about what this entry gives to whom; end it with --power-removed before that changes, or \
+         delete the entry"
+    )]
+    EntryExcepted(String),
     /// None of the values is known any more.
     #[error("there is nothing to erase: none of these values is kept any more")]
     NothingToErase,

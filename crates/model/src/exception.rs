@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An identity has one exception at a time, its newest. Once that is over its identity gets no SVIDs, until another one is
-//! granted, it is renewed, or somebody ends it with the word that the power was taken away.
+//! granted, it is renewed, or somebody ends it with the word that the power was taken away. One that names an entry is about
+//! what that entry gives to whom ([`Given`]): another entry that gives the same stands where that one stood.
 //!
 //! Not here: who may grant one (`server/src/app/exceptions.rs`), and what it does to issuing (`server/src/app/issue.rs`).
 
@@ -20,7 +21,7 @@ use mayfly_svid::{SpiffeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::task::{PersonId, REASON_MAX, SCOPE_MAX, SCOPES_MAX};
-use crate::{Conflict, EntryId, EntryIdError};
+use crate::{Conflict, EntryId, EntryIdError, EntrySpec};
 
 /// The longest exception, and the most that a renewal adds to the time at which it is made.
 pub const EXCEPTION_MAX: Duration = Duration::from_secs(90 * 86_400);
@@ -38,6 +39,16 @@ pub enum Excepted {
     Identity(SpiffeId),
     /// An entry.
     Entry(EntryId),
+}
+
+/// What an entry gives to whom: the power that an exception of it is about. The entry's ID is no name for that, as whoever
+/// deletes it can make it again with another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Given {
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// Below whom.
+    pub parent_id: SpiffeId,
 }
 
 /// Text that names nobody.
@@ -97,6 +108,9 @@ pub struct Exception {
     pub ended_at: Option<Timestamp>,
     /// It was ended because the identity has no standing power any more.
     pub power_removed: bool,
+    /// What the entry that it names gave when it was granted; none where it names an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives: Option<Given>,
 }
 
 /// What happens to an exception.
@@ -248,6 +262,16 @@ impl Exception {
     }
 }
 
+impl Given {
+    /// By an entry that says this.
+    pub fn by(spec: &EntrySpec) -> Self {
+        Self {
+            spiffe_id: spec.spiffe_id.clone(),
+            parent_id: spec.parent_id.clone(),
+        }
+    }
+}
+
 impl ExceptionStep {
     /// Whether a renewal is as it has to be at `now`.
     ///
@@ -364,6 +388,7 @@ mod tests {
             state: ExceptionState::Ended,
             ended_at: None,
             power_removed: true,
+            gives: None,
         }
     }
 

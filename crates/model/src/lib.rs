@@ -26,7 +26,7 @@ pub use entry::{AdditionalAttributes, Entry, EntryError, EntryId, EntryIdError, 
 pub use error::ErrorKind;
 pub use exception::{
     ADMIN_SCOPE, DOWNSTREAM_SCOPE, EXCEPTION_MAX, Excepted, ExceptedError, Exception, ExceptionProblem, ExceptionState,
-    ExceptionStep,
+    ExceptionStep, Given,
 };
 pub use log::{Actor, LogEntry, Revision};
 pub use reserved::{ReservedPath, agent_path, is_agent_id, reserved_path};

@@ -41,6 +41,7 @@ impl Exceptions for ExceptionsService {
             state: ExceptionState::InForce,
             ended_at: None,
             power_removed: false,
+            gives: None,
         };
         let exception = Box::new(exception);
         self.submit(&call, id, ExceptionStep::Grant { exception }).await

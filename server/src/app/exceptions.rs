@@ -144,7 +144,7 @@ pub fn check(by: By<'_>, people: &People, id: &str, change: &ExceptionStep) -> R
                 return Err(ExceptionError::UnknownOwner(owner.to_string()));
             }
         }
-        ExceptionStep::End { power_removed: true } => power_is_gone(&found()?.identity, by)?,
+        ExceptionStep::End { power_removed: true } => power_is_gone(found()?, by)?,
         ExceptionStep::End { power_removed: false } | ExceptionStep::Expire => {
             found()?;
         }
@@ -177,10 +177,14 @@ fn check_identity(identity: &Excepted, snapshot: &Snapshot) -> Result<(), Except
 }
 
 /// What this server itself can see of the power.
-fn power_is_gone(identity: &Excepted, by: By<'_>) -> Result<(), ExceptionError> {
-    let is_meant = |entry: &&Arc<Entry>| match identity {
+fn power_is_gone(exception: &Exception, by: By<'_>) -> Result<(), ExceptionError> {
+    let is_meant = |entry: &&Arc<Entry>| match &exception.identity {
         Excepted::Identity(id) => entry.spec.spiffe_id == *id,
-        Excepted::Entry(id) => entry.id == *id,
+        // This one, or one that was made in its place.
+        Excepted::Entry(_) => {
+            let mut counting = by.snapshot.exceptions_of_entry(entry);
+            counting.any(|counting| counting.id == exception.id)
+        }
     };
     let live = |entry: &&Arc<Entry>| !entry.is_expired(by.now);
     match by.snapshot.privileged_entries().filter(live).find(is_meant) {

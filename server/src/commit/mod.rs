@@ -83,7 +83,9 @@ fn conflict_kind(conflict: &Conflict) -> ErrorKind {
         }
         Conflict::ExceptionExists(_) => ErrorKind::AlreadyExists,
         Conflict::ExceptionNotFound => ErrorKind::NotFound,
-        Conflict::ExceptionOver | Conflict::ExceptionNotDue => ErrorKind::FailedPrecondition,
+        Conflict::ExceptionOver | Conflict::ExceptionNotDue | Conflict::EntryExcepted(_) => {
+            ErrorKind::FailedPrecondition
+        }
         Conflict::NothingToErase => ErrorKind::NotFound,
         Conflict::EntryInvalid(_) | Conflict::FederatedBundleNotFound(_) => ErrorKind::InvalidArgument,
         Conflict::AgentBanned | Conflict::SerialNotInUse => ErrorKind::PermissionDenied,
@@ -275,10 +277,9 @@ impl Committer {
         }
     }
 
-    /// Sets a record aside. The next commit writes it, whoever jobs for that, as a transaction of its own would cost as much
-    /// as the one that it reports of; [`Self::commit_aside`] sees to it that there is a next one. It outlasts a disk that is
-    /// full. Dropped with a log line when too many wait, which only evidence of an outcome may be: its intent is durable
-    /// already.
+    /// Sets a record aside. The next commit writes it, whatever that is for, as a transaction of its own would cost as much as
+    /// the one that it reports of; [`Self::commit_aside`] sees to it that there is a next one. It outlasts a disk that is full.
+    /// Dropped with a log line when too many wait, which only evidence of an outcome may be: its intent is durable already.
     pub fn set_aside(&self, record: Step) {
         debug_assert!(
             record.change.is_record(),

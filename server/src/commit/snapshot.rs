@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mayfly_model::task::{DefinitionVersion, PolicyFiles, Proposal, TaskName};
 use mayfly_model::{
-    Agent, Authority, AuthorityState, Delta, Entry, EntryId, Excepted, Exception, KeyClass, Revision, Selector,
+    Agent, Authority, AuthorityState, Delta, Entry, EntryId, Excepted, Exception, Given, KeyClass, Revision, Selector,
 };
 use mayfly_store::State;
 use mayfly_svid::{Bundle, SpiffeId, Timestamp, TrustDomain};
@@ -43,6 +43,8 @@ pub struct Snapshot {
     exceptions: RedBlackTreeMapSync<String, Arc<Exception>>,
     /// The one that was granted last, of each identity.
     exception_of: HashTrieMapSync<Excepted, String>,
+    /// The same of those that name an entry, by what it gave.
+    exception_of_given: HashTrieMapSync<Given, String>,
     /// Those that are in force.
     exceptions_by_expiry: RedBlackTreeSetSync<(Timestamp, String)>,
     tasks: TaskIndex,
@@ -88,6 +90,7 @@ impl Snapshot {
             proposals: RedBlackTreeMapSync::new_sync(),
             exceptions: RedBlackTreeMapSync::new_sync(),
             exception_of: HashTrieMapSync::new_sync(),
+            exception_of_given: HashTrieMapSync::new_sync(),
             exceptions_by_expiry: RedBlackTreeSetSync::new_sync(),
             tasks: TaskIndex::default(),
             epoch,

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use aws_lc_rs::digest;
-use mayfly_model::{Conflict, Delta, Entry, EntryId, EntryPatch, EntrySpec, Selectors};
+use mayfly_model::{Conflict, Delta, Entry, EntryId, EntryPatch, EntrySpec, Given, Selectors};
 use mayfly_svid::{SpiffeId, Timestamp, TrustDomain};
 
 use crate::dialect::Database;
+use crate::exception::exception_binding;
 use crate::step::{Effect, Refusal};
 use crate::{Changed, StoreError};
 
@@ -73,6 +74,12 @@ pub(crate) fn entry_update(
     let spec = patch.clone().apply(&present.spec);
     spec.check(trust_domain).map_err(Conflict::EntryInvalid)?;
     refuse_similar(database, id, &spec)?;
+    // Otherwise it would leave its exception behind.
+    if Given::by(&spec) != Given::by(&present.spec)
+        && let Some(exception) = exception_binding(database, id)?
+    {
+        return Err(Conflict::EntryExcepted(exception.id).into());
+    }
     if patch.federates_with.is_some() {
         require_bundles(database, &spec.federates_with)?;
     }
@@ -167,7 +174,7 @@ pub(crate) fn entry_remove(
     Ok(())
 }
 
-fn entry_find(database: &mut impl Database, id: &EntryId) -> Result<Option<Entry>, StoreError> {
+pub(crate) fn entry_find(database: &mut impl Database, id: &EntryId) -> Result<Option<Entry>, StoreError> {
     let rows = database.query(
         "entries",
         "SELECT data FROM entries WHERE id = ?1",

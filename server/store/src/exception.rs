@@ -1,10 +1,11 @@
 //! The register of exceptions in the database.
 
-use mayfly_model::{Conflict, Delta, Excepted, Exception, ExceptionStep};
+use mayfly_model::{Conflict, Delta, EntryId, Excepted, Exception, ExceptionStep, Given};
 use mayfly_svid::Timestamp;
 
 use crate::StoreError;
 use crate::dialect::Database;
+use crate::entry::entry_find;
 use crate::step::{Effect, Refusal};
 
 /// All, those that are over too, in the order of granting.
@@ -30,7 +31,17 @@ pub(crate) fn exception_step(
         (None, _) => return Err(Conflict::ExceptionNotFound.into()),
     };
     let newest = exception_newest(database, identity)?;
-    let after = Exception::after(present.as_ref(), newest.as_ref(), step, approved_by, time)?;
+    let mut after = Exception::after(present.as_ref(), newest.as_ref(), step, approved_by, time)?;
+    if present.is_none() {
+        // Whatever who asks for it says.
+        after.gives = match &after.identity {
+            Excepted::Identity(_) => None,
+            Excepted::Entry(id) => {
+                let entry = entry_find(database, id)?.ok_or(Conflict::EntryNotFound)?;
+                Some(Given::by(&entry.spec))
+            }
+        };
+    }
     let data = serde_json::to_string(&after).expect("an exception has string keys and finite numbers only");
     database.execute(
         "INSERT INTO exceptions (id, identity, data) VALUES (?1, ?2, ?3)
@@ -39,6 +50,15 @@ pub(crate) fn exception_step(
     )?;
     effect.deltas.push(Delta::ExceptionPut(after.into()));
     Ok(())
+}
+
+/// The exception that is about what this entry gives, if its power was not taken away.
+pub(crate) fn exception_binding(
+    database: &mut impl Database,
+    entry: &EntryId,
+) -> Result<Option<Exception>, StoreError> {
+    let newest = exception_newest(database, &Excepted::Entry(entry.clone()))?;
+    Ok(newest.filter(|exception| !exception.power_removed))
 }
 
 /// The one that was granted last.

@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The user of what cannot ask for tasks.
 const LEGACY_UID: u32 = 41_007;
 const LEGACY: &str = "spiffe://example.org/legacy/backup";
+/// Another one, whose exception names its entry.
+const TAPE_UID: u32 = 41_009;
+const TAPE: &str = "spiffe://example.org/legacy/tape";
 /// The exception's life, and the step of the clock that ends it.
 const LIFE: i64 = 600;
 
@@ -33,10 +36,10 @@ async fn done(world: &TaskWorld, args: &[&str]) -> Value {
     world.cli.json(args).await
 }
 
-/// How often an SVID of the legacy identity was to be signed.
-async fn intended(world: &TaskWorld) -> usize {
+/// How often an SVID of the identity was to be signed.
+async fn intended(world: &TaskWorld, id: &str) -> usize {
     let all = logged(world, "svid.intended").await;
-    all.iter().filter(|entry| entry["subject"] == LEGACY).count()
+    all.iter().filter(|entry| entry["subject"] == id).count()
 }
 
 // S6
@@ -48,28 +51,33 @@ async fn at_the_end_of_its_exception_an_identity_gets_no_more_svids_and_the_log_
     clock.give_to(&mut server.daemon);
     let mut world = TaskWorld::start_prepared(server, FREE, None).await;
     world.entry("/legacy/backup", LEGACY_UID).await;
-    let grant = [
-        "task",
-        "exception",
-        "grant",
-        "--identity",
-        LEGACY,
-        "--allows",
-        "reads all backups",
-        "--scope",
-        "backup:read",
-        "--owner",
-        "joe",
-        "--control",
-        "its network is closed",
-        "--for",
-        "10m",
-        "--reason",
-        "the appliance knows no tasks",
-    ];
-    let granted = done(&world, &grant).await["exception"].clone();
+    let tape = world.entry("/legacy/tape", TAPE_UID).await;
+    let grant = |who| {
+        [
+            "task",
+            "exception",
+            "grant",
+            "--identity",
+            who,
+            "--allows",
+            "reads all backups",
+            "--scope",
+            "backup:read",
+            "--owner",
+            "joe",
+            "--control",
+            "its network is closed",
+            "--for",
+            "10m",
+            "--reason",
+            "the appliance knows no tasks",
+        ]
+    };
+    let granted = done(&world, &grant(LEGACY)).await["exception"].clone();
     assert_eq!(granted["state"], "in_force", "{granted}");
     let id = granted["id"].as_str().unwrap().to_owned();
+    let granted = done(&world, &grant(&tape)).await["exception"].clone();
+    let id_of_tape = granted["id"].as_str().unwrap().to_owned();
     let ends: X509Svid = {
         let mut legacy = Caller::spawn(LEGACY_UID);
         let answer = legacy.workload(&world.agent.socket()).fetch().await.unwrap();
@@ -84,7 +92,8 @@ async fn at_the_end_of_its_exception_an_identity_gets_no_more_svids_and_the_log_
 
     clock.set(LIFE);
     let expired = eventually("the log to say that it is over", PATIENCE, async || {
-        logged(&world, "exception.expired").await.first().cloned()
+        let expired = logged(&world, "exception.expired").await;
+        expired.iter().find(|entry| entry["subject"] == id.as_str()).cloned()
     })
     .await;
     let late = expired["time"].as_i64().unwrap() - expired_at;
@@ -93,19 +102,23 @@ async fn at_the_end_of_its_exception_an_identity_gets_no_more_svids_and_the_log_
     assert_eq!(expired["subject"], id.as_str());
 
     // An agent that starts anew holds nothing, and has to ask for everything.
-    let before = intended(&world).await;
+    let before = (intended(&world, LEGACY).await, intended(&world, TAPE).await);
+    // Nor does an entry shake its exception off that is deleted and made again.
+    world.server.admin().delete(&tape).await;
+    assert_ne!(world.entry("/legacy/tape", TAPE_UID).await, tape);
     world.agent.restart().await;
     let mut job = Caller::spawn(JOB_UID);
     eventually("another identity to be served", PATIENCE, async || {
         job.workload(&world.agent.socket()).fetch().await.ok()
     })
     .await;
-    let mut legacy = Caller::spawn(LEGACY_UID);
-    let nothing = tokio::time::timeout(Duration::from_secs(5), legacy.workload(&world.agent.socket()).fetch()).await;
-    assert!(
-        !matches!(nothing, Ok(Ok(_))),
-        "an identity whose exception is over is served"
-    );
+    let (mut legacy, mut of_tape) = (Caller::spawn(LEGACY_UID), Caller::spawn(TAPE_UID));
+    let nothing = async |who: &mut Caller| {
+        let asked = tokio::time::timeout(Duration::from_secs(5), who.workload(&world.agent.socket()).fetch()).await;
+        !matches!(asked, Ok(Ok(_)))
+    };
+    let none = tokio::join!(nothing(&mut legacy), nothing(&mut of_tape));
+    assert_eq!(none, (true, true), "an identity whose exception is over is served");
     let dir = world.job_dir("minted");
     let mint = ["svid", "mint", "--spiffe-id", LEGACY, "--write", dir.to_str().unwrap()];
     let mint = world.cli.run(&mint).await;
@@ -114,12 +127,16 @@ async fn at_the_end_of_its_exception_an_identity_gets_no_more_svids_and_the_log_
         mint.stderr.contains("EXCEPTION_OVER") && mint.stderr.contains(&id),
         "{mint:?}"
     );
-    assert_eq!(intended(&world).await, before, "something was signed for it");
+    let after = (intended(&world, LEGACY).await, intended(&world, TAPE).await);
+    assert_eq!(after, before, "something was signed for them");
 
     let debt = done(&world, &["task", "debt"]).await;
-    assert_eq!(debt["exceptions"][0]["id"], id.as_str());
-    assert_eq!(debt["exceptions"][0]["state"], "expired");
-    assert_eq!(debt["exceptions"][0]["stops_issuance"], true);
+    for id in [&id, &id_of_tape] {
+        let mut listed = debt["exceptions"].as_array().unwrap().iter();
+        let listed = listed.find(|exception| exception["id"] == id.as_str()).unwrap();
+        assert_eq!(listed["state"], "expired", "{listed}");
+        assert_eq!(listed["stops_issuance"], true, "{listed}");
+    }
     let found = finding(&debt, "expired-exception");
     assert!(found["remedy"].as_str().unwrap().contains("exception renew"), "{found}");
 
@@ -140,7 +157,24 @@ async fn at_the_end_of_its_exception_an_identity_gets_no_more_svids_and_the_log_
         asked.ok().and_then(Result::ok)
     })
     .await;
-    assert!(intended(&world).await > before);
+    assert!(intended(&world, LEGACY).await > before.0);
+    let renew = [
+        "task",
+        "exception",
+        "renew",
+        &id_of_tape,
+        "--for",
+        "30m",
+        "--reason",
+        "so is this one",
+    ];
+    done(&world, &renew).await;
+    eventually("the entry that was made again to be served", PATIENCE, async || {
+        let asked = tokio::time::timeout(Duration::from_secs(5), of_tape.workload(&world.agent.socket()).fetch()).await;
+        asked.ok().and_then(Result::ok)
+    })
+    .await;
+    world.check_log();
 }
 
 // S5 S83 S85

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mayfly_tests::binaries::{binary, sources};
 use mayfly_tests::daemon::story_dir;
+use mayfly_tests::tasks::ledger;
 use mayfly_tests::{Lane, eventually, needs_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -158,4 +159,7 @@ async fn the_page_on_tasks_does_what_it_says_on_the_dev_setup() {
         assert!(shown.status.success(), "{words}: {}", text(&shown));
         println!("$ mayfly {words} {request}\n{}", text(&shown));
     }
+    let checked = ledger::check(&newcomer.home.join(".mayfly"));
+    println!("the log holds the invariants: {checked:?}");
+    assert_eq!((checked.requests, checked.windows), (1, 1));
 }

@@ -21,6 +21,7 @@ fn exception(name: &str, path: &str, seconds: i64) -> Exception {
         state: ExceptionState::InForce,
         ended_at: None,
         power_removed: false,
+        gives: None,
     }
 }
 

@@ -142,6 +142,7 @@ async fn identities_with_power_and_no_exception_in_force_are_counted_once() {
         state: ExceptionState::InForce,
         ended_at: None,
         power_removed: false,
+        gives: None,
     };
     let granted = Change::ExceptionStep {
         id: "e".into(),

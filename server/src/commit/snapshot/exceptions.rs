@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mayfly_model::{Entry, Excepted, Exception, ExceptionState};
+use mayfly_model::{Entry, Excepted, Exception, ExceptionState, Given};
 use mayfly_svid::Timestamp;
 
 use super::Snapshot;
@@ -23,15 +23,20 @@ impl Snapshot {
         self.exceptions.get(self.exception_of.get(who)?)
     }
 
-    /// Those that count for an entry: by its ID, and by the identity that it gives.
+    /// Those that count for an entry: by its ID, by what it gives to whom, and by the identity that it gives. So an entry that
+    /// is deleted and made again has the exception that it had.
     pub fn exceptions_of_entry(&self, entry: &Entry) -> impl Iterator<Item = &Arc<Exception>> {
         // Most servers have none, and this is asked for each SVID.
         let named = (!self.exception_of.is_empty()).then(|| {
-            let by_id = Excepted::Entry(entry.id.clone());
-            [by_id, Excepted::Identity(entry.spec.spiffe_id.clone())]
+            let by_id = self.exception_of(&Excepted::Entry(entry.id.clone()));
+            let of_given = self.exception_of_given.get(&Given::by(&entry.spec));
+            let by_given = of_given.and_then(|id| self.exceptions.get(id));
+            let by_identity = self.exception_of(&Excepted::Identity(entry.spec.spiffe_id.clone()));
+            // The first two are the same as long as the entry is.
+            let others = by_given.filter(|given| by_id.is_none_or(|named| named.id != given.id));
+            [by_id, others, by_identity]
         });
-        let named = named.into_iter().flatten();
-        named.filter_map(|who| self.exception_of(&who))
+        named.into_iter().flatten().flatten()
     }
 
     /// The exception that ends next, of those whose end nobody has noted.
@@ -50,9 +55,13 @@ impl Snapshot {
             Some(old) => {
                 self.exceptions_by_expiry.remove_mut(&(old.expires_at, old.id.clone()));
             }
-            None => self
-                .exception_of
-                .insert_mut(exception.identity.clone(), exception.id.clone()),
+            None => {
+                self.exception_of
+                    .insert_mut(exception.identity.clone(), exception.id.clone());
+                if let Some(given) = &exception.gives {
+                    self.exception_of_given.insert_mut(given.clone(), exception.id.clone());
+                }
+            }
         }
         if exception.state == ExceptionState::InForce {
             self.exceptions_by_expiry

@@ -6,7 +6,7 @@ use mayfly_svid::Timestamp;
 use super::{Fixture, World, bundle, create, entry, id, only_entry};
 use crate::Changed;
 
-fn update(name: &str, patch: EntryPatch) -> Change {
+pub(crate) fn update(name: &str, patch: EntryPatch) -> Change {
     Change::EntryUpdate {
         id: name.parse().unwrap(),
         patch: Box::new(patch),

@@ -1,10 +1,11 @@
 //! The register of exceptions.
 
 use mayfly_model::task::{Proposal, ProposalState, ProposedChange};
-use mayfly_model::{Change, Conflict, Delta, Exception, ExceptionState, ExceptionStep};
+use mayfly_model::{Change, Conflict, Delta, EntryPatch, Excepted, Exception, ExceptionState, ExceptionStep, Given};
 use mayfly_svid::Timestamp;
 
-use super::{Fixture, World};
+use super::entries::update;
+use super::{Fixture, World, create, entry, id};
 
 fn at(world: &World, seconds: i64) -> Timestamp {
     Timestamp::from_unix(world.now + seconds)
@@ -27,6 +28,7 @@ fn grant(world: &World, id: &str, seconds: i64) -> Change {
         state: ExceptionState::InForce,
         ended_at: None,
         power_removed: false,
+        gives: None,
     };
     let exception = Box::new(exception);
     step(id, ExceptionStep::Grant { exception })
@@ -105,6 +107,62 @@ pub(crate) fn an_exception_that_was_replaced_is_not_renewed_whenever_it_was_aske
     let refused = world.refuses(renew(&world, "9", 10));
     assert!(matches!(refused, Conflict::ExceptionExists(id) if id == "1"));
     world.does(renew(&world, "1", 10));
+    world.finish();
+}
+
+pub(crate) fn an_exception_of_an_entry_is_bound_to_what_it_gives(fixture: &dyn Fn() -> Fixture) {
+    let mut world = World::new(fixture);
+    let of_entry = |world: &World, name: &str| {
+        let mut change = grant(world, name, 10);
+        if let Change::ExceptionStep { step, .. } = &mut change
+            && let ExceptionStep::Grant { exception } = step.as_mut()
+        {
+            exception.identity = Excepted::Entry("a".parse().unwrap());
+            // It is not for who asks to say.
+            exception.gives = Some(Given {
+                spiffe_id: id("/else"),
+                parent_id: id("/else"),
+            });
+        }
+        change
+    };
+    let refused = world.refuses(of_entry(&world, "1"));
+    assert!(matches!(refused, Conflict::EntryNotFound), "{refused:?}");
+    let a = entry("a", "/group");
+    world.does(create(a.clone()));
+    let deltas = world.does(of_entry(&world, "1"));
+    let [Delta::ExceptionPut(granted)] = &deltas[..] else {
+        panic!("{deltas:?}")
+    };
+    assert_eq!(granted.gives, Some(Given::by(&a.spec)));
+    // The entry does not leave it behind, and what else is said of it may change.
+    let patch = |patch: EntryPatch| update("a", patch);
+    let moves = [
+        EntryPatch {
+            spiffe_id: Some(id("/else")),
+            ..EntryPatch::default()
+        },
+        EntryPatch {
+            parent_id: Some(id("/else")),
+            ..EntryPatch::default()
+        },
+    ];
+    for moved in &moves {
+        let refused = world.refuses(patch(moved.clone()));
+        assert!(matches!(refused, Conflict::EntryExcepted(id) if id == "1"));
+    }
+    let hint = EntryPatch {
+        hint: Some("new".into()),
+        ..EntryPatch::default()
+    };
+    world.does(patch(hint));
+    world.does(step("1", ExceptionStep::End { power_removed: false }));
+    assert!(matches!(
+        world.refuses(patch(moves[0].clone())),
+        Conflict::EntryExcepted(_)
+    ));
+    world.does(step("1", ExceptionStep::End { power_removed: true }));
+    world.does(patch(moves[0].clone()));
     world.finish();
 }
 

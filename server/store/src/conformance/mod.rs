@@ -61,6 +61,7 @@ macro_rules! suite {
             a_proposal_is_decided_once_by_somebody_else_and_does_what_it_says
             an_exception_goes_from_grant_to_end_and_the_log_says_so
             an_exception_that_was_replaced_is_not_renewed_whenever_it_was_asked_for
+            an_exception_of_an_entry_is_bound_to_what_it_gives
             a_proposed_exception_is_granted_with_its_approval
             what_is_private_is_beside_the_log_and_the_same_value_has_the_same_commitment
             what_was_erased_is_not_known_again_by_its_old_commitment

@@ -32,6 +32,7 @@ async fn grant(world: &World, id: &str, identity: Excepted, life: Duration) {
         state: ExceptionState::InForce,
         ended_at: None,
         power_removed: false,
+        gives: None,
     };
     let exception = Box::new(exception);
     step(world, id, ExceptionStep::Grant { exception }).await;
@@ -108,6 +109,62 @@ async fn of_an_entry_and_its_identity_the_exception_that_is_over_counts() {
     let again = world.restarted(START + 200);
     again.authorities.pass().await.unwrap();
     assert!(is_over(&issue(&again, &agent, &entry).await, "again"));
+}
+
+// S6
+#[tokio::test]
+async fn an_entry_that_is_made_again_has_the_exception_that_it_had() {
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    let elsewhere = world.agent("b").await;
+    let first = world.entry("web", &agent.id, |spec| spec.admin = true).await;
+    grant(&world, "e", Excepted::Entry(first.clone()), Duration::from_secs(100)).await;
+    let again = async |world: &World, old: EntryId| {
+        world.commit(Change::EntryDelete(old)).await.unwrap();
+        world.entry("web", &agent.id, |spec| spec.admin = true).await
+    };
+    // In force it covers the new one as well, and no SVID of that outlives it.
+    let second = again(&world, first).await;
+    let svid = issue(&world, &agent, &second).await.unwrap();
+    assert_eq!(svid.not_after(), world.now().plus(Duration::from_secs(99)));
+    // Over, it stops it: the one that was there, and whatever is made in its place.
+    world.clock.advance(Duration::from_secs(100));
+    assert!(is_over(&issue(&world, &agent, &second).await, "e"));
+    let third = again(&world, second).await;
+    assert!(is_over(&issue(&world, &agent, &third).await, "e"));
+    // What gives another identity, or the same to somebody else, has nothing to do with it.
+    let other = world.entry("other", &agent.id, |_| {}).await;
+    issue(&world, &agent, &other).await.unwrap();
+    let there = world.entry("web", &elsewhere.id, |_| {}).await;
+    issue(&world, &elsewhere, &there).await.unwrap();
+    // An entry that becomes like it has it too.
+    let becomes = world.entry("spare", &agent.id, |_| {}).await;
+    issue(&world, &agent, &becomes).await.unwrap();
+    world.commit(Change::EntryDelete(third.clone())).await.unwrap();
+    let patch = mayfly_model::EntryPatch {
+        spiffe_id: Some(id("/web")),
+        ..Default::default()
+    };
+    let update = Change::EntryUpdate {
+        id: becomes.clone(),
+        patch: Box::new(patch),
+    };
+    world.commit(update).await.unwrap();
+    assert!(is_over(&issue(&world, &agent, &becomes).await, "e"));
+    // After a restart as well, and until there is a new exception.
+    let world = world.restarted(START + 200);
+    world.authorities.pass().await.unwrap();
+    assert!(is_over(&issue(&world, &agent, &becomes).await, "e"));
+    grant(
+        &world,
+        "new",
+        Excepted::Entry(becomes.clone()),
+        Duration::from_secs(DAY),
+    )
+    .await;
+    issue(&world, &agent, &becomes).await.unwrap();
+    let last = again(&world, becomes).await;
+    issue(&world, &agent, &last).await.unwrap();
 }
 
 #[tokio::test]
