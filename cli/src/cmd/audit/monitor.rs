@@ -1,47 +1,65 @@
 //! `mayfly audit monitor`: follows the log, and tells somebody what they should look at.
+//!
+//! Every entry is read, whatever is told, and each is verified before it is told: [`followed`]. What the server finds or
+//! leaves out decides about nothing.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+mod edge;
+mod followed;
+mod growth;
+mod tell;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use mayfly_proto::mayfly::audit::SearchRequest;
-use mayfly_runtime::files::{PRIVATE, write_atomic};
-use mayfly_runtime::{BackoffPolicy, Chain};
+use mayfly_runtime::BackoffPolicy;
+use mayfly_runtime::files::{PUBLIC, write_atomic};
 use mayfly_svid::{SpiffeId, TaskPath, TaskRoot};
 use mayfly_tlog::checkpoint::SignedCheckpoint;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use mayfly_tlog::note::VerifierKey;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
 use tonic::Status;
 
-use super::keys;
+use super::keys::{self, Of};
 use super::search::open;
-use super::view::{EntryView, text};
+use super::view::EntryView;
 use crate::Context;
 use crate::connect::Server;
 use crate::errors::{CliError, Exit, sentence};
-use crate::files;
-use crate::output::visible_line;
+use crate::{files, values};
+use followed::{Fault, Followed, Shown};
+use growth::Growth;
+use tell::Teller;
 
 pub(super) const EXAMPLES: &str = "\
-Goes on when the server restarts. With --state it goes on where it stopped,
-also after a restart of its own; without, it begins with what comes next. A log
-that has become shorter than what was seen is told as an alert, and ends it.
+Every entry is read and verified: it is under a checkpoint that the log's key
+has signed, and none was left out. The key is that of --key, or the first one
+that is seen; new keys count once the log itself has named them. A log that
+has become shorter, has another past, or hides entries is told as an alert,
+and ends it with exit code 1. One that has stopped growing is told, too.
+
+With --state it goes on where it stopped, and knows the log again; without, it
+begins with what comes next. Goes on when the server restarts.
 
 The command of --exec runs in a shell, once for each alert, with the alert as
 JSON on stdin. While it runs, nothing else is told; after a minute it is ended.
 
 Examples:
-  mayfly audit monitor --team pay --state /var/lib/mayfly/monitor.json
+  mayfly audit monitor --team pay --key log.keys \\
+      --state /var/lib/mayfly/monitor.json
   mayfly audit monitor --kind breakglass --exec 'page-somebody --json'";
 
-/// An alert's command may take so long.
-const EXEC_MAX: Duration = Duration::from_secs(60);
 const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(200), Duration::from_secs(10));
-/// A checkpoint follows its entries within a second; a log without them for so long has lost them.
-const CHECKPOINT_LAG: u32 = 10;
-const STATE_MAX: u64 = 1 << 16;
+/// Between two looks at the checkpoint, which follows an entry within a second.
+const POLL: Duration = Duration::from_millis(500);
+/// Entries that are asked for at a time.
+const PAGE: u64 = 100_000;
+/// Entries that are told of behind one checkpoint.
+const PENDING_MAX: usize = 100_000;
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -55,6 +73,8 @@ enum Alert {
     Policy,
     /// Private values were erased
     Erasure,
+    /// Somebody reads private values
+    PrivateRead,
     /// The log has a new key
     Key,
     /// The end of a window could not be shown
@@ -71,61 +91,39 @@ pub(super) struct MonitorArgs {
     /// Watch issuances for the tasks of this team
     #[arg(long, value_name = "TEAM")]
     team: Vec<String>,
+    /// The log's key, or a file of such; without, the first one that is seen
+    #[arg(long, value_name = "VKEY|FILE")]
+    key: Vec<String>,
     /// Run this for each alert
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
-    /// Remember here how far the log was read
+    /// Remember here the log, as far as it was verified and told
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Begin with this entry
+    /// Begin with this entry; the whole log is verified
     #[arg(long, value_name = "INDEX")]
     from: Option<u64>,
+    /// Show names, as the server tells them; it is on record that they were read
+    #[arg(long)]
+    names: bool,
+    /// Tell if nothing was added to the log for so long
+    #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = values::duration)]
+    quiet: Duration,
     /// End after so many alerts
     #[arg(long, value_name = "COUNT", value_parser = crate::values::count)]
     alerts: Option<u64>,
 }
 
-/// How far the log was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    origin: String,
-    next_index: u64,
-}
-
-/// Follows until it is interrupted.
-///
-/// # Errors
-/// The log is another one than before, or has become shorter; or nobody may read it.
-pub(super) async fn run(args: &MonitorArgs, context: &mut Context) -> Result<Exit, CliError> {
-    if let Some(path) = &args.state {
-        files::check_file(path)?;
-    }
-    let mut state = args.state.as_deref().map(read_state).transpose()?.flatten();
-    let mut backoff = RECONNECT.start();
-    let mut left = args.alerts;
-    let mut told = false;
-    loop {
-        let status = match follow(args, &mut state, &mut left, context).await {
-            Ok(Ended::Enough) => return Ok(Exit::Ok),
-            Ok(Ended::Lost { status, progressed }) => {
-                if progressed {
-                    backoff.reset();
-                    told = false;
-                }
-                sentence(&status)
-            }
-            // At the start a server that is not there is an error, later it is one that restarts.
-            Err(error @ CliError::Connect { .. }) if state.is_some() => error.to_string(),
-            Err(error) => return Err(error),
-        };
-        if !std::mem::replace(&mut told, true) {
-            context
-                .out
-                .note(format!("the server is away: {status}; waiting for it"));
-        }
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
+/// A monitor that runs.
+struct Monitor<'a> {
+    args: &'a MonitorArgs,
+    pinned: Vec<VerifierKey>,
+    /// The log, as far as everything was told.
+    followed: Option<Followed>,
+    /// The log behind that, verified, with what is still to be told of it.
+    ahead: Option<(Followed, VecDeque<(Alert, EntryView)>)>,
+    teller: Teller<'a>,
+    growth: Growth,
 }
 
 /// How following ends without an error.
@@ -136,109 +134,289 @@ enum Ended {
     Lost { status: Status, progressed: bool },
 }
 
-async fn follow(
-    args: &MonitorArgs,
-    state: &mut Option<State>,
-    left: &mut Option<u64>,
-    context: &mut Context,
-) -> Result<Ended, CliError> {
-    let server = Server::connect(&context.globals).await?;
-    let state = begin(args, state, &server, context).await?;
-    let request = SearchRequest {
-        kinds: kinds(args),
-        from_index: state.next_index,
-        follow: true,
-        reveal: true,
-        ..SearchRequest::default()
+/// Follows until it is interrupted.
+///
+/// # Errors
+/// The log is not what it was, or hides something; or nobody may read it.
+pub(super) async fn run(args: &MonitorArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let pinned = keys::read(&args.key, Of::Log)?;
+    let mut followed = None;
+    if let Some(path) = &args.state {
+        files::check_file(path)?;
+        followed = Followed::load(path)?;
+    }
+    let teller = Teller::new(args.exec.as_deref(), args.alerts);
+    let mut monitor = Monitor {
+        args,
+        pinned,
+        followed,
+        ahead: None,
+        teller,
+        growth: Growth::new(),
     };
-    let lost = |status, progressed| Ok(Ended::Lost { status, progressed });
-    let mut stream = match open(&server, request).await {
-        Ok(stream) => stream,
-        Err(CliError::Call { status, .. }) if is_passing(&status) => return lost(*status, false),
-        Err(error) => return Err(error),
-    };
-    let mut progressed = false;
+    let mut backoff = RECONNECT.start();
+    let mut told = false;
     loop {
-        let found = match stream.message().await {
-            Ok(Some(found)) => found,
-            Ok(None) => return lost(Status::unavailable("the stream has ended"), progressed),
-            Err(status) if is_passing(&status) => return lost(status, progressed),
-            Err(status) => return Err(server.failed("follow the log", status)),
-        };
-        progressed = true;
-        let view = EntryView::read(found.index, &found.entry)?;
-        let alert = alert_of(&view, &args.team).filter(|alert| args.kind.is_empty() || args.kind.contains(alert));
-        if let Some(alert) = alert {
-            tell(args, alert, &view, context).await?;
-        }
-        state.next_index = found.index + 1;
-        if let Some(path) = &args.state {
-            write_state(path, state)?;
-        }
-        if alert.is_some() {
-            *left = left.map(|left| left - 1);
-            if *left == Some(0) {
-                return Ok(Ended::Enough);
+        let status = match monitor.follow(context).await {
+            Ok(Ended::Enough) => return Ok(Exit::Ok),
+            Ok(Ended::Lost { status, progressed }) => {
+                if progressed {
+                    backoff.reset();
+                    told = false;
+                }
+                sentence(&status)
             }
+            // At the start a server that is not there is an error, later it is one that restarts.
+            Err(error @ CliError::Connect { .. }) if monitor.followed.is_some() => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        if !std::mem::replace(&mut told, true) {
+            context
+                .out
+                .note(format!("the server is away: {status}; waiting for it"));
         }
+        if monitor.tell_silence(context).await? {
+            return Ok(Exit::Ok);
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
-/// Where to go on, after a look at whether this is the log that was seen before.
-async fn begin<'a>(
-    args: &MonitorArgs,
-    state: &'a mut Option<State>,
-    server: &Server,
-    context: &mut Context,
-) -> Result<&'a mut State, CliError> {
-    for attempt in 0.. {
-        let (bytes, keys) = keys::checkpoint(server).await?;
-        let checkpoint = SignedCheckpoint::open(&bytes, &keys).map_err(|error| CliError::BadAnswer {
-            who: "the server",
-            what: format!("a checkpoint that its keys do not verify: {}", Chain(&error)),
-        })?;
-        let (origin, size) = (checkpoint.origin().to_owned(), checkpoint.size());
-        let Some(known) = state.as_ref() else {
-            let next_index = args.from.unwrap_or(size);
-            if let Some(path) = &args.state {
-                write_state(
-                    path,
-                    &State {
-                        origin: origin.clone(),
-                        next_index,
-                    },
-                )?;
+/// The status of an answer that a restart of the server may have cost.
+macro_rules! or_lost {
+    ($answer:expr, $progressed:expr) => {
+        match $answer {
+            Err(CliError::Call { status, .. }) if is_passing(&status) => {
+                return Ok(Ended::Lost {
+                    status: *status,
+                    progressed: $progressed,
+                });
             }
-            context.out.note(format!("watching {origin} from entry {next_index}"));
-            *state = Some(State { origin, next_index });
-            break;
-        };
-        let problem = match (known.origin == origin, size < known.next_index) {
-            (true, false) => break,
-            (true, true) if attempt < CHECKPOINT_LAG => {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                continue;
-            }
-            (false, _) => format!("this is another log: `{origin}`, and `{}` was watched", known.origin),
-            (true, true) => format!(
-                "the log has become SHORTER: it has {size} entries, and entry {} was seen",
-                known.next_index - 1
-            ),
-        };
-        let alert = json!({ "alert": "log_not_the_same", "message": problem });
-        if let Some(command) = &args.exec {
-            execute(command, &alert, context).await;
+            other => other?,
         }
-        return Err(CliError::Coded {
-            error: Box::new(CliError::Failed {
-                what: problem,
-                hints: vec!["compare with a copy: `mayfly audit export` refuses a log that was changed".into()],
-            }),
+    };
+}
+
+impl Monitor<'_> {
+    async fn follow(&mut self, context: &mut Context) -> Result<Ended, CliError> {
+        let server = Server::connect(&context.globals).await?;
+        let mut progressed = false;
+        loop {
+            if or_lost!(self.tell(&server, context).await, progressed) {
+                return Ok(Ended::Enough);
+            }
+            let (bytes, offered) = or_lost!(keys::checkpoint(&server).await, progressed);
+            if self.followed.is_none() {
+                or_lost!(self.begin(&server, &bytes, &offered, context).await, progressed);
+            }
+            self.check_pinned(&bytes, context).await?;
+            let followed = self.followed.as_ref().expect("begun above");
+            match followed.judge(&bytes) {
+                Err(fault) => return Err(self.refuse(&fault, &bytes, context).await),
+                Ok(Shown::Same) => {}
+                Ok(Shown::Larger(checkpoint)) => {
+                    or_lost!(self.read(&server, *checkpoint, &bytes, context).await, progressed);
+                    self.growth = Growth::new();
+                    progressed = true;
+                    continue;
+                }
+            }
+            progressed = true;
+            or_lost!(self.growth.look(&server, followed.size()).await, progressed);
+            if self.tell_silence(context).await? {
+                return Ok(Ended::Enough);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The log is seen for the first time.
+    async fn begin(
+        &mut self,
+        server: &Server,
+        bytes: &[u8],
+        offered: &[VerifierKey],
+        context: &mut Context,
+    ) -> Result<(), CliError> {
+        let trusted = if self.pinned.is_empty() { offered } else { &self.pinned };
+        let begun = match self.args.from {
+            Some(from) => Followed::from_start(bytes, trusted, from),
+            None => {
+                // The checkpoint that comes with its tiles, which may be a larger one by now.
+                let (bytes, tiles) = edge::right_edge(server).await?;
+                Followed::from_here(&bytes, trusted, &tiles)
+            }
+        };
+        let followed = match begun {
+            Ok(followed) => followed,
+            Err(fault) => return Err(self.refuse(&fault, bytes, context).await),
+        };
+        let (origin, from) = (followed.origin(), followed.next_index);
+        context.out.note(format!("watching {origin} from entry {from}"));
+        if self.pinned.is_empty() {
+            for key in followed.keys() {
+                context.out.note(format!(
+                    "TRUSTING the key {key} because it is the first that was seen: compare it with the one that the \
+                     operator has handed out, or give that with --key"
+                ));
+            }
+        }
+        self.followed = Some(followed);
+        self.save()
+    }
+
+    /// Keys that the operator has given speak for the log, or the log is not the one that is meant.
+    async fn check_pinned(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), CliError> {
+        let (Some(followed), false) = (&mut self.followed, self.pinned.is_empty()) else {
+            return Ok(());
+        };
+        if !self.pinned.iter().any(|key| followed.keys().contains(key)) {
+            // What was trusted before is not enough: one of these has to have signed what goes on from there.
+            if let Err(fault) = Followed::from_start(bytes, &self.pinned, 0) {
+                return Err(self.refuse(&fault, bytes, context).await);
+            }
+        }
+        followed.trust(&self.pinned);
+        Ok(())
+    }
+
+    /// Reads and verifies all entries up to a checkpoint, and finds those to be told.
+    async fn read(
+        &mut self,
+        server: &Server,
+        checkpoint: SignedCheckpoint,
+        bytes: &[u8],
+        context: &mut Context,
+    ) -> Result<(), CliError> {
+        let followed = self.followed.as_ref().expect("begun before");
+        let mut advance = followed.advance(checkpoint);
+        let mut pending = VecDeque::new();
+        let mut fault = None;
+        while let (Some(next), None) = (advance.wants(), &fault) {
+            let limit = u32::try_from(advance.left().min(PAGE)).unwrap_or(u32::MAX);
+            let request = SearchRequest {
+                from_index: next,
+                limit,
+                ..SearchRequest::default()
+            };
+            let mut stream = open(server, request).await?;
+            loop {
+                let found = stream.message().await;
+                let Some(found) = found.map_err(|status| server.failed("follow the log", status))? else {
+                    break;
+                };
+                if let Err(refused) = advance.take(found.index, &found.entry) {
+                    fault = Some(refused);
+                    break;
+                }
+                if found.index < followed.next_index {
+                    continue;
+                }
+                let Ok(view) = EntryView::read(found.index, &found.entry) else {
+                    continue; // It is in the log and says nothing that anybody could be told.
+                };
+                if let Some(alert) = self.args.alert_of(&view) {
+                    pending.push_back((alert, view));
+                }
+                if pending.len() > PENDING_MAX {
+                    return Err(CliError::failed(
+                        format!("more than {PENDING_MAX} entries are to be told at once"),
+                        "name fewer alerts with --kind, or begin later with --from",
+                    ));
+                }
+            }
+            if advance.wants() == Some(next) {
+                fault.get_or_insert(Fault::LeftOut { index: next });
+            }
+        }
+        match fault.map_or_else(|| followed.arrived(advance), Err) {
+            Ok(arrived) => {
+                self.ahead = Some((arrived, pending));
+                Ok(())
+            }
+            Err(fault) => Err(self.refuse(&fault, bytes, context).await),
+        }
+    }
+
+    /// Tells what is to be told, and remembers it; `true` if so many alerts are enough. The file has the log as it was
+    /// before until everything is told: whoever is ended in between verifies that part once more.
+    async fn tell(&mut self, server: &Server, context: &mut Context) -> Result<bool, CliError> {
+        while let Some((alert, view)) = self.ahead.as_ref().and_then(|(_, pending)| pending.front()).cloned() {
+            let mut shown = view;
+            // Who is told of readings by reading would never be done.
+            if self.args.names && alert != Alert::PrivateRead {
+                shown = match tell::with_names(server, &shown).await? {
+                    Some(named) => named,
+                    None => {
+                        let fault = Fault::OtherEntry { index: shown.index };
+                        return Err(self.refuse(&fault, b"", context).await);
+                    }
+                };
+            }
+            let is_enough = self.teller.tell(alert, &shown, context).await?;
+            if let Some((_, pending)) = &mut self.ahead {
+                pending.pop_front();
+            }
+            let followed = self.followed.as_mut().expect("begun before");
+            followed.next_index = followed.next_index.max(shown.index + 1);
+            self.save()?;
+            if is_enough {
+                return Ok(true);
+            }
+        }
+        if let Some((mut told, _)) = self.ahead.take() {
+            told.next_index = told.next_index.max(told.size());
+            self.followed = Some(told);
+            self.save()?;
+        }
+        Ok(false)
+    }
+
+    fn save(&self) -> Result<(), CliError> {
+        match (&self.args.state, &self.followed) {
+            (Some(path), Some(followed)) => followed.save(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells once of a log that does not grow any more; `true` if so many alerts are enough.
+    async fn tell_silence(&mut self, context: &mut Context) -> Result<bool, CliError> {
+        let Some(problem) = self.growth.problem(self.args.quiet, Instant::now()) else {
+            return Ok(false);
+        };
+        self.teller.tell_of_the_log("log_frozen", &problem, context).await
+    }
+
+    /// Keeps what was shown, tells, and says why this is the end.
+    async fn refuse(&mut self, fault: &Fault, bytes: &[u8], context: &mut Context) -> CliError {
+        let mut hints = vec![
+            "compare with a copy: `mayfly audit export` refuses a log that was changed, and names where".to_owned(),
+        ];
+        if let Fault::Unsigned { .. } = fault {
+            hints.push("if the log's key was lost or has changed often, give the new one with --key".into());
+        }
+        if let Some(state) = self.args.state.as_ref().filter(|_| !bytes.is_empty()) {
+            let mut kept = state.as_os_str().to_owned();
+            kept.push(".refused");
+            let kept = PathBuf::from(kept);
+            match write_atomic(&kept, bytes, PUBLIC) {
+                Ok(()) => hints.push(format!(
+                    "what the server has shown is kept in `{}`; with the checkpoint of the state it is evidence",
+                    kept.display()
+                )),
+                Err(error) => context.out.note(format!("what was shown cannot be kept: {error}")),
+            }
+        }
+        let what = fault.to_string();
+        if let Err(error) = self.teller.tell_of_the_log("log_not_the_same", &what, context).await {
+            return error;
+        }
+        CliError::Coded {
+            error: Box::new(CliError::Failed { what, hints }),
             name: "LOG_NOT_THE_SAME",
             exit: Exit::Failed,
-        });
+        }
     }
-    Ok(state.as_mut().expect("set above, or known before"))
 }
 
 fn is_passing(status: &Status) -> bool {
@@ -249,21 +427,11 @@ fn is_passing(status: &Status) -> bool {
     )
 }
 
-/// The kinds of entries that alerts come from.
-fn kinds(args: &MonitorArgs) -> Vec<String> {
-    let all = Alert::value_variants().iter();
-    let wanted = all.filter(|alert| args.kind.is_empty() || args.kind.contains(alert));
-    let wanted = wanted.filter(|alert| **alert != Alert::Issuance || !args.team.is_empty());
-    let kinds = wanted.flat_map(|alert| match alert {
-        Alert::Breakglass => &["window.opened"][..],
-        Alert::Definition => &["definition"],
-        Alert::Policy => &["policy.set"],
-        Alert::Erasure => &["private.erased"],
-        Alert::Key => &["log.key_rotated"],
-        Alert::RevocationIncomplete => &["window.revocation_incomplete"],
-        Alert::Issuance => &["svid.intended"],
-    });
-    kinds.map(ToString::to_string).collect()
+impl MonitorArgs {
+    /// What an entry is told as, if it is.
+    fn alert_of(&self, view: &EntryView) -> Option<Alert> {
+        alert_of(view, &self.team).filter(|alert| self.kind.is_empty() || self.kind.contains(alert))
+    }
 }
 
 fn alert_of(view: &EntryView, teams: &[String]) -> Option<Alert> {
@@ -281,6 +449,7 @@ fn alert_of(view: &EntryView, teams: &[String]) -> Option<Alert> {
         "definition.put" | "definition.retired" => Some(Alert::Definition),
         "policy.set" => Some(Alert::Policy),
         "private.erased" => Some(Alert::Erasure),
+        "private.read" => Some(Alert::PrivateRead),
         "log.key_rotated" => Some(Alert::Key),
         "window.revocation_incomplete" => Some(Alert::RevocationIncomplete),
         "svid.intended" => {
@@ -289,65 +458,4 @@ fn alert_of(view: &EntryView, teams: &[String]) -> Option<Alert> {
         }
         _ => None,
     }
-}
-
-async fn tell(args: &MonitorArgs, alert: Alert, view: &EntryView, context: &mut Context) -> Result<(), CliError> {
-    let json = json!({ "alert": alert, "entry": view.json() });
-    if context.out.is_json() {
-        context.out.json_line(&json)?;
-    } else {
-        let name = text(&json["alert"]);
-        let line = format!("ALERT {name}  {}", view.line(&context.out));
-        context.out.line(visible_line(&line))?;
-    }
-    if let Some(command) = &args.exec {
-        execute(command, &json, context).await;
-    }
-    Ok(())
-}
-
-/// Runs the command; that it fails is told, and keeps nobody from the next alert.
-async fn execute(command: &str, alert: &Value, context: &mut Context) {
-    let run = async {
-        let mut child = tokio::process::Command::new("sh")
-            .args(["-c", command])
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A command that does not read is no failed one.
-            let _ = stdin.write_all(format!("{alert}\n").as_bytes()).await;
-        }
-        let status = child.wait().await.map_err(|error| error.to_string())?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(status.to_string())
-        }
-    };
-    let problem = match tokio::time::timeout(EXEC_MAX, run).await {
-        Ok(Ok(())) => return,
-        Ok(Err(problem)) => problem,
-        Err(_) => format!("it did not end within {} s", EXEC_MAX.as_secs()),
-    };
-    context.out.note(format!("the command of --exec has failed: {problem}"));
-}
-
-fn read_state(path: &Path) -> Result<Option<State>, CliError> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = files::read(&path.to_string_lossy(), STATE_MAX)?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        CliError::input(
-            format!("`{}` is not the state of a monitor: {error}", path.display()),
-            "remove it to begin anew",
-        )
-    })
-}
-
-fn write_state(path: &Path, state: &State) -> Result<(), CliError> {
-    let text = serde_json::to_string(state).expect("a text and a number");
-    Ok(write_atomic(path, format!("{text}\n").as_bytes(), PRIVATE)?)
 }

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use mayfly_runtime::admin_http::AdminHttp;
 use mayfly_runtime::files::{FileError, PRIVATE, lock_dir, read_text, write_atomic};
 use mayfly_runtime::{CancellationToken, Chain};
-use mayfly_tlog::note::{Algorithm, Ed25519Key, NoteSigner as _, VerifierKey};
+use mayfly_tlog::note::{Algorithm, Ed25519Key, NoteSigner as _};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::keys::{self, Of};
 use crate::Context;
 use crate::errors::{CliError, Exit};
 use site::{Event, Site};
@@ -29,11 +30,15 @@ log goes on from there. A log that lost entries, or has another past, is
 refused, and what was shown is kept below DIR/refused. The server's settings
 name it under [[witnesses]], with its key. Ends with ctrl-C.
 
+A log that gets a new key says so in its entries, which no witness is sent. So
+give the keys as a file: what is added to it counts at once. The file `keys`
+of a copy that `mayfly audit export` renews has all that the log has named.
+
 Examples:
   mayfly audit witness --dir /var/lib/witness --name witness.example.org \\
       --print-key
   mayfly audit witness --dir /var/lib/witness --listen 0.0.0.0:8090 \\
-      --log 'example.org/log/0198…+1f0e2d3c+AX…'
+      --log /var/lib/witness-copy/keys
 
 The key of a log is what its server shows at /log/keys.";
 
@@ -56,20 +61,12 @@ pub(super) struct WitnessArgs {
     /// Where it takes checkpoints, over HTTP
     #[arg(long, value_name = "ADDRESS", required_unless_present = "print_key")]
     listen: Option<SocketAddr>,
-    /// A key of a log that it witnesses; a log may have several
-    #[arg(long, value_name = "KEY", required_unless_present = "print_key", value_parser = log_key)]
-    log: Vec<VerifierKey>,
+    /// A key of a log that it witnesses, or a file of such; a log may have several
+    #[arg(long, value_name = "VKEY|FILE", required_unless_present = "print_key")]
+    log: Vec<String>,
     /// Show its own key, and end
     #[arg(long, conflicts_with_all = ["listen", "log"])]
     print_key: bool,
-}
-
-fn log_key(text: &str) -> Result<VerifierKey, String> {
-    let key: VerifierKey = text.parse().map_err(|error| format!("{error}"))?;
-    match key.algorithm() {
-        Algorithm::Ed25519 => Ok(key),
-        Algorithm::CosignatureV1 => Err("it is the key of a witness, not of a log".into()),
-    }
 }
 
 /// Runs the witness until it is interrupted.
@@ -86,12 +83,16 @@ pub(super) async fn run(args: &WitnessArgs, context: &mut Context) -> Result<Exi
     }
     let listen = args.listen.expect("clap wants it without --print-key");
     let (told, mut events) = mpsc::channel(EVENTS);
-    let site = Site::open(&args.dir, args.log.clone(), signer, told).map_err(|error| {
+    let given = args.log.clone();
+    let read = move || keys::read(&given, Of::Log).map_err(|error| error.to_string());
+    // What is wrong with them is said with a hint once, at the start.
+    keys::read(&args.log, Of::Log)?;
+    let site = Site::open(&args.dir, Box::new(read), signer, told).map_err(|error| {
         let hint = "a witness that began anew would take a log that lost entries: restore the folder; if you cannot, \
                     start with an empty one, under a new name";
         CliError::failed(Chain(&error).to_string(), hint)
     })?;
-    let pages = AdminHttp::bind(listen, site.router());
+    let pages = AdminHttp::bind(listen, site.clone().router());
     let pages = pages.map_err(|error| CliError::failed(Chain(&error).to_string(), "choose another --listen"))?;
     let address = pages.address();
     if context.out.is_json() {
@@ -109,6 +110,7 @@ pub(super) async fn run(args: &WitnessArgs, context: &mut Context) -> Result<Exi
     };
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let stop = CancellationToken::new();
     let serving = pages.serve(stop.clone());
     tokio::pin!(serving);
@@ -117,6 +119,7 @@ pub(super) async fn run(args: &WitnessArgs, context: &mut Context) -> Result<Exi
             () = &mut serving => break,
             _ = int.recv(), if !stop.is_cancelled() => stop.cancel(),
             _ = term.recv(), if !stop.is_cancelled() => stop.cancel(),
+            _ = hangup.recv() => site.read_keys(),
             event = events.recv() => if let Some(event) = event { show(&event, context)? },
         }
     }
@@ -141,8 +144,8 @@ fn show(event: &Event, context: &mut Context) -> Result<(), CliError> {
         return context.out.json_line(&value);
     }
     match event {
-        Event::Cosigned { .. } => context.out.line(event.to_string()),
-        Event::Refused { .. } | Event::Failed { .. } => {
+        Event::Cosigned { .. } | Event::Keys { .. } => context.out.line(event.to_string()),
+        Event::Refused { .. } | Event::NewKey { .. } | Event::Failed { .. } => {
             context.out.note(event.to_string());
             Ok(())
         }

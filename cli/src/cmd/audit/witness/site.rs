@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::Router;
@@ -19,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use mayfly_runtime::files::{FileError, PRIVATE, read_text, write_atomic};
 use mayfly_runtime::{Chain, Clock, SystemClock};
-use mayfly_tlog::checkpoint::CheckpointError;
+use mayfly_tlog::checkpoint::{Checkpoint, CheckpointError};
 use mayfly_tlog::note::{Ed25519Key, Note, NoteError, SignError, VerifierKey};
 use mayfly_tlog::witness::{
     AddCheckpoint, MAX_REQUEST_BYTES, Outdated, Refusal, SIZE_CONTENT_TYPE, StateError, Witness,
@@ -33,6 +34,10 @@ const STATE_FILE: &str = "state";
 const REFUSED_DIR: &str = "refused";
 /// More of them are not kept.
 const REFUSED_MAX: usize = 100;
+/// The keys of logs are read again at most so often, whoever sends checkpoints.
+const KEYS_PAUSE: Duration = Duration::from_secs(1);
+/// Of more keys that are not known it is not told: anybody can put a signature below a checkpoint.
+const UNKNOWN_MAX: usize = 64;
 /// The state of some thousand logs.
 const STATE_BYTES: u64 = 4 << 20;
 
@@ -41,14 +46,22 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// One witness. Its folder is locked by the caller.
 pub(super) struct Site {
     dir: PathBuf,
-    log_keys: Vec<VerifierKey>,
+    /// Reads the keys of the logs, where the operator keeps them.
+    read: Box<ReadKeys>,
     signer: Ed25519Key,
     told: mpsc::Sender<Event>,
     state: Mutex<Known>,
 }
 
+/// Reads keys, or says why it cannot.
+pub(super) type ReadKeys = dyn Fn() -> Result<Vec<VerifierKey>, String> + Send + Sync;
+
 struct Known {
     witness: Witness,
+    log_keys: Vec<VerifierKey>,
+    keys_read: Option<Instant>,
+    /// Keys that sign and were not given, as far as that was told: log and key ID.
+    unknown_keys: BTreeSet<(String, u32)>,
     /// The last checkpoint of each log with its cosignature, by the hash of its origin.
     checkpoints: BTreeMap<String, Vec<u8>>,
     /// Of these it was said that they are cosigned.
@@ -61,6 +74,14 @@ struct Known {
 pub(super) enum Event {
     /// The first cosignature for a log since the start.
     Cosigned { origin: String, size: u64 },
+    /// The keys of the logs are others now.
+    Keys { count: usize },
+    /// A key that was not given signs beside one that was, or instead.
+    NewKey {
+        origin: String,
+        key_id: u32,
+        is_beside_a_known_one: bool,
+    },
     /// A checkpoint was refused.
     Refused {
         status: u16,
@@ -79,6 +100,8 @@ pub(super) enum SiteError {
     File(#[from] FileError),
     #[error("`{0}`")]
     State(String, #[source] StateError),
+    #[error("the keys of the logs: {0}")]
+    Keys(String),
 }
 
 /// It could not answer.
@@ -104,32 +127,28 @@ impl Site {
     /// Goes on with what `dir` keeps. Blocks.
     pub(super) fn open(
         dir: &Path,
-        log_keys: Vec<VerifierKey>,
+        read: Box<ReadKeys>,
         signer: Ed25519Key,
         told: mpsc::Sender<Event>,
     ) -> Result<Arc<Self>, SiteError> {
+        let log_keys = read().map_err(SiteError::Keys)?;
         let file = dir.join(STATE_FILE);
         let witness = match read_text(&file, STATE_BYTES) {
             Ok(text) => Witness::parse(&text).map_err(|error| SiteError::State(file.display().to_string(), error))?,
             Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Witness::new(),
             Err(error) => return Err(error.into()),
         };
-        let mut checkpoints = BTreeMap::new();
-        for key in &log_keys {
-            let hash = hash_of(key.name());
-            // It is a copy for readers: one that is missing comes back with the next checkpoint.
-            if let Ok(note) = fs::read(dir.join(format!("{hash}.checkpoint"))) {
-                checkpoints.insert(hash, note);
-            }
-        }
         Ok(Arc::new(Self {
             dir: dir.to_owned(),
-            log_keys,
+            read,
             signer,
             told,
             state: Mutex::new(Known {
                 witness,
-                checkpoints,
+                checkpoints: checkpoints(dir, &log_keys),
+                log_keys,
+                keys_read: None,
+                unknown_keys: BTreeSet::new(),
                 said: BTreeSet::new(),
                 refused_last: None,
             }),
@@ -145,10 +164,68 @@ impl Site {
             .with_state(self)
     }
 
+    /// Reads the keys of the logs once more. If they cannot be read, those that were known count. Blocks.
+    pub(super) fn read_keys(&self) {
+        let read = (self.read)();
+        let mut known = self.lock();
+        known.keys_read = Some(Instant::now());
+        match read {
+            Ok(keys) if keys == known.log_keys => {}
+            Ok(keys) => {
+                known.checkpoints = checkpoints(&self.dir, &keys);
+                known.unknown_keys.clear();
+                let count = keys.len();
+                known.log_keys = keys;
+                self.tell(Event::Keys { count });
+            }
+            Err(why) => {
+                let why = format!("the keys of the logs cannot be read, and the last ones count: {why}");
+                self.tell(Event::Failed { why });
+            }
+        }
+    }
+
+    /// Looks for a key that was not given among those that signed. Blocks.
+    fn look_for_new_keys(&self, request: &AddCheckpoint) {
+        let note = request.checkpoint();
+        let Ok(checkpoint) = Checkpoint::parse(note.text()) else {
+            return;
+        };
+        let origin = checkpoint.origin();
+        // Witnesses sign in names of their own.
+        let own = || note.signatures().iter().filter(|signature| signature.name() == origin);
+        let unknown = |known: &Known| -> Vec<u32> {
+            let of_the_log = known.log_keys.iter().filter(|key| key.name() == origin);
+            let ids: BTreeSet<u32> = of_the_log.map(VerifierKey::id).collect();
+            // Of other logs nothing is known and nothing is told.
+            let new = own().map(|signature| signature.key_id()).filter(|id| !ids.contains(id));
+            if ids.is_empty() { vec![] } else { new.collect() }
+        };
+        {
+            let known = self.lock();
+            let was_just_read = known.keys_read.is_some_and(|read| read.elapsed() < KEYS_PAUSE);
+            if was_just_read || unknown(&known).is_empty() {
+                return;
+            }
+        }
+        self.read_keys();
+        let mut known = self.lock();
+        for key_id in unknown(&known) {
+            if known.unknown_keys.len() < UNKNOWN_MAX && known.unknown_keys.insert((origin.to_owned(), key_id)) {
+                self.tell(Event::NewKey {
+                    origin: origin.to_owned(),
+                    key_id,
+                    is_beside_a_known_one: note.verified_by(&known.log_keys).is_ok(),
+                });
+            }
+        }
+    }
+
     /// Decides, saves, cosigns. Blocks.
     fn add(&self, request: &AddCheckpoint) -> Result<String, AddError> {
+        self.look_for_new_keys(request);
         let mut known = self.lock();
-        let accepted = known.witness.consider(request, &self.log_keys)?;
+        let accepted = known.witness.consider(request, &known.log_keys)?;
         let mut next = known.witness.clone();
         next.record(&accepted)?;
         write_atomic(&self.dir.join(STATE_FILE), next.to_text().as_bytes(), PRIVATE)?;
@@ -158,7 +235,7 @@ impl Site {
         let line = signature.to_string();
         let checkpoint = accepted.checkpoint();
         let mut shown = Note::new(checkpoint.note().text())?;
-        for own in checkpoint.note().verified_by(&self.log_keys)? {
+        for own in checkpoint.note().verified_by(&known.log_keys)? {
             let mut signatures = checkpoint.note().signatures().iter();
             shown.push(
                 signatures
@@ -274,6 +351,16 @@ async fn checkpoint(State(site): State<Arc<Site>>, UrlPath(log): UrlPath<String>
     }
 }
 
+/// The last checkpoints with their cosignatures, for readers: one that is missing comes back with the next.
+fn checkpoints(dir: &Path, log_keys: &[VerifierKey]) -> BTreeMap<String, Vec<u8>> {
+    let hashes = log_keys.iter().map(|key| hash_of(key.name()));
+    let kept = hashes.filter_map(|hash| {
+        let note = fs::read(dir.join(format!("{hash}.checkpoint"))).ok()?;
+        Some((hash, note))
+    });
+    kept.collect()
+}
+
 fn hash_of(text: &str) -> String {
     hex::encode(digest(&SHA256, text.as_bytes()))
 }
@@ -284,6 +371,13 @@ impl Event {
     pub(super) fn json(&self) -> Value {
         match self {
             Self::Cosigned { origin, size } => json!({"event": "cosigned", "origin": origin, "size": size}),
+            Self::Keys { count } => json!({"event": "keys", "count": count}),
+            Self::NewKey {
+                origin,
+                key_id,
+                is_beside_a_known_one,
+            } => json!({"event": "new_key", "origin": origin, "key_id": format!("{key_id:08x}"),
+                        "beside_a_known_one": is_beside_a_known_one}),
             Self::Refused {
                 status,
                 why,
@@ -298,6 +392,22 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cosigned { origin, size } => write!(f, "cosigning {origin} from {size} entries on"),
+            Self::Keys { count } => write!(f, "the keys of the logs were read again: {count}"),
+            Self::NewKey {
+                origin,
+                key_id,
+                is_beside_a_known_one,
+            } => {
+                let how = match is_beside_a_known_one {
+                    true => "beside a known one: add it to --log before that one signs no more",
+                    false => "and no known one does: nothing is cosigned until it is added to --log",
+                };
+                write!(
+                    f,
+                    "NEW KEY: {origin} is signed by {key_id:08x}, {how}. Have it from the log's entries (`mayfly audit \
+                     export`) or from its operator"
+                )
+            }
             Self::Refused {
                 status,
                 why,

@@ -1,5 +1,7 @@
+use std::sync::{Arc, Mutex};
+
 use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
-use mayfly_tlog::note::{NoteSigner, Signature};
+use mayfly_tlog::note::{Note, NoteSigner, Signature, VerifierKey};
 use mayfly_tlog::tile::TilePath;
 use mayfly_tlog::tree::{TileSource, Tree};
 use mayfly_tlog::{Hash, leaf_hash};
@@ -56,6 +58,7 @@ struct Running {
     key: VerifierKey,
     events: mpsc::Receiver<Event>,
     stop: CancellationToken,
+    site: Arc<Site>,
 }
 
 impl Running {
@@ -65,11 +68,20 @@ impl Running {
 
     fn in_dir(dir: tempfile::TempDir, logs: &[&Log]) -> Self {
         let signer = own_key(dir.path(), Some("witness.example/w")).unwrap();
-        let key = signer.verifier_key().clone();
         let (told, events) = mpsc::channel(EVENTS);
-        let keys = logs.iter().map(|log| log.key.verifier_key().clone()).collect();
-        let site = Site::open(dir.path(), keys, signer, told).unwrap();
-        let pages = AdminHttp::bind(([127, 0, 0, 1], 0).into(), site.router()).unwrap();
+        let keys: Vec<VerifierKey> = logs.iter().map(|log| log.key.verifier_key().clone()).collect();
+        Self::with_keys(dir, Box::new(move || Ok(keys.clone())), signer, (told, events))
+    }
+
+    fn with_keys(
+        dir: tempfile::TempDir,
+        read: Box<site::ReadKeys>,
+        signer: Ed25519Key,
+        (told, events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    ) -> Self {
+        let key = signer.verifier_key().clone();
+        let site = Site::open(dir.path(), read, signer, told).unwrap();
+        let pages = AdminHttp::bind(([127, 0, 0, 1], 0).into(), site.clone().router()).unwrap();
         let (address, stop) = (pages.address(), CancellationToken::new());
         let stopping = stop.clone();
         #[allow(clippy::disallowed_methods, reason = "tests may spawn")]
@@ -80,6 +92,7 @@ impl Running {
             key,
             events,
             stop,
+            site,
         }
     }
 
@@ -281,7 +294,7 @@ fn a_witness_keeps_its_name_and_one_that_cannot_read_what_it_knew_does_not_begin
     );
     fs::write(dir.path().join("state"), "5 nonsense log.example/a\n").unwrap();
     let (told, _events) = mpsc::channel(1);
-    assert!(Site::open(dir.path(), vec![], first, told).is_err());
+    assert!(Site::open(dir.path(), Box::new(|| Ok(vec![])), first, told).is_err());
 }
 
 #[tokio::test]
@@ -298,4 +311,74 @@ async fn there_is_nothing_else_there() {
         let (status, ..) = witness.says(&format!("POST {path}"), "").await;
         assert!([404, 405].contains(&status), "{path}: {status}");
     }
+}
+
+/// What the operator keeps the keys of logs in.
+type Given = Arc<Mutex<Result<Vec<VerifierKey>, String>>>;
+
+fn with_given(given: &Given) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let signer = own_key(dir.path(), Some("witness.example/w")).unwrap();
+    let reading = given.clone();
+    let read = Box::new(move || reading.lock().unwrap().clone());
+    Running::with_keys(dir, read, signer, mpsc::channel(EVENTS))
+}
+
+/// The body of `add-checkpoint` with the signatures of two keys, as after a rotation.
+fn signed_by_both(log: &Log, next: &Log, old: u64) -> String {
+    let body = log.body(old);
+    let (proof, note) = body.split_once("\n\n").unwrap();
+    let mut note = Note::parse(note.as_bytes()).unwrap();
+    note.sign(&next.key).unwrap();
+    format!("{proof}\n\n{}", String::from_utf8(note.to_bytes()).unwrap())
+}
+
+#[tokio::test]
+async fn a_new_key_of_the_log_is_told_and_counts_once_the_operator_has_given_it() {
+    let log = Log::new("log.example/a").grown(5);
+    let next = Log::new("log.example/a").grown(9);
+    let given = Given::new(Mutex::new(Ok(vec![log.key.verifier_key().clone()])));
+    let mut witness = with_given(&given);
+    assert_eq!(witness.add(&signed_by_both(&log, &next, 0)).await.0, 200);
+    // The old one signs no more, and nobody has done anything.
+    assert_eq!(witness.add(&next.body(5)).await.0, 403);
+    // What cannot be read takes nothing away.
+    let first = given.lock().unwrap().clone().unwrap();
+    *given.lock().unwrap() = Err("it is torn".into());
+    witness.site.read_keys();
+    assert_eq!(witness.add(&log.body(5)).await.0, 200);
+    *given.lock().unwrap() = Ok([first, vec![next.key.verifier_key().clone()]].concat());
+    witness.site.read_keys();
+    assert_eq!(witness.add(&next.body(5)).await.0, 200);
+    // What the operator takes away does not count any more.
+    *given.lock().unwrap() = Ok(vec![next.key.verifier_key().clone()]);
+    witness.site.read_keys();
+    assert_eq!(witness.add(&log.grown(12).body(9)).await.0, 403);
+
+    let mut told = vec![];
+    while let Ok(event) = witness.events.try_recv() {
+        told.push(event.json());
+    }
+    let of = |kind: &str| told.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
+    let key_id = format!("{:08x}", next.key.verifier_key().id());
+    assert_eq!(of("new_key").len(), 1, "{told:?}");
+    assert_eq!(of("new_key")[0]["key_id"], key_id);
+    assert_eq!(of("new_key")[0]["beside_a_known_one"], true);
+    assert_eq!((of("keys").len(), of("failed").len()), (2, 1), "{told:?}");
+}
+
+#[tokio::test]
+async fn keys_that_were_added_to_the_file_count_without_a_word() {
+    let log = Log::new("log.example/a").grown(5);
+    let next = Log::new("log.example/a").grown(9);
+    let given = Given::new(Mutex::new(Ok(vec![log.key.verifier_key().clone()])));
+    let witness = with_given(&given);
+    assert_eq!(witness.add(&log.body(0)).await.0, 200);
+    given
+        .lock()
+        .unwrap()
+        .as_mut()
+        .unwrap()
+        .push(next.key.verifier_key().clone());
+    assert_eq!(witness.add(&next.body(5)).await.0, 200);
 }
