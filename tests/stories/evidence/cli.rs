@@ -485,3 +485,187 @@ async fn alerts_are_told_as_they_happen_and_go_on_where_they_stopped() {
     let (code, found) = verify(&copy, &keys).await;
     assert_eq!(code, Some(0), "{found:#}");
 }
+
+/// `mayfly audit monitor` with its output kept.
+fn monitor(server: &Server, words: &[&str]) -> Command {
+    let mut command = Command::new(binary("mayfly"));
+    command
+        .arg("--server-socket")
+        .arg(server.socket())
+        .args(["audit", "monitor"])
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn ended(monitor: tokio::process::Child) -> (Option<i32>, String) {
+    let output = tokio::time::timeout(PATIENCE, monitor.wait_with_output())
+        .await
+        .expect("the monitor ends")
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn a_monitor_finds_out_a_log_that_was_taken_back_changed_or_signed_by_another_key() {
+    let mut server = Server::start().await;
+    let cli = Cli::new(&server.socket());
+    let (data, backup, state) = (
+        server.dir().join("server"),
+        server.dir().join("backup"),
+        server.dir().join("state"),
+    );
+    let told = server.dir().join("told");
+    let exec = format!("cat >> {}", told.display());
+    let keys = cli.json(&["audit", "keys"]).await;
+    let key = keys["keys"][0].as_str().unwrap().to_owned();
+    // The key of another log.
+    let other = Server::start().await;
+    let others = Cli::new(&other.socket()).json(&["audit", "keys"]).await;
+    let foreign = monitor(&server, &["--key", others["keys"][0].as_str().unwrap()]);
+    let (code, said) = ended({ foreign }.spawn().unwrap()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no key that is known has signed"), "{said}");
+    drop(other);
+
+    server.daemon.stop();
+    copy_all(&data, &backup);
+    server.daemon.start();
+    server.wait_ready().await;
+    for _ in 0..20 {
+        server.admin().token().await;
+    }
+    let words = ["--state", text(&state), "--key", &key, "--exec", &exec];
+    let first = monitor(&server, &[&words[..], &["--alerts", "1"]].concat())
+        .spawn()
+        .unwrap();
+    eventually("the monitor to begin", PATIENCE, async || state.exists().then_some(())).await;
+    cli.json(&["audit", "rotate-key", "--reason", "a story"]).await;
+    let (code, said) = ended(first).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("TRUSTING"), "{said}");
+
+    // Taken back with all that belongs to it: the server cannot know.
+    let kept = fs::read(&state).unwrap();
+    server.daemon.stop();
+    fs::remove_dir_all(&data).unwrap();
+    copy_all(&backup, &data);
+    server.daemon.start();
+    server.wait_ready().await;
+    let (code, said) = ended(monitor(&server, &words).spawn().unwrap()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("ALERT log_not_the_same") && said.contains("SHORTER"),
+        "{said}"
+    );
+    for _ in 0..60 {
+        server.admin().token().await;
+    }
+    let (code, said) = ended(monitor(&server, &words).spawn().unwrap()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FORKED"), "{said}");
+    println!("{said}");
+    assert_eq!(fs::read(&state).unwrap(), kept, "what was known stays known");
+    assert!(state.with_extension("refused").exists(), "what was shown is kept");
+    let alerts = fs::read_to_string(&told).unwrap();
+    assert_eq!(alerts.matches("log_not_the_same").count(), 2, "{alerts}");
+    // Who begins anew takes it, and says by which key.
+    let fresh = server.dir().join("fresh");
+    let anew = monitor(&server, &["--alerts", "1", "--state", text(&fresh)]);
+    let anew = { anew }.spawn().unwrap();
+    eventually("the monitor to begin", PATIENCE, async || fresh.exists().then_some(())).await;
+    cli.json(&["audit", "rotate-key", "--reason", "a story"]).await;
+    let (code, said) = ended(anew).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("TRUSTING the key"), "{said}");
+}
+
+#[tokio::test]
+async fn who_reads_names_is_on_record_or_reads_nothing() {
+    let server = Server::start().await;
+    let cli = Cli::new(&server.socket());
+    let copy = |name: &str| server.dir().join(name);
+    server.admin().token().await;
+    let from = ["--from", "0", "--kind", "private-read", "--alerts", "2", "--names"];
+    let watching = monitor(&server, &from).spawn().unwrap();
+    cli.json(&["audit", "export", text(&copy("sealed"))]).await;
+    cli.json_lines(&["audit", "tail", "--sealed"]).await;
+    let read = ["audit", "search", "--kind", "private.read", "--sealed"];
+    assert_eq!(cli.json_lines(&read).await, Vec::<Value>::new());
+    for _ in 0..3 {
+        cli.json(&["audit", "export", text(&copy("private")), "--private"])
+            .await;
+    }
+    cli.json_lines(&["audit", "search", "--kind", "token"]).await;
+    let said = cli.json_lines(&read).await;
+    let what: Vec<_> = said
+        .iter()
+        .map(|entry| entry["body"]["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        what,
+        ["export", "search"],
+        "one for each question in a minute: {said:?}"
+    );
+    assert!(said[0]["who"]["commitment"].is_string() && said[0]["body"]["values"].as_u64() > Some(0));
+    let (code, told) = ended(watching).await;
+    assert_eq!(
+        (code, told.matches("ALERT private_read").count()),
+        (Some(0), 2),
+        "{told}"
+    );
+    // The copy has the entry about itself.
+    let (code, found) = verify(&copy("private"), &copy("private").join("keys")).await;
+    assert_eq!(code, Some(0), "{found:#}");
+
+    // What cannot be recorded is not read.
+    let database = rusqlite::Connection::open(server.dir().join("server/server.db")).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER refuses BEFORE INSERT ON log WHEN NEW.kind = 'private.read'
+             BEGIN SELECT RAISE(ABORT, 'it cannot be written'); END",
+        )
+        .unwrap();
+    let refused = cli.run(&["audit", "export", text(&copy("refused")), "--private"]).await;
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(!copy("refused").join("private.jsonl").exists());
+    let refused = cli.run(&["audit", "search", "--kind", "agent"]).await;
+    assert!(refused.code != Some(0) && refused.stdout.is_empty(), "{refused:?}");
+    cli.json(&["audit", "export", text(&copy("refused"))]).await;
+    cli.json_lines(&["audit", "search", "--kind", "token", "--sealed"])
+        .await;
+}
+
+#[tokio::test]
+async fn what_a_server_writes_has_nobody_s_address_in_it() {
+    let told = Told::begin().await;
+    let copy = told.path("copy");
+    told.export(&copy).await;
+    let (mut count, mut hidden) = (0, 0);
+    for file in files(&copy.join("tile/entries")) {
+        for entry in entries_of(&fs::read(file).unwrap()) {
+            let entry: Value = serde_json::from_slice(&entry[2..]).unwrap();
+            let origin = &entry["origin"];
+            assert!(origin == "" || origin["commitment"].is_string(), "{entry}");
+            hidden += usize::from(origin != "");
+            count += 1;
+            // Neither in any other field: all of these worlds is on this machine.
+            let text = entry.to_string();
+            for address in ["127.0.0.1", "[::1]", "localhost", "pid:", "uid:", "unix:"] {
+                assert!(!text.contains(address), "{address} in {text}");
+            }
+        }
+    }
+    println!("{count} entries, {hidden} of them from somewhere");
+    assert!(hidden > 10 && hidden < count);
+    let private = fs::read_to_string(copy.join("private.jsonl")).unwrap();
+    assert!(
+        private.contains("127.0.0.1:"),
+        "whoever may know does: where agents came from"
+    );
+    assert_eq!(told.verify(&copy).await.0, Some(0));
+}

@@ -33,7 +33,12 @@ async fn a_reading_is_recorded_once_and_names_only_what_the_log_commits_to() {
         body,
     };
     world.commit(change).await.unwrap();
-    for _ in 0..3 {
+    for pid in 0..3 {
+        // Every process is somewhere else.
+        let reader = |who: &str| Actor {
+            origin: format!("pid:{pid}"),
+            ..reader(who)
+        };
         let asked = search(&["ann", "nobody-knows-bob"], 0);
         evidence.record_reading(reader("uid:1000"), &asked).await.unwrap();
         evidence
