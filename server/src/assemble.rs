@@ -22,6 +22,7 @@ use crate::api::{self, Api, Deps, Face};
 use crate::app::archive::Archive;
 use crate::app::attest_agent::Attestors;
 use crate::app::authorities::Authorities;
+use crate::app::checkpoints::Checkpoints;
 use crate::app::evidence::witnesses::Witnesses;
 use crate::app::evidence::{Evidence, EvidenceParts};
 use crate::app::exceptions;
@@ -129,6 +130,7 @@ async fn serve(loaded: Loaded, log: LogHandle) -> anyhow::Result<()> {
     let witnesses = witnesses.context("the witnesses of the log")?;
     let feeds = TaskFeeds {
         witnesses: Some(witnesses.clone()),
+        checkpoints: Arc::new(Checkpoints::new(settings.tasks.lease)),
         ..TaskFeeds::default()
     };
     let told = hub.clone();

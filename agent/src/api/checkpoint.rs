@@ -21,7 +21,7 @@ use mayfly_runtime::listen::ConnInfo;
 use mayfly_svid::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
@@ -30,7 +30,7 @@ use super::ApiMetrics;
 use super::caller::{Caller, CallerError, Callers, SelectorSet, Standing, StreamSlot};
 use super::metrics::Refusal;
 use super::workload::{FRESH, HeaderCheck, refusal_status};
-use crate::news::{Cursor, DenySet, Enforcer, News, Word};
+use crate::news::{self, Cursor, DenySet, Enforcer, Moment, News, Word};
 use crate::tasks::TaskMetrics;
 use crate::view::View;
 
@@ -58,7 +58,7 @@ struct Consumer {
     word: watch::Receiver<Option<Word>>,
     cursor: Cursor,
     /// Until when the consumer believes that the last word counts.
-    told_end: Option<Instant>,
+    told_end: Option<Moment>,
     caller: Arc<Caller>,
     /// What gives the identity that it registered as.
     entry: Arc<Entry>,
@@ -158,12 +158,21 @@ impl Checkpoint for CheckpointApi {
         let name = name_of(&hello)?;
         let entry = entry_of(&hello, entries)?;
         let spiffe_id = &entry.spec.spiffe_id;
-        let enforcer = self.news.enforcers().join(name, spiffe_id, caller.uid());
+        let process = Arc::clone(&caller);
+        let registering = news::Consumer {
+            uid: caller.uid(),
+            process: (caller.pid(), caller.process.start_time()),
+            exited: Box::pin(async move { process.exited().await }),
+            best_effort: hello.best_effort,
+            instance: hello.instance,
+        };
+        let enforcer = self.news.enforcers().join(name, spiffe_id, registering);
         let enforcer = enforcer.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(
             checkpoint = name,
             %spiffe_id,
             version = hello.version.chars().take(CHECKPOINT_MAX).collect::<String>(),
+            best_effort = hello.best_effort,
             peer_pid = caller.pid(),
             "consumer enforces what is revoked"
         );
@@ -225,7 +234,11 @@ impl Consumer {
                 () = self.caller.exited() => return Err(refusal_status(Refusal::CallerOver)),
                 () = self.caller.over() => return Err(refusal_status(Refusal::CallerOver)),
                 () = closing.cancelled() => return Err(refusal_status(Refusal::Draining)),
-                () = async { sleep_until(self.told_end.unwrap_or_else(Instant::now)).await }, if self.told_end.is_some() => {}
+                () = async {
+                    if let Some(end) = self.told_end {
+                        sleep_until(end.timer()).await;
+                    }
+                }, if self.told_end.is_some() => {}
             }
         }
     }
@@ -251,7 +264,7 @@ impl Consumer {
 
     /// What there is to tell now.
     fn due(&mut self) -> Option<pb::EnforceResponse> {
-        let now = Instant::now();
+        let now = Moment::now();
         let word = *self.word.borrow_and_update();
         let left = word.and_then(|word| word.left_for_consumers(now));
         let piece = self.denied.borrow_and_update().clone().next(&mut self.cursor, PIECE);
@@ -266,6 +279,10 @@ impl Consumer {
             return None;
         }
         self.told_end = left.map(|left| now + left);
+        if let (Some(word), Some(end)) = (word, self.told_end) {
+            // Not to the instant: it has to end its connections by then.
+            self.enforcer.believes_until(end + word.consumers_margin());
+        }
         // What lies in a buffer until the consumer reads it does not become fresher by that.
         let lease_until_ms = left.map_or(0, |left| {
             u64::try_from((uptime() + left).as_millis()).unwrap_or(u64::MAX)

@@ -203,6 +203,7 @@ impl WorkloadServer {
             callers: Arc::clone(&callers),
             metrics: metrics.clone(),
         };
+        let enforcers = Arc::clone(news.enforcers());
         let checkpoint = checkpoint::CheckpointApi {
             news,
             views: of_api.clone(),
@@ -224,8 +225,15 @@ impl WorkloadServer {
             server.serve(routes, stop.clone()).await;
             served.cancel();
         };
+        let look_after = async {
+            tokio::select! {
+                () = served.cancelled() => {}
+                () = enforcers.look_after_away() => {}
+            }
+        };
         tokio::join!(
             serve,
+            look_after,
             callers.sweep(served.clone()),
             report_health(reporter, views, stop.clone())
         );

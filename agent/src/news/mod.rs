@@ -11,6 +11,7 @@
 mod denied;
 mod enforcers;
 mod mailbox;
+mod moment;
 mod word;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,8 +20,9 @@ use mayfly_proto::mayfly::workload::Revoked;
 use tokio::sync::watch;
 
 pub use denied::{Cursor, DenySet, Piece};
-pub use enforcers::{Enforcer, Enforcers, TooManyCheckpoints};
+pub use enforcers::{Consumer, Enforcer, Enforcers, TooManyConsumers};
 pub use mailbox::Mailbox;
+pub use moment::Moment;
 pub use word::{DEFAULT_LEASE, Word};
 
 use crate::witness::{Distrust, Witness};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mayfly_svid::Timestamp;
-use tokio::time::Instant;
 
+use super::Moment;
 /// The lease until the server told another.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// A beacon comes each quarter of the lease.
@@ -15,24 +15,24 @@ const LONGEST_LEASE: Duration = Duration::from_secs(300);
 /// here to them.
 const CONSUMERS_MARGIN: u32 = 20;
 
-/// The server's last word on the watch stream. All of it is monotonic: no setting of this machine's clock makes it last
-/// longer.
+/// The server's last word on the watch stream. All of it is counted in [`Moment`]s: neither a setting of this machine's clock
+/// nor its sleep makes it last longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word {
     /// When it came.
-    pub at: Instant,
+    pub at: Moment,
     /// How long it counts: what the server says, and not longer than a few of its beacons.
     pub lease: Duration,
     /// After so long without one, beacons have failed to come.
     beacons: Option<Duration>,
     /// What the server's clock said, in Unix milliseconds, and when that came.
-    server_time: Option<(Instant, i64)>,
+    server_time: Option<(Moment, i64)>,
 }
 
 impl Default for Word {
     fn default() -> Self {
         Self {
-            at: Instant::now(),
+            at: Moment::now(),
             lease: DEFAULT_LEASE,
             beacons: None,
             server_time: None,
@@ -42,25 +42,30 @@ impl Default for Word {
 
 impl Word {
     /// The first instant at which it does not count any more.
-    pub fn end(&self) -> Instant {
+    pub fn end(&self) -> Moment {
         self.at + self.lease
     }
 
     /// How long it still counts; `None` if it does not.
-    pub fn left(&self, now: Instant) -> Option<Duration> {
-        self.end().checked_duration_since(now).filter(|left| !left.is_zero())
+    pub fn left(&self, now: Moment) -> Option<Duration> {
+        Some(self.end().since(now)).filter(|left| !left.is_zero())
     }
 
     /// How long consumers may count on it: a little less than we do.
-    pub fn left_for_consumers(&self, now: Instant) -> Option<Duration> {
-        let left = self.left(now)?.checked_sub(self.lease / CONSUMERS_MARGIN);
+    pub fn left_for_consumers(&self, now: Moment) -> Option<Duration> {
+        let left = self.left(now)?.checked_sub(self.consumers_margin());
         left.filter(|left| !left.is_zero())
     }
 
+    /// How much less than we.
+    pub fn consumers_margin(&self) -> Duration {
+        self.lease / CONSUMERS_MARGIN
+    }
+
     /// The server's clock now, as far as it is known; never ahead of it.
-    pub fn server_now(&self, now: Instant) -> Option<Timestamp> {
+    pub fn server_now(&self, now: Moment) -> Option<Timestamp> {
         let (at, unix_ms) = self.server_time?;
-        let passed = i64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(i64::MAX);
+        let passed = i64::try_from(now.since(at).as_millis()).unwrap_or(i64::MAX);
         Some(Timestamp::from_unix(unix_ms.saturating_add(passed).div_euclid(1000)))
     }
 
@@ -69,7 +74,7 @@ impl Word {
         let told = (lease_ms > 0).then(|| Duration::from_millis(lease_ms.into()));
         let lease = told.into_iter().chain(self.beacons).min().unwrap_or(self.lease);
         Self {
-            at: Instant::now(),
+            at: Moment::now(),
             lease: lease.clamp(SHORTEST_LEASE, LONGEST_LEASE),
             ..self
         }
@@ -97,6 +102,7 @@ impl Word {
 mod tests {
     use tokio::time::advance;
 
+    use super::super::moment::sleeping;
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -104,15 +110,15 @@ mod tests {
         let word = Word::default().beacon(1_000_500, 2_500, 0);
         assert_eq!(word.lease, Duration::from_secs(10));
         advance(Duration::from_millis(9_999)).await;
-        assert_eq!(word.left(Instant::now()), Some(Duration::from_millis(1)));
+        assert_eq!(word.left(Moment::now()), Some(Duration::from_millis(1)));
         advance(Duration::from_millis(1)).await;
-        assert_eq!(word.left(Instant::now()), None);
-        assert_eq!(word.server_now(Instant::now()), Some(Timestamp::from_unix(1_010)));
+        assert_eq!(word.left(Moment::now()), None);
+        assert_eq!(word.server_now(Moment::now()), Some(Timestamp::from_unix(1_010)));
         let next = word.again(0);
-        assert_eq!(next.left(Instant::now()), Some(Duration::from_secs(10)));
+        assert_eq!(next.left(Moment::now()), Some(Duration::from_secs(10)));
         assert_eq!(
-            next.server_now(Instant::now()),
-            word.server_now(Instant::now()),
+            next.server_now(Moment::now()),
+            word.server_now(Moment::now()),
             "kept where none was told"
         );
     }
@@ -139,9 +145,22 @@ mod tests {
     async fn consumers_are_told_less_than_is_left() {
         let word = Word::default().beacon(1_000_500, 2_500, 10_000);
         advance(Duration::from_millis(4_000)).await;
-        let left = |word: &Word| word.left_for_consumers(Instant::now());
+        let left = |word: &Word| word.left_for_consumers(Moment::now());
         assert_eq!(left(&word), Some(Duration::from_millis(5_500)));
         advance(Duration::from_millis(5_500)).await;
-        assert_eq!((left(&word), word.left(Instant::now()).is_some()), (None, true));
+        assert_eq!((left(&word), word.left(Moment::now()).is_some()), (None, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sleep_of_the_machine_makes_no_word_last_longer() {
+        let word = Word::default().beacon(1_000_500, 2_500, 10_000);
+        advance(Duration::from_secs(2)).await;
+        sleeping::sleep(Duration::from_secs(7));
+        assert_eq!(word.left(Moment::now()), Some(Duration::from_secs(1)));
+        assert_eq!(word.server_now(Moment::now()), Some(Timestamp::from_unix(1_009)));
+        sleeping::sleep(Duration::from_secs(3_600));
+        assert_eq!(word.left(Moment::now()), None);
+        assert_eq!(word.left_for_consumers(Moment::now()), None);
+        assert!(word.end().timer() < tokio::time::Instant::now());
     }
 }

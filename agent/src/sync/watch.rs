@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
-use mayfly_proto::mayfly::agent::{Ack, Beacon, Enforced, Hello, LogHead, WatchRequest, WatchResponse, Witnessed};
+use mayfly_proto::mayfly::agent::{Ack, Beacon, Hello, LogHead, WatchRequest, WatchResponse, Witnessed};
 use mayfly_proto::mayfly::agent::{watch_request, watch_response};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -99,7 +99,7 @@ impl WatchStream {
             deadline,
             reported_at: Instant::now() - REPORT_GAP,
             // What an earlier stream was told means nothing on this one.
-            report_at: (!holdings.news().enforcers().is_empty()).then(Instant::now),
+            report_at: Some(Instant::now()),
             looking: None,
             watching: holdings.news().witness().cloned().map(Watching::new),
         })
@@ -167,6 +167,10 @@ impl WatchStream {
             _ => {}
         }
         if let (WatchEvent::Applied(applied), Some(position)) = (&event, holdings.position()) {
+            // What it acknowledges holds for whoever registers from now on; of those before it the server has heard.
+            if holdings.news().enforcers().is_dirty() {
+                self.report(holdings);
+            }
             let ack = Ack {
                 revision: position.revision,
                 rejected: applied.rejected.clone(),
@@ -186,11 +190,7 @@ impl WatchStream {
             return;
         }
         self.report_at = None;
-        let enforced = Enforced {
-            checkpoints: holdings.news().enforcers().report(),
-            ..Enforced::default()
-        };
-        let body = Some(watch_request::Body::Enforced(enforced));
+        let body = Some(watch_request::Body::Enforced(holdings.news().enforcers().report()));
         // There is room, so it can only be that the stream has ended, which the next read tells.
         let _ = self.requests.try_send(WatchRequest { body });
     }

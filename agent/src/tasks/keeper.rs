@@ -30,7 +30,7 @@ use super::{
     Applicant, Board, Command, HolderError, HolderEvent, ProcessKey, Reply, SelectorSet, Shown, TaskError, TaskMetrics,
     TaskParts, TaskServer, TaskSettings, Tracer,
 };
-use crate::news::{Cursor, DenySet, News, Word};
+use crate::news::{Cursor, DenySet, Moment, News, Word};
 use crate::svids::check::{Authorities, NewKey, Standing};
 use crate::view::View;
 
@@ -216,7 +216,7 @@ impl Keeper {
     /// Brings everything up to the present moment, publishes it, and sends what is due; says when to look again.
     fn step(&mut self) -> Instant {
         let now = Instant::now();
-        let fresh_until = self.word.borrow_and_update().map(|word| word.end());
+        let fresh_until = self.word.borrow_and_update().map(|word| word.end().timer());
         let fresh = fresh_until.is_some_and(|until| now < until);
         if fresh && !self.was_fresh {
             self.closes.server_is_back();
@@ -406,7 +406,7 @@ impl Keeper {
 
     /// The server's clock, as far as it is known.
     fn server_now(&self) -> Timestamp {
-        let known = self.word.borrow().and_then(|word| word.server_now(Instant::now()));
+        let known = self.word.borrow().and_then(|word| word.server_now(Moment::now()));
         known.unwrap_or_else(|| Timestamp::from(self.clock.now()))
     }
 

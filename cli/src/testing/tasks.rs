@@ -1,6 +1,6 @@
 //! Definitions, requests and windows for the fake to know.
 
-use mayfly_proto::mayfly::task::{Approval, Decision, Svid, Task, Window};
+use mayfly_proto::mayfly::task::{Acknowledged, Approval, Decision, Svid, Task, Window};
 
 use super::{AGENT, NOW};
 
@@ -93,6 +93,14 @@ pub(crate) fn done(id: &str, definition_hash: &str) -> Task {
     window.closed_at = NOW - 199_700;
     window.settled_at = NOW - 199_699;
     window.residual_seconds = 1;
+    window.settled_by = "enforced".into();
+    window.epoch = 812;
+    window.acknowledged = vec![Acknowledged {
+        checkpoint: "/svc/pay-db".into(),
+        consumers: 2,
+        epoch: 815,
+        at: NOW - 199_699,
+    }];
     window.live_svids.clear();
     task
 }

@@ -309,8 +309,36 @@ impl TasksService {
                 })
                 .collect(),
             waiting_for,
-            ..Window::default()
+            settled_by: settled_by(held).into(),
+            acknowledged: held.acknowledged.iter().map(acknowledged).collect(),
+            risk_accepted: held.risk.iter().chain(&held.risk_agreed).map(risk_accepted).collect(),
         }
+    }
+}
+
+/// What settled a window; empty while nothing has.
+fn settled_by(held: &model::Window) -> &'static str {
+    match held.settled_by {
+        Some(term) => term.word(),
+        None if held.risk_agreed.is_some() => "accepted",
+        None => "",
+    }
+}
+
+fn acknowledged(said: &model::Acknowledged) -> Acknowledged {
+    Acknowledged {
+        checkpoint: said.name.clone(),
+        consumers: said.consumers,
+        epoch: said.epoch,
+        at: said.at.unix(),
+    }
+}
+
+fn risk_accepted(accepted: &model::RiskAccepted) -> RiskAccepted {
+    RiskAccepted {
+        person: accepted.by.to_string(),
+        reason: accepted.reason.clone(),
+        at: accepted.at.unix(),
     }
 }
 

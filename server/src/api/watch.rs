@@ -5,6 +5,7 @@
 //! as IDs in the mailbox. Every end has a status; none is silent.
 
 mod log;
+mod report;
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use mayfly_model::task::{CHECKPOINT_MAX, CloseCause, TaskStep};
+use mayfly_model::task::{CloseCause, TaskStep};
 use mayfly_model::{Actor, Agent, Change, Entry, EntryId, Revision, Step};
 use mayfly_proto::convert::task::task_states;
 use mayfly_proto::mayfly::agent as wire;
@@ -29,7 +30,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::app::caller::Caller;
-use crate::app::checkpoints::{Checkpoints, Enforcing, PublishedLists};
+use crate::app::checkpoints::{Checkpoints, PublishedLists};
 use crate::app::evidence::witnesses::Witnesses;
 use crate::commit::{Committer, Snapshot};
 use crate::watch::{End, Held, Hub, Mailbox, Plan, Session};
@@ -43,10 +44,6 @@ const BEACON_GRID: Duration = Duration::from_millis(100);
 const OPENING: Duration = Duration::from_secs(30);
 /// An agent that holds back more entries than this misbehaves.
 const REJECTED_MAX: usize = 10_000;
-/// Of those that a report names as having ended connections, so many are in the log.
-const CHECKPOINTS_LOGGED: usize = 10;
-/// More names of consumers than this are not kept of one agent.
-const CHECKPOINTS_MAX: usize = 1000;
 /// Of those that one acknowledgement rejects, so many are in the server's logs; the agent's have all.
 const REJECTED_LOGGED: usize = 10;
 
@@ -205,6 +202,7 @@ impl WatchService {
         self.close_lost_windows(agent_id, &hello.window_ids);
         // The order matters: see `Hub::open` and `Hub::observed`.
         let mailbox = self.hub.open(agent_id);
+        self.feeds.checkpoints.opened(agent_id);
         mailbox.catch_up(place);
         let revision = self.hub.observed();
         let state = self.committer.snapshot();
@@ -232,6 +230,7 @@ impl WatchService {
             inbound,
             sending: None,
             unacknowledged: None,
+            sent_epoch: 0,
             beacon,
             digest_due: start,
             // Monotonic, so that a step of the wall clock never lengthens it.
@@ -323,6 +322,8 @@ struct Live {
     sending: Option<(Revision, Plan)>,
     /// The revision that waits for its acknowledgement, and until when.
     unacknowledged: Option<(Revision, Instant)>,
+    /// All that was revoked up to here was in it.
+    sent_epoch: u64,
     beacon: Interval,
     digest_due: Instant,
     expires: Instant,
@@ -332,9 +333,7 @@ impl Drop for Live {
     fn drop(&mut self) {
         self.mailbox.caught_up();
         if self.hub.close(self.session.agent_id(), &self.mailbox) {
-            // Strict consumers have refused everything for long by then, as their word has run out.
-            let gone_for = self.settings.lease + self.settings.lease / 2;
-            self.feeds.checkpoints.gone(self.session.agent_id(), gone_for);
+            self.feeds.checkpoints.gone(self.session.agent_id());
         }
     }
 }
@@ -411,6 +410,7 @@ impl Live {
         };
         if !chunk.more {
             self.sending = None;
+            self.sent_epoch = update.epoch;
             self.unacknowledged = Some((revision, Instant::now() + self.settings.ack_timeout));
         }
         Some(update)
@@ -483,39 +483,19 @@ impl Live {
             .filter_map(|rejected| rejected.entry_id.parse::<EntryId>().ok());
         self.session.acknowledged(ids.collect::<Vec<_>>());
         self.unacknowledged = None;
+        self.feeds.checkpoints.applied(self.session.agent_id(), self.sent_epoch);
         self.mailbox.caught_up();
         Ok(())
     }
 
-    fn enforced(&self, report: &wire::Enforced) {
-        for by in report
-            .checkpoints
-            .iter()
-            .filter(|by| by.connections_ended > 0)
-            .take(CHECKPOINTS_LOGGED)
-        {
-            let name: String = by.checkpoint.chars().take(CHECKPOINT_MAX).collect();
-            info!(agent_id = %self.session.agent_id(), checkpoint = name, ended = by.connections_ended,
-                  left = by.connections_left, epoch = by.epoch, "consumers ended connections");
-        }
+    fn enforced(&self, said: &wire::Enforced) {
+        let agent_id = self.session.agent_id();
+        report::log(agent_id, said);
         let state = self.committer.snapshot();
-        let agent = state.agent(self.session.agent_id());
-        let consumers = report.checkpoints.iter().take(CHECKPOINTS_MAX).filter_map(|by| {
-            let id: SpiffeId = by.spiffe_id.parse().ok()?;
-            // It vouches for the processes of its own node: nobody enforces anything there whose SVID it cannot have.
-            let is_its_own = state
-                .entries_of_spiffe_id(&id)
-                .any(|entry| agent.is_some_and(|agent| state.is_authorized(agent, entry)));
-            let enforcing = Enforcing {
-                consumers: by.consumers,
-                epoch: by.epoch,
-                left: by.connections_left,
-            };
-            is_its_own.then(|| ((by.checkpoint.chars().take(CHECKPOINT_MAX).collect(), id), enforcing))
-        });
+        let agent = state.agent(agent_id).map(AsRef::as_ref);
         self.feeds
             .checkpoints
-            .report(self.session.agent_id(), consumers.collect());
+            .report(agent_id, report::read(&state, agent, said));
     }
 
     fn beacon_now(&mut self) -> Result<wire::Beacon, Status> {

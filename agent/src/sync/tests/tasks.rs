@@ -3,7 +3,7 @@
 use mayfly_proto::mayfly::workload::{RequestRequest, Stage};
 
 use super::*;
-use crate::news::Offer;
+use crate::news::{Consumer, Moment, Offer};
 use crate::tasks::testing::{FakeHolder, applicant};
 use crate::tasks::{self, Ending, TaskMetrics, TaskParts, TaskSettings, Tasks};
 
@@ -64,7 +64,7 @@ async fn what_is_revoked_is_pushed_and_a_gap_is_found_by_the_beacon() {
             .news
             .word()
             .borrow()
-            .is_some_and(|word| word.left(Instant::now()).is_some())
+            .is_some_and(|word| word.left(Moment::now()).is_some())
     );
     assert_eq!(*agent.news.offer().borrow(), Offer::Tasks);
     // The push of one is lost: it is of a revision that the agent is believed to have.
@@ -91,7 +91,13 @@ async fn what_consumers_enforce_is_reported_summed_up_and_seldom() {
     server.revoke("w1", vec![vec![1]]);
     eventually("the revocation", || agent.news.epoch() == 1).await;
     let service = "spiffe://td/svc/db".parse().unwrap();
-    let join = || agent.news.enforcers().join("db", &service, 1).unwrap();
+    let join = || {
+        agent
+            .news
+            .enforcers()
+            .join("db", &service, Consumer::of_user(1))
+            .unwrap()
+    };
     let (one, two) = (join(), join());
     let began = Instant::now();
     for ended in 0..1_000 {

@@ -3,7 +3,7 @@
 use clap::ArgGroup;
 use mayfly_model::task::TaskName;
 use mayfly_proto::mayfly::task::revoke_request::Scope;
-use mayfly_proto::mayfly::task::{EndTaskRequest, RevokeRequest, Task};
+use mayfly_proto::mayfly::task::{EndTaskRequest, RevokeRequest, Task, Window};
 use mayfly_svid::SpiffeId;
 use serde_json::json;
 use tonic::{Response, Status};
@@ -30,7 +30,9 @@ Examples:
 
 pub(super) const ACCEPT_RISK_EXAMPLES: &str = "\
 For a window in `revocation_incomplete`: some consumer never said that it
-refuses what was revoked. The reason stays in the record.";
+refuses what was revoked. The first person with the admin role proposes it, a
+second one settles it; neither asked for the window or owns what did. The
+reasons stay in the record.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EndArgs {
@@ -89,14 +91,34 @@ pub(super) struct RevokeArgs {
 pub(super) async fn run(args: EndArgs, end: End, context: &mut Context) -> Result<Exit, CliError> {
     let server = Server::connect(&context.globals).await?.said(&args.reason);
     let task = TaskView::of(requests::get(&server, &args.id).await?);
+    let id = end.id(&task, &args.id)?;
     let request = EndTaskRequest {
-        id: end.id(&task, &args.id)?,
+        id: id.clone(),
         reason: args.reason.text().to_owned(),
     };
     let answer = end.call(&server, request).await;
     let doing = format!("{} {}", end.infinitive(), args.id);
     let answer = answer.map_err(|status| not_found_hint(server.failed(doing, status)))?;
-    answered(end.past(), answer.into_inner(), context)
+    let task = answer.into_inner();
+    if let End::AcceptRisk = end {
+        return risk_answered(&id, task, context);
+    }
+    answered(end.past(), task, context)
+}
+
+/// Shows whose turn it is: it takes two people.
+fn risk_answered(window_id: &str, task: Task, context: &mut Context) -> Result<Exit, CliError> {
+    let is_settled = |window: &Window| window.id == window_id && window.settled_at != 0;
+    if task.windows.iter().any(is_settled) {
+        return answered("accepted", task, context);
+    }
+    answered("proposed", task, context)?;
+    if !context.out.is_json() {
+        context
+            .out
+            .note("Proposed; a second person with the admin role has to accept it as well.");
+    }
+    Ok(Exit::Ok)
 }
 
 /// Ends authority.

@@ -299,8 +299,7 @@ async fn a_script_approves_only_the_digest_that_somebody_looked_at() {
 #[tokio::test]
 async fn a_refusal_and_the_smaller_ends_carry_their_reason() {
     let fake = waiting().await;
-    let windows = |stage: &str| fake.state().tasks[2].windows[0].stage = stage.into();
-    windows("revocation_incomplete");
+    unsettled(&fake);
     for (args, said) in [
         (&["task", "deny", "r2"][..], "denied  r2  pay/export  denied\n"),
         (&["task", "cancel", "r2"], "cancelled  r2  pay/export  cancelled\n"),
@@ -308,6 +307,7 @@ async fn a_refusal_and_the_smaller_ends_carry_their_reason() {
         // The window of a request is found, as long as it is the only one.
         (&["task", "resume", "r1"], "resumed  r1  pay/export  consumed\n"),
         (&["task", "review", "w-r0"], "reviewed  r0  pay/export  consumed\n"),
+        (&["task", "accept-risk", "r0"], "proposed  r0  pay/export  consumed\n"),
         (&["task", "accept-risk", "r0"], "accepted  r0  pay/export  consumed\n"),
     ] {
         let without = fake.mayfly(args).await;
@@ -337,6 +337,54 @@ async fn a_refusal_and_the_smaller_ends_carry_their_reason() {
         several.code == 2 && several.err.contains("name one of them: w-r1, w-2"),
         "{several:?}"
     );
+}
+
+/// The window of `r0` could not be settled.
+fn unsettled(fake: &Fake) {
+    let window = &mut fake.state().tasks[2].windows[0];
+    window.stage = "revocation_incomplete".into();
+    window.settled_at = 0;
+    window.settled_by.clear();
+    window.acknowledged.clear();
+}
+
+#[tokio::test]
+async fn a_request_shows_what_settled_its_window_and_who_accepted_that_nothing_did() {
+    let fake = waiting().await;
+    let show = async |args: &[&str]| fake.mayfly(&[&["task", "request", "r0"], args].concat()).await;
+    let shown = show(&[]).await.out;
+    for line in [
+        "settled 2 days ago by its checkpoints, 1s after the end, at epoch 812",
+        "/svc/pay-db: 2 consumers at epoch 815, 2 days ago",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    let window = show(&["--output", "json"]).await.json()["windows"][0].clone();
+    assert_eq!(window["settled_by"], "enforced");
+    assert_eq!(
+        (
+            &window["acknowledged"][0]["checkpoint"],
+            &window["acknowledged"][0]["consumers"]
+        ),
+        (&"/svc/pay-db".into(), &2.into())
+    );
+    unsettled(&fake);
+    let first = fake.mayfly(&with(&["task", "accept-risk", "r0"], &WHY)).await;
+    assert!(first.err.contains("Proposed; a second person"), "{first:?}");
+    let shown = show(&[]).await.out;
+    assert!(
+        shown.contains("ann accepted the risk") && shown.contains("a second person with the admin role has to"),
+        "{shown}"
+    );
+    fake.mayfly(&with(&["task", "accept-risk", "r0"], &WHY)).await;
+    let shown = show(&[]).await.out;
+    assert!(
+        shown.contains("two people accepted that nothing shows it") && shown.contains("bob accepted the risk"),
+        "{shown}"
+    );
+    let window = show(&["--output", "json"]).await.json()["windows"][0].clone();
+    assert_eq!(window["settled_by"], "accepted");
+    assert_eq!(window["risk_accepted"][1]["person"], "bob");
 }
 
 #[tokio::test]

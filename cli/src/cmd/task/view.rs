@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mayfly_proto::mayfly::task::{Approval, Decision, Svid, Task, Window};
+use mayfly_proto::mayfly::task::{Acknowledged, Approval, Decision, RiskAccepted, Svid, Task, Window};
 use mayfly_svid::Timestamp;
 use serde::{Serialize, Serializer};
 
@@ -86,6 +86,26 @@ pub(crate) struct WindowView {
     svids: u32,
     pub(crate) live_svids: Vec<SvidView>,
     pub(crate) waiting_for: Vec<String>,
+    pub(crate) settled_by: String,
+    acknowledged: Vec<AcknowledgedView>,
+    pub(crate) risk_accepted: Vec<RiskView>,
+}
+
+/// What a checkpoint said of the end of a window.
+#[derive(Debug, Serialize)]
+pub(crate) struct AcknowledgedView {
+    checkpoint: String,
+    consumers: u32,
+    epoch: u64,
+    at: At,
+}
+
+/// Somebody who accepts that a window cannot be shown dead.
+#[derive(Debug, Serialize)]
+pub(crate) struct RiskView {
+    person: String,
+    reason: String,
+    at: At,
 }
 
 /// A lease on a window.
@@ -378,6 +398,9 @@ impl WindowView {
             svids: window.svids,
             live_svids: window.live_svids.into_iter().map(SvidView::of).collect(),
             waiting_for: window.waiting_for,
+            settled_by: window.settled_by,
+            acknowledged: window.acknowledged.into_iter().map(AcknowledgedView::of).collect(),
+            risk_accepted: window.risk_accepted.into_iter().map(RiskView::of).collect(),
         }
     }
 
@@ -417,12 +440,7 @@ impl WindowView {
             lines.push(format!("  ended by {}", self.ending()));
         }
         match self.settled_at.0 {
-            Some(_) => lines.push(format!(
-                "  settled {}; an SVID could count for {} after the end, at epoch {}",
-                self.settled_at.relative(now),
-                seconds(self.residual_seconds),
-                self.epoch
-            )),
+            Some(_) => lines.push(self.settled_line(now)),
             None if self.closed_at.0.is_some() => lines.push("  not settled: an SVID could still count".to_owned()),
             None => {}
         }
@@ -432,6 +450,11 @@ impl WindowView {
                 visible_line(&self.waiting_for.join(", "))
             ));
         }
+        lines.extend(self.acknowledged.iter().map(|said| said.line(now)));
+        lines.extend(self.risk_accepted.iter().map(|risk| risk.line(now)));
+        if self.settled_at.0.is_none() && self.risk_accepted.len() == 1 {
+            lines.push("  a second person with the admin role has to accept it as well".to_owned());
+        }
         let plural = if self.svids == 1 { "" } else { "s" };
         // What a window that is not open had is refused, expired or not.
         let in_force = match self.stage.as_str() {
@@ -440,6 +463,71 @@ impl WindowView {
         };
         lines.push(format!("  {} SVID{plural}, {in_force} in force", self.svids));
         lines.join("\n")
+    }
+}
+
+impl WindowView {
+    /// When it was settled, and what shows that.
+    fn settled_line(&self, now: Timestamp) -> String {
+        let when = self.settled_at.relative(now);
+        let residual = seconds(self.residual_seconds);
+        match self.settled_by.as_str() {
+            "accepted" => format!("  settled {when}: two people accepted that nothing shows it"),
+            "enforced" => format!(
+                "  settled {when} by its checkpoints, {residual} after the end, at epoch {}",
+                self.epoch
+            ),
+            "expired" => format!("  settled {when} by time: its last SVID could count for {residual} after the end"),
+            // A server that does not say it.
+            _ => format!(
+                "  settled {when}; an SVID could count for {residual} after the end, at epoch {}",
+                self.epoch
+            ),
+        }
+    }
+}
+
+// === impl AcknowledgedView ===
+
+impl AcknowledgedView {
+    fn of(said: Acknowledged) -> Self {
+        Self {
+            checkpoint: said.checkpoint,
+            consumers: said.consumers,
+            epoch: said.epoch,
+            at: At::of(said.at),
+        }
+    }
+
+    fn line(&self, now: Timestamp) -> String {
+        let plural = if self.consumers == 1 { "" } else { "s" };
+        visible_line(&format!(
+            "    {}: {} consumer{plural} at epoch {}, {}",
+            self.checkpoint,
+            self.consumers,
+            self.epoch,
+            self.at.relative(now)
+        ))
+    }
+}
+
+// === impl RiskView ===
+
+impl RiskView {
+    fn of(risk: RiskAccepted) -> Self {
+        Self {
+            person: risk.person,
+            reason: risk.reason,
+            at: At::of(risk.at),
+        }
+    }
+
+    fn line(&self, now: Timestamp) -> String {
+        let when = self.at.relative(now);
+        visible_line(&format!(
+            "    {} accepted the risk {when}: {}",
+            self.person, self.reason
+        ))
     }
 }
 

@@ -124,8 +124,16 @@ impl Tasks for Shared {
     }
 
     async fn accept_risk(&self, request: Request<EndTaskRequest>) -> Result<Response<Task>, Status> {
+        let reason = request.get_ref().reason.clone();
         self.end("accept_risk", true, &request, |task| {
-            task.windows[0].stage = "settled".into()
+            let window = &mut task.windows[0];
+            let person = ["ann", "bob"][window.risk_accepted.len() % 2].into();
+            let at = NOW;
+            window.risk_accepted.push(RiskAccepted { person, reason, at });
+            if window.risk_accepted.len() == 2 {
+                (window.stage, window.settled_at) = ("settled".into(), at);
+                window.settled_by = "accepted".into();
+            }
         })
     }
 

@@ -99,7 +99,10 @@ impl World {
             epoch: None,
             settled_at: None,
             residual: None,
+            settled_by: None,
+            acknowledged: vec![],
             risk: None,
+            risk_agreed: None,
         };
         let note = Self::note(&decision, "open", "allow", id, Value::Null);
         self.step(

@@ -57,7 +57,12 @@ impl<'a> CheckpointRule<'a> {
     /// Whether a consumer that registered as `name` and is `id`, by the word of its agent, is meant. `own` is the server's
     /// trust domain.
     pub fn means(&self, name: &str, id: &SpiffeId, own: &TrustDomain) -> bool {
-        self.name.is_none_or(|wanted| wanted == name) && self.who.matches(id, own)
+        self.name.is_none_or(|wanted| wanted == name) && self.may_mean(id, own)
+    }
+
+    /// Whether a consumer that is `id` is meant if it registers with the right name.
+    pub fn may_mean(&self, id: &SpiffeId, own: &TrustDomain) -> bool {
+        self.who.matches(id, own)
     }
 }
 

@@ -173,7 +173,7 @@ pub enum TaskRefusal {
     #[error("the digest is not that of the request; look at it again")]
     OtherDigest,
     /// The requester, or the owner of the workload that asks.
-    #[error("{0} may not approve: who asks, or owns what asks, does not approve")]
+    #[error("{0} may not: who asks, or owns what asks, does not approve it, review it or accept its risk")]
     SelfApproval(PersonId),
     /// Approved already.
     #[error("{0} has approved already; it takes different people")]

@@ -279,10 +279,15 @@ impl Task {
                 term,
                 checkpoints,
             } => next.settle(window, *residual, *term, checkpoints, now)?,
-            TaskStep::GiveUp { window, detail, .. } => {
+            TaskStep::GiveUp {
+                window,
+                detail,
+                checkpoints,
+            } => {
                 let window = next.window_mut(window)?;
                 window.stage = window.stage.on(Event::GiveUp)?;
                 window.detail.clone_from(detail);
+                window.acknowledged.clone_from(checkpoints);
             }
             TaskStep::AcceptRisk { window, by, reason } => next.accept_risk(window, by, reason, now)?,
             TaskStep::Review { by, reason } => {

@@ -136,9 +136,18 @@ pub struct Window {
     pub settled_at: Option<Timestamp>,
     /// Seconds from its end to the last instant at which an SVID of it could count; known once settled.
     pub residual: Option<u32>,
+    /// What shows that it is dead, once it is settled; none if people accepted that nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_by: Option<SettledBy>,
+    /// The checkpoints that refuse it, when it was settled or given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acknowledged: Vec<Acknowledged>,
     /// Somebody accepts that it cannot be settled; a second one has to agree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub risk: Option<RiskAccepted>,
+    /// The second one, which settled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk_agreed: Option<RiskAccepted>,
 }
 
 /// What showed that nobody takes an SVID of a window any more.
@@ -189,6 +198,16 @@ impl CloseCause {
             Self::LeaseLost => "lease_lost",
             Self::PolicyWithdrawn => "policy_withdrawn",
             Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl SettledBy {
+    /// The word for it in answers and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Enforced => "enforced",
         }
     }
 }

@@ -32,9 +32,11 @@ impl World {
             Event::Expire(server) => (server, TaskStep::Expire),
             Event::Extend(server, number) => {
                 let window = self.window_of(server, number);
+                // The first one asks for what is allowed, the second one for more.
+                let more = self.scenario.units(u32::from(server > 0));
                 let step = TaskStep::Extend {
                     window: window.id,
-                    closes_at: window.opened_at.plus(self.scenario.longest()),
+                    closes_at: window.opened_at.plus(self.scenario.longest() + more),
                     decision: decision(self.policy_allows),
                 };
                 (server, step)
@@ -119,7 +121,10 @@ impl World {
             epoch: None,
             settled_at: None,
             residual: None,
+            settled_by: None,
+            acknowledged: vec![],
             risk: None,
+            risk_agreed: None,
         };
         let step = TaskStep::Open {
             window: Box::new(window),

@@ -319,7 +319,7 @@ async fn an_agent_speaks_only_for_consumers_whose_svids_it_may_have() {
         ..by("/db")
     };
     let checkpoints = vec![by("/db"), by("/elsewhere"), by("/nobody"), nameless];
-    let body = Some(Inbound::Enforced(wire::Enforced { checkpoints }));
+    let body = Some(Inbound::Enforced(wire::Enforced { checkpoints, run: 1 }));
     let known = fixture.service.feeds.checkpoints.clone();
     let mut changed = known.changed();
     opened.requests.send(wire::WatchRequest { body }).await.unwrap();

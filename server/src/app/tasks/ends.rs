@@ -80,7 +80,10 @@ mod tests {
             epoch: None,
             settled_at: None,
             residual: None,
+            settled_by: None,
+            acknowledged: vec![],
             risk: None,
+            risk_agreed: None,
         }
     }
 

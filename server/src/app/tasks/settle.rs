@@ -1,14 +1,16 @@
 //! When the authority of a window that has ended is shown dead, and when an agent has lost its windows.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use mayfly_model::task::{SettledBy, Stage, Task, TaskStep, Window};
-use mayfly_model::{Actor, Change};
+use mayfly_model::task::{Acknowledged, CheckpointRule, SettledBy, Stage, Task, TaskStep, Window};
+use mayfly_model::{Actor, Agent, Change};
 use mayfly_svid::{SpiffeId, Timestamp};
 use serde_json::json;
 
 use super::{TaskError, Tasks};
 use crate::app::checkpoints::{Presence, Word};
+use crate::commit::Snapshot;
 
 /// After a start agents have so many leases to come back before any of them has lost its windows: a server that was away for
 /// a moment, or a fleet that comes back all at once, is no reason to end them. No window lasts longer by it, and nobody's word
@@ -25,10 +27,20 @@ impl Tasks {
 
     /// Whether old authority is shown dead (T31): expired, by clocks that are behind too, or refused by every checkpoint that
     /// the definition declared when the window was asked for.
-    pub(super) fn settlement(&self, task: &Task, window: &Window, now: Timestamp) -> Option<TaskStep> {
+    pub(super) fn settlement(
+        &self,
+        state: &Snapshot,
+        task: &Task,
+        window: &Window,
+        now: Timestamp,
+    ) -> Option<TaskStep> {
         let (closed_at, epoch) = (window.closed_at?, window.epoch?);
         let declared = &task.grant.checkpoints;
-        let Word { enforced, missing } = self.word(declared, epoch, now);
+        let Word {
+            enforced,
+            missing,
+            best_effort,
+        } = self.word(state, declared, epoch, now);
         let settle = |term, until: Timestamp, checkpoints| TaskStep::Settle {
             window: window.id,
             residual: u32::try_from(until.since(closed_at).as_secs()).unwrap_or(u32::MAX),
@@ -45,16 +57,40 @@ impl Tasks {
         let is_overdue = !declared.is_empty() && now > closed_at.plus(self.settings.settle_within);
         (is_overdue && window.stage == Stage::Closed).then(|| TaskStep::GiveUp {
             window: window.id,
-            detail: format!("not acknowledged by {}", missing.join(", ")),
+            detail: not_acknowledged(&missing, &best_effort),
             checkpoints: enforced,
         })
     }
 
-    fn word(&self, declared: &BTreeSet<String>, epoch: u64, now: Timestamp) -> Word {
+    /// What is known of the checkpoints in `declared`. Where an agent that may have a consumer of such an ID is silent, one may
+    /// have registered there of which nobody here has heard: then it is not known that all of them refuse anything.
+    fn word(&self, state: &Snapshot, declared: &BTreeSet<String>, epoch: u64, now: Timestamp) -> Word {
         if declared.is_empty() {
             return Word::default();
         }
-        self.checkpoints.word(declared, epoch, now)
+        let mut word = self.checkpoints.word(declared, epoch, now);
+        if word.enforced.is_empty() {
+            return word;
+        }
+        let silent = self.silent_agents(state, epoch, now);
+        if silent.is_empty() {
+            return word;
+        }
+        let is_hidden = |acknowledged: &Acknowledged| may_hide_some(state, &silent, &acknowledged.name);
+        let (hidden, enforced) = word.enforced.into_iter().partition(is_hidden);
+        let hidden: Vec<Acknowledged> = hidden;
+        word.missing
+            .extend(hidden.into_iter().map(|acknowledged| acknowledged.name));
+        word.enforced = enforced;
+        word
+    }
+
+    fn silent_agents(&self, state: &Snapshot, epoch: u64, now: Timestamp) -> Vec<Arc<Agent>> {
+        // Before this process began those that are over had their last word long ago.
+        let lasts = |agent: &&Arc<Agent>| agent.expires_at.plus(self.settings.lease * LEASES_AFTER_START) >= now;
+        let all = state.agents_after(None).filter(lasts).map(|agent| &agent.id);
+        let silent = self.checkpoints.silent(epoch, all);
+        silent.iter().filter_map(|id| state.agent(id).cloned()).collect()
     }
 
     /// Writes down which consumers have come or gone.
@@ -78,4 +114,26 @@ impl Tasks {
         }
         Ok(())
     }
+}
+
+/// Whether one of `silent` may serve an ID that `rule` means.
+fn may_hide_some(state: &Snapshot, silent: &[Arc<Agent>], rule: &str) -> bool {
+    let Ok(rule) = CheckpointRule::parse(rule) else {
+        return false;
+    };
+    let mut meant = state
+        .entries_after(None)
+        .filter(|entry| rule.may_mean(&entry.spec.spiffe_id, state.trust_domain()));
+    meant.any(|entry| silent.iter().any(|agent| state.is_authorized(agent, entry)))
+}
+
+fn not_acknowledged(missing: &[String], best_effort: &[String]) -> String {
+    let mut detail = format!("not acknowledged by {}", missing.join(", "));
+    if !best_effort.is_empty() {
+        let who = best_effort.join(", ");
+        detail.push_str(&format!(
+            "; a consumer of {who} is of best effort, so only time settles it"
+        ));
+    }
+    detail
 }

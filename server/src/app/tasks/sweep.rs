@@ -290,7 +290,7 @@ impl Tasks {
             // Its holder is gone, or does not say; what it had is over by itself.
             Stage::Closing if now > window.last_second() => Some(TaskStep::Confirm { window: id }),
             Stage::Closing => None,
-            Stage::Closed | Stage::RevocationIncomplete => self.settlement(task, window, now),
+            Stage::Closed | Stage::RevocationIncomplete => self.settlement(state, task, window, now),
             _ => None,
         }
     }

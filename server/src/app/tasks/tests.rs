@@ -6,7 +6,7 @@ use mayfly_model::{Agent, Revision};
 use super::settle::LEASES_AFTER_START;
 use super::sweep::Memory;
 use super::*;
-use crate::app::checkpoints::Enforcing;
+use crate::app::checkpoints::{Enforcing, Report};
 use crate::app::people::{Person, PersonRecord};
 use crate::app::testing::{World, csr};
 use crate::app::tickets::NoTracker;
@@ -112,10 +112,16 @@ impl Jobs {
         let said = Enforcing {
             consumers: 2,
             epoch,
-            left: 0,
+            ..Enforcing::default()
         };
         let key = ("db".to_owned(), "spiffe://td/svc/db".parse().unwrap());
-        self.tasks.checkpoints.report(&self.agent.id, [(key, said)].into());
+        let report = Report {
+            run: 1,
+            consumers: [(key, said)].into(),
+            ..Report::default()
+        };
+        self.tasks.checkpoints.report(&self.agent.id, report);
+        self.tasks.checkpoints.applied(&self.agent.id, epoch);
     }
 
     async fn pass(&self) {

@@ -102,7 +102,10 @@ impl Tasks {
                 epoch: None,
                 settled_at: None,
                 residual: None,
+                settled_by: None,
+                acknowledged: vec![],
                 risk: None,
+                risk_agreed: None,
             };
             let step = TaskStep::Open {
                 window: Box::new(window),

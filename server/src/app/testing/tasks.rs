@@ -190,7 +190,10 @@ pub(crate) fn opens(request: &WindowRequest, lease: &Lease, at: Timestamp) -> Ch
         epoch: None,
         settled_at: None,
         residual: None,
+        settled_by: None,
+        acknowledged: vec![],
         risk: None,
+        risk_agreed: None,
     };
     let (window, decision) = (Box::new(window), decision(Phase::Open, at));
     step_of(&request.task_id, TaskStep::Open { window, decision })

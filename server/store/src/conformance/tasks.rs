@@ -140,7 +140,10 @@ fn open(world: &World, task: &Task, number: u8) -> Change {
         epoch: None,
         settled_at: None,
         residual: None,
+        settled_by: None,
+        acknowledged: vec![],
         risk: None,
+        risk_agreed: None,
     };
     step(
         task,

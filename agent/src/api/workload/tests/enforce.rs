@@ -124,7 +124,7 @@ async fn acknowledgements_are_summed_up_by_name() {
     }
     let enforcers = Arc::clone(served.news.enforcers());
     let all = |enforcers: &crate::news::Enforcers| {
-        let report = enforcers.report().into_iter();
+        let report = enforcers.report().checkpoints.into_iter();
         report
             .map(|sum| (sum.checkpoint, sum.consumers, sum.epoch))
             .collect::<Vec<_>>()
@@ -184,7 +184,7 @@ async fn a_consumer_registers_as_who_it_is_and_only_while_it_is() {
     let (mut first, mut second) = (as_id("").await.unwrap(), as_id("spiffe://td/b").await.unwrap());
     assert!(first.hears().await.snapshot && second.hears().await.snapshot);
     let registered = || {
-        let report = served.news.enforcers().report().into_iter();
+        let report = served.news.enforcers().report().checkpoints.into_iter();
         report
             .filter(|sum| sum.consumers > 0)
             .map(|sum| sum.spiffe_id)

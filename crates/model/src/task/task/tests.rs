@@ -153,7 +153,10 @@ fn window(when: i64, closes: i64) -> Window {
         epoch: None,
         settled_at: None,
         residual: None,
+        settled_by: None,
+        acknowledged: vec![],
         risk: None,
+        risk_agreed: None,
     }
 }
 

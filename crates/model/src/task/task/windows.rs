@@ -121,6 +121,8 @@ impl Task {
         window.stage = next;
         window.settled_at = Some(now);
         window.residual = Some(residual);
+        window.settled_by = Some(term);
+        window.acknowledged = said.to_vec();
         window.issuances.retain(|issuance| issuance.may_count(now));
         Ok(())
     }
@@ -139,23 +141,25 @@ impl Task {
         }
         let window = self.window_mut(id)?;
         let next = window.stage.on(Event::AcceptRisk)?;
+        let accepted = RiskAccepted {
+            by: by.clone(),
+            reason: reason.into(),
+            at: now,
+        };
         match &window.risk {
             None => {
                 window.detail = format!(
                     "{}; {by} accepts the risk: {reason}; another administrator has to agree",
                     window.detail
                 );
-                window.risk = Some(RiskAccepted {
-                    by: by.clone(),
-                    reason: reason.into(),
-                    at: now,
-                });
+                window.risk = Some(accepted);
             }
             Some(first) if first.by == *by => return Err(TaskRefusal::SecondPerson(by.clone())),
             Some(first) => {
                 window.detail = format!("risk accepted by {}: {}; and by {by}: {reason}", first.by, first.reason);
                 window.stage = next;
                 window.settled_at = Some(now);
+                window.risk_agreed = Some(accepted);
             }
         }
         Ok(())

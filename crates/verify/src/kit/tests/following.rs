@@ -74,7 +74,10 @@ async fn an_agent_that_is_started_anew_is_found_again_and_takes_nothing_back() {
     other.talk().await;
     let hellos = house.agent.words().hellos.clone();
     let instances: Vec<u64> = hellos.iter().map(|hello| hello.instance).collect();
-    assert!(instances.len() == 2 && instances[0] == instances[1] && instances[0] != 0, "it came back: {hellos:?}");
+    assert!(
+        instances.len() == 2 && instances[0] == instances[1] && instances[0] != 0,
+        "it came back: {hellos:?}"
+    );
     assert!(!hellos[1].best_effort);
     // It has, and there is more.
     let (later, mut visit) = house.visit_of_job().await;

@@ -120,7 +120,10 @@ fn window(number: u64, nth: u8, when: i64, stage: Stage) -> Window {
         epoch: None,
         settled_at: None,
         residual: None,
+        settled_by: None,
+        acknowledged: vec![],
         risk: None,
+        risk_agreed: None,
     }
 }
 

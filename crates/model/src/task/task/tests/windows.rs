@@ -109,6 +109,7 @@ fn a_window_is_settled_by_time_only_when_clocks_that_are_behind_take_its_svids_n
     assert_eq!(does(&task, &expired, 130), Err(TaskRefusal::TooEarly(at(130))));
     let settled = does(&task, &expired, 131).unwrap();
     assert_eq!(settled.windows[0].stage, Stage::Settled);
+    assert_eq!(settled.windows[0].settled_by, Some(SettledBy::Expired));
     assert!(
         does(&task, &settle(SettledBy::Enforced, &[]), 20).is_err(),
         "nobody was declared"
@@ -164,6 +165,12 @@ fn a_risk_is_accepted_by_two() {
     let second = does(&first, &accept("bob"), 62).unwrap();
     let window = &second.windows[0];
     assert_eq!((window.stage, window.settled_at), (Stage::Settled, Some(at(62))));
+    let people = window.risk.iter().chain(&window.risk_agreed);
+    let people: Vec<_> = people.map(|risk| (risk.by.as_str(), risk.at)).collect();
+    assert_eq!(
+        (people, window.settled_by),
+        (vec![("ann", at(60)), ("bob", at(62))], None)
+    );
     assert!(
         window.detail.contains("ann") && window.detail.contains("bob"),
         "{}",
