@@ -324,7 +324,9 @@ fn key_manager(settings: &Settings) -> anyhow::Result<Arc<dyn KeyManager>> {
     Ok(match settings.keys {
         KeySettings::Disk => Arc::new(DiskKeys::open(&settings.data_dir.join("keys")).context("the key folder")?),
         KeySettings::Memory => {
-            warn!("keys are kept in memory: after a restart, agents must be given the new bundle by hand");
+            let hint = "for tests: after a restart agents must be given the new bundle by hand, and they and witnesses \
+                        refuse the log, which then has a new key (docs/witness.md)";
+            warn!(hint, "keys are kept in memory");
             Arc::new(MemoryKeys::new())
         }
     })

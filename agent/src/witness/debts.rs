@@ -159,13 +159,9 @@ impl Debts {
         issued.filter(move |issued| issued.index == index)
     }
 
-    /// These were shown, or never will be.
-    pub(super) fn settle(&mut self, settled: &[Issued]) {
+    /// These were shown, or never will be; and the log was shown to have `size` entries.
+    pub(super) fn settle(&mut self, settled: &[Issued], size: u64) {
         self.entries.retain(|entry| !settled.contains(&entry.owed));
-    }
-
-    /// The log is known to have `size` entries.
-    pub(super) fn has_grown(&mut self, size: u64) {
         self.growth.take_if(|growth| size > growth.owed);
     }
 

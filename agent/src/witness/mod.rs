@@ -210,15 +210,22 @@ impl Witness {
         match verdict {
             Verdict::Accepted { accepted, known } => {
                 self.lock().unshown = None;
+                let head_size = known.checkpoint.size();
                 let (memory, settled) = self.settle(&before, *known, &head.inclusions);
+                // What was shown was shown, remembered or not.
+                self.lock().debts.settle(&settled, head_size);
+                let is_refused = memory.refused.is_some();
                 if let Err(failure) = self.save(&before, &memory) {
                     error!(error = %Chain(&failure), "a checkpoint of the log is not remembered, so it does not count");
+                    self.show(Memory {
+                        known: before.known.clone(),
+                        refused: memory.refused.or(before.refused),
+                        ..memory
+                    });
                     return self.answer(vec![]);
                 }
                 self.note_progress(&before, &memory);
-                let is_refused = memory.refused.is_some();
                 self.show(memory);
-                self.lock().settle(&settled);
                 if is_refused {
                     return self.answer(vec![]);
                 }
@@ -269,7 +276,10 @@ impl Witness {
                     // That proves nothing, and what is owed stays owed.
                     Err(Unfit::Proof) => continue,
                     Err(why) => overdue.add_fault(issued.clone(), &why),
-                    Ok(()) => drop(self.metrics.proven.inc()),
+                    Ok(()) => {
+                        self.metrics.proven.inc();
+                        info!(index = issued.index, serial = %issued.serial, "task SVID is in the log");
+                    }
                 }
                 settled.push(issued);
             }
@@ -323,7 +333,10 @@ impl Witness {
         let state = &mut *self.lock();
         if let Some(size) = asked.0 {
             state.debts.owe_growth(size, state.streamed);
-            state.settle(&[]);
+            // It may have been shown while the answer was on its way.
+            let known = state.memory.known.as_ref();
+            let size = known.map_or(0, |known| known.checkpoint.size());
+            state.debts.settle(&[], size);
         }
     }
 
@@ -432,17 +445,6 @@ impl Witness {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// These debts are settled, and that the log has grown to what is known of it.
-    fn settle(&mut self, settled: &[Issued]) {
-        self.debts.settle(settled);
-        let known = self.memory.known.as_ref();
-        self.debts.has_grown(known.map_or(0, |known| known.checkpoint.size()));
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_proto::mayfly::agent::{Prove, Witnessed};
+use mayfly_proto::mayfly::agent::Prove;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -28,8 +28,6 @@ pub(crate) struct Watching {
     since: Instant,
     /// The entries that the server was asked for on this stream, and has not shown.
     asked: BTreeSet<u64>,
-    /// What was shown last could not be remembered, so it does not count.
-    is_forgetful: bool,
     owing: watch::Receiver<()>,
 }
 
@@ -48,7 +46,6 @@ impl Watching {
             witness,
             since,
             asked,
-            is_forgetful: false,
             owing,
         }
     }
@@ -74,18 +71,10 @@ impl Watching {
         (!indexes.is_empty()).then_some(Prove { indexes })
     }
 
-    /// The witness has looked at what was shown, and says this.
-    pub(crate) fn answered(&mut self, answer: &Witnessed) {
-        self.is_forgetful = answer.cosignature.is_empty() && answer.refused.is_empty();
-    }
-
     /// What has taken too long by now, where the server may be silent for `silence`; asked again, it is not before that
     /// time has passed again.
     pub(crate) fn overdue(&mut self, silence: Duration) -> Option<Missing> {
         self.count(silence);
-        if std::mem::take(&mut self.is_forgetful) {
-            self.asked.clear();
-        }
         let mut state = self.witness.lock();
         let now = state.streamed;
         let is_hidden = state.unshown.is_some_and(|since| now - since >= SHOWN_WITHIN);

@@ -91,15 +91,18 @@ async fn live(State(pages): State<AdminPages>) -> Response {
 }
 
 async fn ready(State(pages): State<AdminPages>) -> Response {
-    let missing = pages.readiness.missing();
-    if missing.is_empty() {
-        return (StatusCode::OK, "ready\n").into_response();
+    let (missing, lacking) = (pages.readiness.missing(), pages.readiness.lacking());
+    let (status, mut text) = match missing.is_empty() {
+        true => (StatusCode::OK, "ready\n".to_owned()),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready, waiting for: {}\n", missing.join(", ")),
+        ),
+    };
+    for what in lacking {
+        text.push_str(&format!("without {what}\n"));
     }
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("not ready, waiting for: {}\n", missing.join(", ")),
-    )
-        .into_response()
+    (status, text).into_response()
 }
 
 async fn metrics(State(pages): State<AdminPages>) -> Response {
@@ -130,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn tells_what_is_missing_and_that_being_unready_is_not_being_dead() {
         let readiness = Readiness::new();
-        let guard = readiness.block("first bundle");
+        let (guard, lacks) = (readiness.block("first bundle"), readiness.clone());
         let mut registry = Registry::default();
         let issued = Counter::<u64>::default();
         registry.register("things_made", "Things made", issued.clone());
@@ -154,6 +157,12 @@ mod tests {
         assert!(fetch(address, "/live").await.starts_with("HTTP/1.1 200"));
         drop(guard);
         assert!(fetch(address, "/ready").await.starts_with("HTTP/1.1 200"));
+        let _lacking = lacks.lack("hot water");
+        let answer = fetch(address, "/ready").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\nwithout hot water\n"),
+            "{answer}"
+        );
         let answer = fetch(address, "/metrics").await;
         assert!(
             answer.contains("application/openmetrics-text") && answer.contains("things_made_total 1"),

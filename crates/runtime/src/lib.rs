@@ -27,7 +27,7 @@ pub use backoff::{Backoff, BackoffPolicy};
 pub use clock::{Clock, ManualClock, SystemClock, unix_seconds};
 pub use open_files::raise_open_files_limit;
 pub use provider::install_crypto_provider;
-pub use readiness::{BlockReady, Readiness};
+pub use readiness::{BlockReady, Lacking, Readiness};
 pub use supervisor::{OnExit, Supervisor, TaskSet};
 pub use telemetry::Chain;
 pub use tokio_util::sync::CancellationToken;

@@ -1,6 +1,7 @@
 //! Readiness as guards: each part that has to come up holds a [`BlockReady`] and drops it when it is up.
 //!
-//! The process is ready when no guard is left. A guard has a name, so that `/ready` says what is missing.
+//! The process is ready when no guard is left. A guard has a name, so that `/ready` says what is missing. Something that
+//! is lacking ([`Lacking`]) is told there as well, and is no reason to take the process out of service.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +23,19 @@ pub struct BlockReady {
     id: u64,
 }
 
+/// Says that the process does without something until dropped.
+#[derive(Debug)]
+#[must_use = "dropping the guard says that it is there again"]
+pub struct Lacking {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
 #[derive(Debug)]
 struct Shared {
     next_id: AtomicU64,
     missing: watch::Sender<BTreeMap<u64, String>>,
+    lacking: watch::Sender<BTreeMap<u64, String>>,
 }
 
 // === impl Readiness ===
@@ -38,6 +48,7 @@ impl Readiness {
             shared: Arc::new(Shared {
                 next_id: AtomicU64::new(0),
                 missing,
+                lacking: watch::Sender::default(),
             }),
         }
     }
@@ -53,6 +64,24 @@ impl Readiness {
             shared: Arc::clone(&self.shared),
             id,
         }
+    }
+
+    /// Ready or not as before, and without `what` until the guard is dropped: for what is worth a person's look and would
+    /// only be made worse by taking the process out of service.
+    pub fn lack(&self, what: impl Into<String>) -> Lacking {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        self.shared.lacking.send_modify(|lacking| {
+            lacking.insert(id, what.into());
+        });
+        Lacking {
+            shared: Arc::clone(&self.shared),
+            id,
+        }
+    }
+
+    /// What there is not although the process may be ready, oldest first.
+    pub fn lacking(&self) -> Vec<String> {
+        self.shared.lacking.borrow().values().cloned().collect()
     }
 
     /// True if nothing is missing.
@@ -95,6 +124,16 @@ impl Drop for BlockReady {
     }
 }
 
+// === impl Lacking ===
+
+impl Drop for Lacking {
+    fn drop(&mut self) {
+        self.shared.lacking.send_modify(|lacking| {
+            lacking.remove(&self.id);
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +150,16 @@ mod tests {
         drop(bundle);
         readiness.wait().await;
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn what_is_lacking_is_told_and_keeps_nobody_from_being_ready() {
+        let readiness = Readiness::new();
+        let tasks = readiness.lack("task SVIDs");
+        assert_eq!(readiness.lacking(), ["task SVIDs"]);
+        assert!(readiness.is_ready() && readiness.missing().is_empty());
+        drop(tasks);
+        assert!(readiness.lacking().is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use mayfly_svid::{TaskExtension, X509Svid};
 use mayfly_tests::binaries::binary;
 use mayfly_tests::daemon::{free_port, story_dir};
 use mayfly_tests::tasks::{JOB_UID, Job, PEOPLE, TaskWorld, UNATTENDED, asked};
@@ -83,34 +84,12 @@ impl Watched {
 
     /// A task cannot be asked for on this node, and why; what there was of one is gone, and base SVIDs stay.
     async fn is_refused(&self, job: &Job, why: &[&str]) -> Duration {
-        let begun = Instant::now();
-        let said = eventually("the agent to refuse the log", PATIENCE, async || {
-            let refused = job.request(asked()).await.err()?;
-            (refused.code() == tonic::Code::FailedPrecondition).then(|| refused.message().to_owned())
-        })
-        .await;
-        assert!(why.iter().any(|why| said.contains(why)), "{said}");
-        assert!(said.contains("docs/witness.md"), "{said}");
-        assert!(job.task_svid().await.is_none());
-        let mut other = Caller::spawn(JOB_UID);
-        let base = other.workload(&self.world.agent.socket()).fetch().await.unwrap();
-        assert_eq!(base.svids.len(), 1, "base SVIDs stay");
-        other.exit();
-        begun.elapsed()
+        is_refused(&self.world.agent.socket(), job, why).await
     }
 
     /// The agent takes the log for good again: there are windows.
     async fn is_trusted(&self, job: &Job) {
-        let asked = eventually("the agent to trust the log", PATIENCE, async || {
-            job.request(asked())
-                .await
-                .ok()
-                .filter(|state| !state.request_id.is_empty())
-        })
-        .await;
-        eventually("a window", PATIENCE, async || job.open(&asked.request_id).await.ok()).await;
-        eventually("its SVID", PATIENCE, async || job.task_svid().await).await;
-        job.complete(&asked.request_id).await.unwrap();
+        is_trusted(job).await;
     }
 
     /// How many requests the witness keeps as evidence.
@@ -122,6 +101,38 @@ impl Watched {
         let changed = |event: &Value| event["event"] == "refused" && event["log_changed"] == true;
         self.witness.find(PATIENCE, changed).await
     }
+}
+
+/// The agent behind `socket` refuses the log, for one of these reasons.
+async fn is_refused(socket: &Path, job: &Job, why: &[&str]) -> Duration {
+    let begun = Instant::now();
+    let said = eventually("the agent to refuse the log", PATIENCE, async || {
+        let refused = job.request(asked()).await.err()?;
+        (refused.code() == tonic::Code::FailedPrecondition).then(|| refused.message().to_owned())
+    })
+    .await;
+    assert!(why.iter().any(|why| said.contains(why)), "{said}");
+    assert!(said.contains("docs/witness.md"), "{said}");
+    assert!(job.task_svid().await.is_none());
+    let mut other = Caller::spawn(JOB_UID);
+    let base = other.workload(socket).fetch().await.unwrap();
+    assert_eq!(base.svids.len(), 1, "base SVIDs stay");
+    other.exit();
+    begun.elapsed()
+}
+
+/// The agent takes the log for good again: there are windows.
+async fn is_trusted(job: &Job) {
+    let asked = eventually("the agent to trust the log", PATIENCE, async || {
+        job.request(asked())
+            .await
+            .ok()
+            .filter(|state| !state.request_id.is_empty())
+    })
+    .await;
+    eventually("a window", PATIENCE, async || job.open(&asked.request_id).await.ok()).await;
+    eventually("its SVID", PATIENCE, async || job.task_svid().await).await;
+    job.complete(&asked.request_id).await.unwrap();
 }
 
 // S82, the second half of "must show" 1: a backup of everything, so that only those outside can tell.
@@ -163,10 +174,9 @@ async fn an_old_copy_of_the_whole_folder_is_refused_by_agents_and_witness_and_th
     // The agent has shown the server what it signed: it says so, and signs nothing for tasks, for nobody.
     let (port, server) = (watched.world.server.health_port(), &watched.world.server);
     let (status, ready) = page(port, "/ready").await;
-    assert!(
-        status == 503 && ready.contains("the database that belongs to the log"),
-        "{ready}"
-    );
+    // Whoever asks that page on behalf of others must not take base SVIDs from them.
+    let told = "without task SVIDs: the database is not the one that belongs to the log that was shown";
+    assert!(status == 200 && ready.contains(told), "{status}: {ready}");
     let (_, metrics) = page(port, "/metrics").await;
     assert!(metrics.contains("mayfly_server_log_doubted 1"), "{metrics}");
     assert!(
@@ -243,6 +253,88 @@ async fn an_entry_dropped_two_swapped_or_one_changed_in_the_database_is_refused_
     watched.settled().await;
     println!("{} requests are kept as evidence by the witness", watched.kept());
     println!("the first: {}", watched.witness_refuses().await);
+}
+
+// Nothing is signed that is not recorded: whoever gets the signature checks it.
+#[tokio::test]
+async fn an_svid_whose_record_the_log_does_not_show_or_shows_otherwise_is_refused_by_the_agent_that_got_it() {
+    let _lane = Lane::shared();
+    let beacons = format!("{PEOPLE}[watch]\nbeacon_interval = \"250ms\"\n");
+    let mut world = TaskWorld::start_among(UNATTENDED, &beacons).await;
+    let data = world.server.dir().join("server");
+    let proven = |world: &TaskWorld| world.agent.daemon.log().matches("task SVID is in the log").count();
+    let first = world.job(JOB_UID);
+    let begun = Instant::now();
+    let entered = first.enter().await;
+    eventually("its record to be shown", PATIENCE, async || {
+        (proven(&world) > 0).then_some(())
+    })
+    .await;
+    println!(
+        "the record of an SVID was verified {:?} after the window was asked for",
+        begun.elapsed()
+    );
+    first.complete(&entered.request_id).await.unwrap();
+
+    // The log is not shown any further, while SVIDs are.
+    let before = proven(&world);
+    hide(&data);
+    let job = world.job(JOB_UID);
+    job.enter().await;
+    let socket = world.agent.socket();
+    let took = is_refused(&socket, &job, &["does not show in it the SVID"]).await;
+    println!("not shown: refused after {took:?}");
+    assert_eq!(proven(&world), before);
+    show(&data);
+    is_trusted(&job).await;
+
+    // The record is another one by the time that it is shown. Only somebody with the log's key can do that.
+    let job = world.job(JOB_UID);
+    hide(&data);
+    job.enter().await;
+    let svid = job.task_svid().await.unwrap();
+    let leaf = X509Svid::from_concatenated_der(&svid.x509_svid).unwrap();
+    let extension = TaskExtension::from_certificate_der(&leaf.chain()[0]).unwrap().unwrap();
+    world.server.daemon.stop();
+    show(&data);
+    let database = Connection::open(data.join("server.db")).unwrap();
+    let sql = "DROP TRIGGER log_is_not_rewritten; DROP TRIGGER log_is_not_shortened;";
+    database.execute_batch(sql).unwrap();
+    let serial = leaf.serial().to_string();
+    let other = format!(
+        "{}{}",
+        &serial[..serial.len() - 1],
+        if serial.ends_with('1') { '2' } else { '1' }
+    );
+    let sql = "UPDATE log SET entry = replace(entry, ?2, ?3) WHERE log_index = ?1 AND entry LIKE '%' || ?2 || '%'";
+    let index = i64::try_from(extension.log_index).unwrap();
+    let changed = database.execute(sql, rusqlite::params![index, serial, other]).unwrap();
+    assert_eq!(changed, 1, "the entry that the certificate names has its serial number");
+    drop(database);
+    world.server.daemon.start();
+    world.server.wait_ready().await;
+    let why =
+        format!("its entry {index} is not that of the SVID {serial}, which names it: it is the record of another one");
+    // For good: the log cannot say otherwise any more.
+    let took = is_refused(&socket, &job, &[&why]).await;
+    println!("shown otherwise: refused after {took:?}");
+    world.server.admin().token().await;
+    world.agent.restart().await;
+    let job = world.job(JOB_UID);
+    is_refused(&socket, &job, &[&why]).await;
+}
+
+/// The server can commit, and cannot replace its checkpoint.
+fn hide(data: &Path) {
+    let checkpoint = data.join("log/checkpoint");
+    std::fs::rename(&checkpoint, data.join("kept")).unwrap();
+    std::fs::create_dir(&checkpoint).unwrap();
+}
+
+fn show(data: &Path) {
+    let checkpoint = data.join("log/checkpoint");
+    std::fs::remove_dir(&checkpoint).unwrap();
+    std::fs::rename(data.join("kept"), &checkpoint).unwrap();
 }
 
 /// An entry in the midst that nothing at the start of a server is read from.

@@ -221,22 +221,25 @@ async fn while_this_process_stood_still_nobody_was_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_shown_and_could_not_be_remembered_is_asked_for_again() {
+async fn what_was_shown_was_shown_also_when_this_node_cannot_remember_it() {
+    let disk_fails = |node: &Node| {
+        let file = node.dir.path().join("witness.json");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+    };
     let (node, log, _) = sent();
+    node.witness.was_issued(node.witness.asks());
     let mut stream = Watching::new(node.witness.clone());
-    stream.question();
-    let file = node.dir.path().join("witness.json");
-    let kept = fs::read(&file).unwrap();
-    fs::remove_file(&file).unwrap();
-    fs::create_dir(&file).unwrap();
-    stream.answered(&node.witness.consider(&shows(&node, &log, &[9])));
-    fs::remove_dir(&file).unwrap();
-    fs::write(&file, kept).unwrap();
-    // Not at once: the disk may take its time.
-    assert_eq!(stream.question(), None);
-    assert!(stream.overdue(SILENCE).is_none());
-    assert_eq!(stream.question().unwrap().indexes, [9]);
-    stream.answered(&node.witness.consider(&shows(&node, &log, &[9])));
-    assert!(stream.overdue(SILENCE).is_none());
-    assert_eq!(stream.question(), None);
+    disk_fails(&node);
+    let said = node.witness.consider(&shows(&node, &log, &[9]));
+    assert!(said.cosignature.is_empty(), "what is not remembered is not cosigned");
+    passes(&mut stream, &node, 100).await;
+    node.trusts();
+    // So was what should not be.
+    let (node, mut log, _) = sent();
+    disk_fails(&node);
+    log.entries[9] = vec![1];
+    let said = node.witness.consider(&shows(&node, &log, &[9]));
+    assert!(said.refused.contains("is not that of the SVID 7"), "{said:?}");
+    node.is_refusing("is not that of the SVID 7");
 }

@@ -9,7 +9,7 @@ use mayfly_store::{ArchiveReader, StoreError};
 use mayfly_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use mayfly_tlog::note::{Algorithm, Note, NoteSigner, SignError, VerifierKey};
 use serde_json::{Value, json};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::EvidenceError;
 
@@ -99,9 +99,12 @@ impl LogKeys {
                 }
                 Some(lost) => {
                     let previous = lost.verifier_key.to_string();
-                    warn!(
+                    let hint = "agents and witnesses refuse the log from now on, until they were told to take the new \
+                                key (docs/witness.md); bring the key back from a backup if there is one. Keys that are \
+                                kept in memory are gone at each restart";
+                    error!(
                         vkey,
-                        previous, "the key of the log is not there any more: it goes on with a new one"
+                        previous, hint, "the key of the log is lost: it goes on with a new one"
                     );
                     record(ROTATED, json!({ "vkey": vkey, "previous": previous, "lost": true })).await?;
                 }

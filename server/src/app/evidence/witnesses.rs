@@ -25,7 +25,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mayfly_model::{Actor, Change, Step};
-use mayfly_runtime::{BlockReady, Chain, Readiness};
+use mayfly_runtime::{Chain, Lacking, Readiness};
 use mayfly_svid::SpiffeId;
 use mayfly_tlog::checkpoint::SignedCheckpoint;
 use mayfly_tlog::cosignature;
@@ -50,8 +50,9 @@ const REGISTERED: &str = "witness.registered";
 const KEYS_OF_ONE: usize = 8;
 /// Cosignatures of agents that a checkpoint carries; the rest of the places are for witnesses elsewhere.
 const FROM_AGENTS: usize = 16;
-/// What readiness waits for, in the words of `/ready`, before the reason.
-const OWN_LOG: &str = "the database that belongs to the log that was shown";
+/// What a server in doubt does without, in the words of `/ready`, before the reason. It stays ready: agents are to get
+/// base SVIDs from it, and whoever takes it out of service takes those from them.
+const TASK_SVIDS: &str = "task SVIDs: the database is not the one that belongs to the log that was shown";
 
 /// All who watch the log of this server.
 pub struct Witnesses {
@@ -88,8 +89,8 @@ struct EnteringKey<'a> {
 
 struct Doubt {
     why: Arc<str>,
-    /// Not ready until the process ends.
-    _blocked: BlockReady,
+    /// Until the process ends.
+    _lacking: Lacking,
 }
 
 #[derive(Default)]
@@ -110,7 +111,7 @@ struct Label {
 // === impl Witnesses ===
 
 impl Witnesses {
-    /// Those of `evidence`, whose entries name the keys that are known already. `readiness` is blocked by a doubt.
+    /// Those of `evidence`, whose entries name the keys that are known already. `readiness` is told of a doubt.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -305,10 +306,10 @@ impl Witnesses {
                     log, and have agents and witnesses take it (docs/witness.md)";
         error!(who, why, shown = %shown.note().text().escape_debug(), hint,
                "this server's database is not the one that belongs to its log: no task SVIDs any more");
-        let blocked = self.readiness.block(format!("{OWN_LOG} ({why})"));
+        let lacking = self.readiness.lack(format!("{TASK_SVIDS} ({why})"));
         *doubt = Some(Doubt {
             why: why.into(),
-            _blocked: blocked,
+            _lacking: lacking,
         });
     }
 }
