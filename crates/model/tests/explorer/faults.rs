@@ -15,6 +15,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) enum Fault {
     RequestersApprove,
     OneApprovalSuffices,
+    ApprovalsNeverGrowOld,
+    OpenedTooLate,
+    ExtendedBeyondItsDefinition,
+    ExtendedBeyondWhatPeopleApproved,
     RefusedByPolicyAndDone,
     OpenedWithoutEnd,
     LeaseOutlivesItsWindow,
@@ -49,9 +53,13 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// All, with what is said to be broken when one is found.
-    pub(crate) const ALL: [(Self, &'static str); 32] = [
+    pub(crate) const ALL: [(Self, &'static str); 36] = [
         (Self::RequestersApprove, "I4"),
         (Self::OneApprovalSuffices, "I4"),
+        (Self::ApprovalsNeverGrowOld, "I4"),
+        (Self::OpenedTooLate, "I4"),
+        (Self::ExtendedBeyondItsDefinition, "I2"),
+        (Self::ExtendedBeyondWhatPeopleApproved, "I4"),
         (Self::RefusedByPolicyAndDone, "I8"),
         (Self::OpenedWithoutEnd, "I9"),
         (Self::LeaseOutlivesItsWindow, "I2"),
@@ -87,9 +95,13 @@ impl Fault {
     /// The transition function with this fault.
     pub(crate) fn apply(self, task: &Task, step: &TaskStep, context: StepContext) -> Result<Task, TaskRefusal> {
         match self {
-            Self::RequestersApprove | Self::OneApprovalSuffices | Self::RefusedByPolicyAndDone => {
-                self.of_decisions(task, step, context)
-            }
+            Self::RequestersApprove
+            | Self::OneApprovalSuffices
+            | Self::ApprovalsNeverGrowOld
+            | Self::OpenedTooLate
+            | Self::ExtendedBeyondItsDefinition
+            | Self::ExtendedBeyondWhatPeopleApproved
+            | Self::RefusedByPolicyAndDone => self.of_decisions(task, step, context),
             Self::OpenedWithoutEnd | Self::LeaseOutlivesItsWindow | Self::RenewalMovesTheEnd => {
                 self.of_leases(task, step, context)
             }
@@ -118,6 +130,17 @@ impl Fault {
         let (mut given, mut step) = (task.clone(), step.clone());
         match (self, &mut step) {
             (Self::RequestersApprove, TaskStep::Approve { .. }) => given.request.person = None,
+            (Self::ApprovalsNeverGrowOld, TaskStep::Open { .. }) if !task.approvals.is_empty() => {
+                let far = context.now.plus(DAY);
+                given
+                    .approvals
+                    .iter_mut()
+                    .for_each(|approval| approval.valid_until = far);
+                given.grant.open_by = far;
+            }
+            (Self::OpenedTooLate, TaskStep::Open { .. }) => given.grant.open_by = context.now,
+            (Self::ExtendedBeyondItsDefinition, TaskStep::Extend { .. }) => given.grant.window_max = DAY,
+            (Self::ExtendedBeyondWhatPeopleApproved, TaskStep::Extend { .. }) => given.needs.approvals.clear(),
             (Self::OneApprovalSuffices, _) => given.needs.approvals.iter_mut().for_each(|rule| rule.count = 1),
             (
                 Self::RefusedByPolicyAndDone,
@@ -130,6 +153,10 @@ impl Fault {
         }
         let mut next = given.apply(&step, context)?;
         (next.request, next.needs) = (task.request.clone(), task.needs.clone());
+        if matches!(step, TaskStep::Open { .. } | TaskStep::Extend { .. }) {
+            next.approvals.clone_from(&task.approvals);
+            next.grant.window_max = task.grant.window_max;
+        }
         Ok(next)
     }
 

@@ -42,6 +42,7 @@ impl World {
         self.check_people()?;
         self.check_ends()?;
         self.check_policy(before, event)?;
+        self.check_grant(before, event)?;
         let task = &self.store.task;
         must(task.windows.len() <= self.scenario.uses as usize, "I9", || {
             format!("{} windows of a grant for {}", task.windows.len(), self.scenario.uses)
@@ -143,6 +144,24 @@ impl World {
         must(!(asks && changed && !before.policy_allows), "I8", || {
             format!("a refusal of policy gave something: {event:?}")
         })
+    }
+
+    /// A grant is opened in time, while those who agreed still do; what they agreed to is not made longer.
+    fn check_grant(&self, before: &Self, event: Event) -> Result<(), Broken> {
+        let old = &before.store.task;
+        if Rc::ptr_eq(old, &self.store.task) {
+            return Ok(());
+        }
+        if let Event::Open(server, _) = event {
+            let now = before.clock(server);
+            must(now <= old.grant.open_by, "I4", || "opened too late".into())?;
+            let agree = old.approvals.iter().filter(|approval| approval.valid_until >= now);
+            must(!self.scenario.approvals || agree.count() >= 2, "I4", || {
+                "opened by old approvals".into()
+            })?;
+        }
+        let is_longer = self.scenario.approvals && matches!(event, Event::Extend(..));
+        must(!is_longer, "I4", || "longer than what people approved".into())
     }
 
     fn check_window(&self, window: &Window) -> Result<(), Broken> {

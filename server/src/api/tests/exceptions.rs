@@ -191,6 +191,27 @@ async fn an_entry_that_still_has_the_power_is_not_free_by_words() {
         .await
         .unwrap();
     assert!(bob.end(&granted.id, true).await.unwrap().power_removed);
+
+    // One that names an entry: what is made in its place has the power as well.
+    let entry = server.world.entry("legacy", &parent, |spec| spec.admin = true).await;
+    let of_entry = GrantExceptionRequest {
+        identity: entry.to_string(),
+        ..wanted(&server)
+    };
+    let granted = bob.grant(of_entry).await.unwrap().exception.unwrap();
+    let delete = async |entry| {
+        server
+            .world
+            .commit(mayfly_model::Change::EntryDelete(entry))
+            .await
+            .unwrap()
+    };
+    delete(entry).await;
+    let again = server.world.entry("legacy", &parent, |spec| spec.admin = true).await;
+    let refused = bob.end(&granted.id, true).await.unwrap_err();
+    assert!(refused.message().contains(again.as_str()), "{refused}");
+    delete(again).await;
+    assert!(bob.end(&granted.id, true).await.unwrap().power_removed);
 }
 
 // S7
