@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_proto::mayfly::workload::checkpoint_client::CheckpointClient;
 use mayfly_proto::mayfly::workload::enforce_request::Body;
-use mayfly_proto::mayfly::workload::{EnforceAck, EnforceHello, EnforceRequest, EnforceResponse};
+use mayfly_proto::mayfly::workload::{EnforceAck, EnforceHello, EnforceRequest, EnforceResponse, RequestRequest};
 use mayfly_tests::binaries::binary;
 use mayfly_tests::caller::channel_over;
 use mayfly_tests::faults::Paused;
@@ -19,10 +19,11 @@ use tonic::{Code, Request, Status, Streaming};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVIL: u32 = 41_666;
+const SERVICE: &str = "spiffe://example.org/svc/pay-db";
 
 /// A process that says of itself that it enforces what is revoked.
 struct Pretender {
-    _process: Caller,
+    process: Caller,
     say: mpsc::Sender<EnforceRequest>,
     hear: Streaming<EnforceResponse>,
 }
@@ -30,14 +31,32 @@ struct Pretender {
 impl Pretender {
     /// Under the name of the service.
     async fn register(world: &TaskWorld, spiffe_id: &str) -> Result<Self, Status> {
-        let mut process = Caller::spawn(EVIL);
+        let hello = EnforceHello {
+            spiffe_id: spiffe_id.into(),
+            ..EnforceHello::default()
+        };
+        Self::register_as(world, EVIL, hello).await
+    }
+
+    /// Another consumer that is who the service is.
+    async fn of_service(world: &TaskWorld, best_effort: bool) -> Self {
+        let hello = EnforceHello {
+            spiffe_id: SERVICE.into(),
+            best_effort,
+            ..EnforceHello::default()
+        };
+        let registered = Self::register_as(world, rustix::process::geteuid().as_raw(), hello).await;
+        registered.expect("it is the service")
+    }
+
+    async fn register_as(world: &TaskWorld, uid: u32, hello: EnforceHello) -> Result<Self, Status> {
+        let mut process = Caller::spawn(uid);
         let channel = channel_over(process.connect(&world.agent.socket()));
         let (say, said) = mpsc::channel(8);
         let hello = EnforceHello {
             checkpoint: CHECKPOINT.into(),
             version: "pretender".into(),
-            spiffe_id: spiffe_id.into(),
-            ..EnforceHello::default()
+            ..hello
         };
         let body = Some(Body::Hello(hello));
         say.send(EnforceRequest { body }).await.expect("the stream is new");
@@ -45,20 +64,21 @@ impl Pretender {
         let value = "true".parse().expect("plain ASCII");
         request.metadata_mut().insert("workload.spiffe.io", value);
         let hear = CheckpointClient::new(channel).enforce(request).await?.into_inner();
-        Ok(Self {
-            _process: process,
-            say,
-            hear,
-        })
+        Ok(Self { process, say, hear })
     }
 
     /// Acknowledges whatever it is told, until it was told `epochs` of them.
     async fn acknowledges_everything(&mut self) -> u64 {
+        self.acknowledges_what_it_hears().await.epoch
+    }
+
+    /// Acknowledges the next word.
+    async fn acknowledges_what_it_hears(&mut self) -> EnforceResponse {
         let heard = tokio::time::timeout(PATIENCE, self.hear.message()).await;
         let heard = heard.expect("the agent speaks").expect("the stream goes on");
-        let epoch = heard.expect("the stream goes on").epoch;
+        let heard = heard.expect("the stream goes on");
         let ack = EnforceAck {
-            epoch,
+            epoch: heard.epoch,
             ..EnforceAck::default()
         };
         let body = Some(Body::Ack(ack));
@@ -66,7 +86,17 @@ impl Pretender {
             .send(EnforceRequest { body })
             .await
             .expect("the stream goes on");
-        epoch
+        heard
+    }
+
+    /// Acknowledges until it was told for how long that counts; when that is over.
+    async fn counts_on_a_lease(&mut self) -> Instant {
+        loop {
+            let heard = self.acknowledges_what_it_hears().await;
+            if heard.lease_ms > 0 {
+                return Instant::now() + Duration::from_millis(heard.lease_ms.into());
+            }
+        }
     }
 }
 
@@ -164,6 +194,70 @@ async fn who_takes_the_name_of_a_checkpoint_neither_proves_nor_holds_up_that_aut
     let _mute = Pretender::register(&world, "").await.unwrap();
     let _guarded = world.guarded().await;
     until_stage(&world, "settled").await;
+    world.check_log();
+}
+
+// A consumer that was stopped or cut off counts on the last word that it was told, and accepts what it would refuse with the
+// next one. One of best effort needs no word at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_window_is_settled_by_consumers_that_are_away() {
+    let _lane = Lane::alone();
+    let sections =
+        format!("{PEOPLE}[tasks]\nlease = \"8s\"\nsettle_within = \"2s\"\n[watch]\nbeacon_interval = \"2s\"\n");
+    let world = TaskWorld::start_among(UNATTENDED, &sections).await;
+    let _guarded = world.guarded().await;
+    let job = world.job(JOB_UID);
+    let enter = async |key: &str| {
+        let asked = RequestRequest {
+            idempotency_key: key.into(),
+            ..mayfly_tests::tasks::asked()
+        };
+        let id = job.request(asked).await.unwrap().request_id;
+        job.open(&id).await.unwrap().window_id
+    };
+
+    // Its connection is cut; its process lives on.
+    let first = enter("first").await;
+    let mut lost = Pretender::of_service(&world, false).await;
+    let believes_until = lost.counts_on_a_lease().await;
+    let Pretender { process, say, hear } = lost;
+    drop((say, hear));
+    let ended = Instant::now();
+    revoke(&world, &first).await;
+    let settled = until_stage(&world, "settled").await;
+    let (cut, early) = (
+        ended.elapsed(),
+        believes_until.saturating_duration_since(Instant::now()),
+    );
+    assert_eq!(early, Duration::ZERO, "it was settled {cut:?} after its end: {settled}");
+    assert_eq!(settled["settled_by"], "enforced", "{settled}");
+    assert_eq!(settled["acknowledged"][0]["consumers"], 1, "{settled}");
+    process.exit();
+
+    // The process ends, so nobody has to be waited for.
+    let second = enter("second").await;
+    let mut dead = Pretender::of_service(&world, false).await;
+    let believes_until = dead.counts_on_a_lease().await;
+    dead.process.exit();
+    let ended = Instant::now();
+    revoke(&world, &second).await;
+    let settled = until_stage(&world, "settled").await;
+    let died = ended.elapsed();
+    assert!(Instant::now() < believes_until, "only after {died:?}: {settled}");
+    assert_eq!(settled["settled_by"], "enforced", "{settled}");
+
+    // Without a word it goes on, whatever it acknowledged.
+    let third = enter("third").await;
+    let mut goes_on = Pretender::of_service(&world, true).await;
+    while goes_on.acknowledges_everything().await == 0 {}
+    revoke(&world, &third).await;
+    let stuck = until_stage(&world, "revocation_incomplete").await;
+    assert!(stuck["detail"].as_str().unwrap().contains("best effort"), "{stuck}");
+    assert_eq!(stuck["settled_by"], "", "{stuck}");
+    println!(
+        "settled {cut:.1?} after the end with a consumer cut off whose lease was 8 s, {died:.1?} with one that died, not at \
+         all with one of best effort"
+    );
     world.check_log();
 }
 
