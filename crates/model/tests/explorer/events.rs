@@ -85,9 +85,25 @@ impl World {
                     events.push(close(CloseCause::HeartbeatLost));
                 }
             }
-            Stage::Suspended => events.extend([Event::Resume(index, number), close(CloseCause::Revoked)]),
-            Stage::Closing => events.push(Event::Confirm(index, number)),
+            Stage::Suspended => events.extend([
+                Event::Resume(index, number),
+                close(CloseCause::Revoked),
+                // What comes too early or too late, or is a fault of who sends it; so below.
+                Event::Renew(index, number, 3),
+                Event::Extend(index, number),
+                Event::Heartbeat(index, number),
+            ]),
+            Stage::Closing => events.extend([
+                Event::Confirm(index, number),
+                Event::Renew(index, number, 3),
+                Event::Resume(index, number),
+                Event::Heartbeat(index, number),
+            ]),
             Stage::Closed => events.extend([
+                Event::Renew(index, number, 3),
+                Event::Resume(index, number),
+                Event::AcceptRisk(index, number, 2),
+                Event::AcceptRisk(index, number, 3),
                 Event::Settle(index, number, SettledBy::Expired),
                 Event::Settle(index, number, SettledBy::Enforced),
                 Event::GiveUp(index, number),
@@ -99,7 +115,6 @@ impl World {
                     Event::Settle(index, number, SettledBy::Enforced),
                 ]);
             }
-            // What comes too late, or is a fault of who sends it.
             Stage::Settled => events.extend([
                 Event::Renew(index, number, 3),
                 Event::Heartbeat(index, number),

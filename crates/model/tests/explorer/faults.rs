@@ -47,13 +47,14 @@ pub(crate) enum Fault {
     RiskOfOnePerson,
     RiskOfOnePersonTwice,
     RiskOfThoseWhoAsked,
+    RiskOfWhatIsNotGivenUp,
     NothingIsLogged,
     KeysAreShared,
 }
 
 impl Fault {
     /// All, with what is said to be broken when one is found.
-    pub(crate) const ALL: [(Self, &'static str); 36] = [
+    pub(crate) const ALL: [(Self, &'static str); 37] = [
         (Self::RequestersApprove, "I4"),
         (Self::OneApprovalSuffices, "I4"),
         (Self::ApprovalsNeverGrowOld, "I4"),
@@ -88,6 +89,7 @@ impl Fault {
         (Self::RiskOfOnePerson, "risk"),
         (Self::RiskOfOnePersonTwice, "risk"),
         (Self::RiskOfThoseWhoAsked, "risk"),
+        (Self::RiskOfWhatIsNotGivenUp, "risk"),
         (Self::NothingIsLogged, "I3"),
         (Self::KeysAreShared, "I10"),
     ];
@@ -118,9 +120,10 @@ impl Fault {
             | Self::SettledIsGivenUp
             | Self::SettledGoesOn
             | Self::SettledIsWrittenAgain => self.of_settlement(task, step, context),
-            Self::RiskOfOnePerson | Self::RiskOfOnePersonTwice | Self::RiskOfThoseWhoAsked => {
-                self.of_risks(task, step, context)
-            }
+            Self::RiskOfOnePerson
+            | Self::RiskOfOnePersonTwice
+            | Self::RiskOfThoseWhoAsked
+            | Self::RiskOfWhatIsNotGivenUp => self.of_risks(task, step, context),
             Self::NothingIsLogged | Self::KeysAreShared => task.apply(step, context),
             _ => self.of_ends(task, step, context),
         }
@@ -369,6 +372,20 @@ impl Fault {
             ..task.clone()
         };
         match self {
+            Self::RiskOfWhatIsNotGivenUp => {
+                let mut given = task.clone();
+                let held = of(&mut given, window);
+                let was = held.stage;
+                if was == Stage::Closed {
+                    held.stage = Stage::RevocationIncomplete;
+                }
+                let mut next = given.apply(step, context)?;
+                let held = of(&mut next, window);
+                if held.stage != Stage::Settled {
+                    held.stage = was;
+                }
+                Ok(next)
+            }
             Self::RiskOfThoseWhoAsked => Ok(Task {
                 request: task.request.clone(),
                 ..given.apply(step, context)?
