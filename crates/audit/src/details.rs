@@ -41,6 +41,11 @@ impl Details {
             .map(|(name, (salt, value))| (name.as_str(), salt.as_slice(), value))
     }
 
+    /// Whether the value behind a commitment is known.
+    pub fn knows(&self, commitment: &str) -> bool {
+        self.0.contains_key(commitment)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()

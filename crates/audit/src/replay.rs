@@ -214,6 +214,25 @@ impl Replay {
         }
     }
 
+    /// Lets somebody look at the log as if it ended here, with these entries behind it that cannot be read, and goes on as
+    /// if nobody had. The last commit has to be complete.
+    pub(crate) fn as_if_over<'e, T>(
+        &mut self,
+        unreadable: impl Iterator<Item = &'e EntryError>,
+        look: impl FnOnce(&Self) -> T,
+    ) -> T {
+        self.end_commit();
+        let (next_index, told) = (self.next_index, self.violations.len());
+        let unknown_outcomes = self.notes.unknown_outcomes;
+        unreadable.for_each(|error| self.take_unreadable(error));
+        self.finish();
+        let seen = look(self);
+        self.next_index = next_index;
+        self.violations.truncate(told);
+        self.notes.unknown_outcomes = unknown_outcomes;
+        seen
+    }
+
     /// Checks what has to be seen from the end: the last commit is complete.
     pub fn finish(&mut self) {
         self.end_commit();
@@ -396,6 +415,11 @@ impl Replay {
             .filter(|(_, banned)| !**banned)
             .map(|(id, _)| id.as_str())
             .collect()
+    }
+
+    /// Learns values, for the entries to come.
+    pub(crate) fn details_mut(&mut self) -> &mut Details {
+        &mut self.details
     }
 
     /// What private values are shown with.

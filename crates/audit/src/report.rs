@@ -14,10 +14,12 @@ mod instant;
 mod limit;
 mod parts;
 mod people;
+mod reading;
 mod records;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use parts::*;
+pub use reading::Reading;
 pub use records::*;

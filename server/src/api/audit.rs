@@ -130,6 +130,8 @@ impl Audit for AuditService {
             Some(EraseWhat::Index(index)) => Forgotten::Entry(index),
         };
         let erased = self.0.evidence.erase(forgotten, because(&call, reason)?).await;
+        // Also if only a part of it came about.
+        self.0.measuring.forget();
         let erased = erased.map_err(|failure| to_status(&failure))?;
         Ok(Response::new(EraseResponse {
             erased: u32::try_from(erased).unwrap_or(u32::MAX),

@@ -23,18 +23,24 @@ impl Debt for DebtService {
     async fn get(&self, request: Request<GetDebtRequest>) -> Result<Response<DebtResponse>, Status> {
         let call = Call::of(&request)?;
         let GetDebtRequest { since, until, scope } = request.into_inner();
-        let Measured { report, entries } = self.measure(since, until, &scope, &call).await?;
+        let measured = self.measure(since, until, &scope, &call).await?;
+        let Measured {
+            view,
+            findings,
+            meter,
+            entries,
+            ..
+        } = measured;
         let checkpoints = &self.0.feeds.checkpoints;
         let now = Standing::of(&call.snapshot, checkpoints, call.now);
         let exceptions = now.exceptions.iter();
         let exceptions = exceptions.map(|exception| shown(exception, &call.snapshot, call.now));
-        let meter = report.meter;
         Ok(Response::new(DebtResponse {
-            since: report.claim.from,
-            until: report.claim.to,
-            scope: report.claim.scope.to_string(),
+            since: view.from,
+            until: view.to,
+            scope: view.scope.to_string(),
             entries,
-            findings: report.findings.into_iter().take(FINDINGS_MAX).map(finding).collect(),
+            findings: findings.into_iter().take(FINDINGS_MAX).map(finding).collect(),
             total: Some(row(meter.total)),
             by_owner: rows(meter.by_owner),
             by_task: rows(meter.by_task),
@@ -92,9 +98,10 @@ impl Debt for DebtService {
     async fn lint(&self, request: Request<GetLintsRequest>) -> Result<Response<LintResponse>, Status> {
         let call = Call::of(&request)?;
         let GetLintsRequest { since, until } = request.into_inner();
-        let Measured { report, entries } = self.measure(since, until, "", &call).await?;
+        let measured = self.measure(since, until, "", &call).await?;
+        let Measured { findings, entries, .. } = measured;
         let in_force = self.0.policy.of(&call.snapshot);
-        let found = lints::lint(in_force.set(), &report.findings);
+        let found = lints::lint(in_force.set(), &findings);
         let definitions = call.snapshot.definitions_after(None).filter(|version| !version.retired);
         Ok(Response::new(LintResponse {
             lints: found
@@ -123,15 +130,12 @@ const ROWS_MAX: usize = 500;
 
 impl DebtService {
     async fn measure(&self, since: i64, until: i64, scope: &str, call: &Call) -> Result<Measured, Status> {
+        let view = debt::period(since, until, scope, call.now).map_err(|refused| to_status(&refused))?;
         // People are shown by their names, which the log only commits to.
         let recorded = self.0.evidence.record_reading(call.actor.clone(), &Reading::Debt).await;
         recorded.map_err(|failure| to_status(&failure))?;
-        let measured = async {
-            let view = debt::period(since, until, scope, call.now)?;
-            let origin = self.0.evidence.origin().to_owned();
-            Ok::<_, DebtError>(self.0.measuring.measure(origin, view).await?)
-        };
-        measured.await.map_err(|refused| to_status(&refused))
+        let measured = self.0.measuring.measure(view).await;
+        measured.map_err(|failure| to_status(&DebtError::from(failure)))
     }
 }
 

@@ -52,6 +52,12 @@ impl Archive {
         ArchiveReader::open(&self.path)
     }
 
+    /// Where the database is.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// Asks a question, on a thread that may block. It sees what was committed before.
     ///
     /// # Errors

@@ -1,34 +1,29 @@
 //! What stands: the log of a period, measured and judged, and the state as it is at this moment beside it.
 //!
-//! The analysis is `mayfly-audit`'s, the same that makes the report. Here the log is read for it, a piece at a time, by one
-//! reader at a time, beside the commits.
+//! The analysis is `mayfly-audit`'s, the same that makes the report. The log is read for it by [`Measuring`], which keeps
+//! what it read.
 //!
 //! Not here: standing power that is excepted (`exceptions`), metrics (`meter`), what a report looks like (the CLI).
+
+mod measuring;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_audit::meter::View;
-use mayfly_audit::report::{Report, TreeHead};
-use mayfly_audit::{Details, Entry as LogEntry, EntryError, LogFacts, Scope, Thresholds};
+use mayfly_audit::{Scope, Thresholds};
 use mayfly_model::task::{Definition, Stage, Task, Window};
 use mayfly_model::{Entry, ErrorKind, Exception, ExceptionState};
-use mayfly_store::{ArchiveReader, StoreError};
 use mayfly_svid::Timestamp;
-use tokio::sync::Semaphore;
 
-use super::archive::{Archive, ArchiveError};
+use super::archive::ArchiveError;
 use super::checkpoints::{Checkpoints, Enforced};
 use super::exceptions::power_of;
 use crate::commit::Snapshot;
 
-/// Entries that are read at a time.
-const PIECE: usize = 2_000;
-/// Private values that are looked up for names, at most; what is left out is shown as what it is committed to.
-const VALUES_MAX: usize = 200_000;
-/// Longer texts are no names.
-const NAME_MAX: usize = 256;
+pub use measuring::{Measured, Measuring};
+
 /// The longest period: ten years.
 const PERIOD_MAX: i64 = 3_660 * 86_400;
 /// The period of who does not say.
@@ -37,14 +32,6 @@ const PERIOD: i64 = 30 * 86_400;
 const REVIEW_AHEAD: Duration = Duration::from_secs(14 * 86_400);
 /// The most rows of a table.
 const ROWS_MAX: usize = 1_000;
-
-/// Reads and measures the log.
-#[derive(Clone, Debug)]
-pub struct Measuring {
-    archive: Archive,
-    /// It reads the whole log, so one at a time does.
-    turn: Arc<Semaphore>,
-}
 
 /// What was asked is no period.
 #[derive(Debug, thiserror::Error)]
@@ -59,15 +46,6 @@ pub enum DebtError {
     /// The log could not be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-}
-
-/// A period as it was measured.
-#[derive(Debug)]
-pub struct Measured {
-    /// The report of it.
-    pub report: Report,
-    /// Entries that were read for it.
-    pub entries: u64,
 }
 
 /// A review that is due, or soon will be.
@@ -131,114 +109,6 @@ pub fn period(since: i64, until: i64, scope: &str, now: Timestamp) -> Result<Vie
         scope,
         thresholds,
     })
-}
-
-impl Measuring {
-    /// Of this log.
-    pub fn new(archive: Archive) -> Self {
-        let turn = Arc::new(Semaphore::new(1));
-        Self { archive, turn }
-    }
-
-    /// Measures a period of the log of `origin`, as it is now.
-    ///
-    /// # Errors
-    /// The log cannot be read.
-    ///
-    /// # Cancel safety
-    /// Safe: it only reads; what was begun may go on for nobody.
-    pub async fn measure(&self, origin: String, view: View) -> Result<Measured, ArchiveError> {
-        let turn = self.turn.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| ArchiveError::Stopped)?;
-        let read = self.archive.read(move |reader| {
-            // Also where nobody waits for it any more.
-            let _turn = turn;
-            measure(reader, origin, &view)
-        });
-        read.await
-    }
-}
-
-fn measure(reader: &mut ArchiveReader, origin: String, view: &View) -> Result<Measured, StoreError> {
-    let size = reader.size()?;
-    let details = names(reader)?;
-    let log = LogFacts {
-        // Random instants are drawn by the root; here nobody has to draw the same ones again.
-        end: TreeHead {
-            size,
-            root: format!("{size:064x}"),
-        },
-        origin,
-        ..LogFacts::default()
-    };
-    let mut pieces = Pieces {
-        reader,
-        size,
-        next: 0,
-        piece: vec![].into_iter(),
-        failure: None,
-    };
-    let report = Report::build(&mut pieces, details, view, log);
-    match pieces.failure {
-        Some(failure) => Err(failure),
-        None => Ok(Measured { report, entries: size }),
-    }
-}
-
-/// What is needed to show people by their names: short texts; and what is too large for an entry, which is read from there.
-fn names(reader: &mut ArchiveReader) -> Result<Details, StoreError> {
-    let mut details = Details::default();
-    for private in reader.privates() {
-        let private = private?;
-        if details.len() >= VALUES_MAX {
-            break;
-        }
-        let is_name = private.value.len() <= NAME_MAX && private.value.starts_with('"');
-        if !is_name && !private.value.starts_with('{') {
-            continue;
-        }
-        let (Ok(value), Ok(salt)) = (serde_json::from_str(&private.value), hex::decode(&private.salt)) else {
-            continue;
-        };
-        // What is not committed to by it says nothing; it is found by whoever verifies an export.
-        let _ = details.add(&private.commitment.to_string(), &salt, value);
-    }
-    Ok(details)
-}
-
-/// The log, read as it is asked for.
-struct Pieces<'r> {
-    reader: &'r mut ArchiveReader,
-    size: u64,
-    next: u64,
-    piece: std::vec::IntoIter<String>,
-    failure: Option<StoreError>,
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = Result<LogEntry, EntryError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.size {
-            return None;
-        }
-        let text = match self.piece.next() {
-            Some(text) => text,
-            None => {
-                match self.reader.entries(self.next, PIECE) {
-                    Ok(piece) => self.piece = piece.into_iter(),
-                    Err(failure) => {
-                        self.failure = Some(failure);
-                        return None;
-                    }
-                }
-                self.piece.next()?
-            }
-        };
-        let index = self.next;
-        self.next += 1;
-        Some(LogEntry::parse(index, text.as_bytes()))
-    }
 }
 
 impl Standing {

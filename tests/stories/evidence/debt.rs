@@ -229,7 +229,7 @@ async fn a_loop_that_asks_again_and_again_is_standing_access_and_is_found() {
 }
 
 /// The page of metrics, headers included.
-async fn metrics(port: u16) -> String {
+pub(super) async fn metrics(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();

@@ -16,6 +16,7 @@ use mayfly_tests::tasks::{JOB_UID, Job, TASK, TaskWorld, asked};
 use mayfly_tests::{Lane, TRUST_DOMAIN, eventually, selector};
 use serde_json::Value;
 
+use super::debt::metrics;
 use super::report::{checked, keep_picture, look_at, text, with_outcome};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -79,6 +80,8 @@ struct Month {
     clock: SteppedClock,
     now: i64,
     ended: usize,
+    /// How long people were waited for, and how often.
+    waited: (i64, u64),
 }
 
 impl Month {
@@ -97,12 +100,12 @@ impl Month {
         ] {
             world.entry(path, uid).await;
         }
-        let (now, ended) = (START, 0);
         Self {
             world,
             clock,
-            now,
-            ended,
+            now: START,
+            ended: 0,
+            waited: (0, 0),
         }
     }
 
@@ -165,25 +168,24 @@ impl Month {
         let job = self.world.job(EXPORT);
         let asked = self.ask(&job, "pay/figures", &format!("figures of day {day}")).await;
         assert_eq!(asked.stage(), Stage::AwaitingApproval, "{asked:?}");
-        self.after(after);
-        let person = self.world.person(approver);
-        person
-            .approve(&asked.request_id, &asked.digest)
-            .await
-            .expect("the person may");
+        self.agree(approver, &asked, after).await;
         self.work(&job, &asked, 120 + day * 31 % 600).await;
+    }
+
+    /// Somebody agrees after so long.
+    async fn agree(&mut self, approver: u32, asked: &TaskState, after: i64) {
+        self.after(after);
+        self.waited = (self.waited.0 + after, self.waited.1 + 1);
+        let person = self.world.person(approver);
+        let agreed = person.approve(&asked.request_id, &asked.digest).await;
+        agreed.expect("the person may");
     }
 
     async fn emergency(&mut self) {
         let job = self.world.job(RELEASE);
         let asked = self.ask(&job, "pay/emergency", "the database is down").await;
         assert_eq!(asked.stage(), Stage::AwaitingApproval, "{asked:?}");
-        self.after(40);
-        self.world
-            .person(ANN)
-            .approve(&asked.request_id, &asked.digest)
-            .await
-            .unwrap();
+        self.agree(ANN, &asked, 40).await;
         self.work(&job, &asked, 480).await;
         self.settled().await;
         self.after(2 * HOUR);
@@ -305,6 +307,45 @@ fn set(clock: &SteppedClock, instant: i64) {
     clock.set(instant - i64::try_from(real).unwrap());
 }
 
+/// What the server itself counted until it was stopped is what the report takes from the log.
+fn the_same_as_counted(page: &str, waited: (i64, u64), report: &Value) {
+    let value = |name: &str| -> f64 {
+        let name = format!("mayfly_server_task_{name} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    };
+    let (residual, latency) = (&report["endings"]["residual"], &report["approvals"]["latency"]);
+    let rows = report["endings"]["rows"]["rows"].as_array().unwrap().iter();
+    let seconds: u64 = rows.filter_map(|row| row["residual"].as_u64()).sum();
+    println!(
+        "counted: residual {} s in {} windows, {} s for {} answers, {} uses of break-glass",
+        value("residual_seconds_sum"),
+        value("residual_seconds_count"),
+        value("approval_latency_seconds_sum"),
+        value("approval_latency_seconds_count"),
+        value("breakglass_uses_total"),
+    );
+    assert_eq!(
+        value("residual_seconds_count") as u64,
+        residual["count"].as_u64().unwrap()
+    );
+    assert_eq!(value("residual_seconds_sum") as u64, seconds);
+    assert!(seconds > 0 && residual["max"].as_u64() > Some(0), "{residual}");
+    assert_eq!(value("approval_latency_seconds_count") as u64, waited.1);
+    assert_eq!(latency["count"].as_u64(), Some(waited.1));
+    // People also take real time, which is little.
+    let slow = waited.0 as f64 + 30.0 * waited.1 as f64;
+    assert!(
+        (waited.0 as f64..slow).contains(&value("approval_latency_seconds_sum")),
+        "{waited:?}"
+    );
+    assert_eq!(
+        value("breakglass_uses_total") as usize,
+        report["break_glass"]["uses"].as_array().unwrap().len()
+    );
+    assert_eq!(value("breakglass_uses_total"), 1.0);
+}
+
 fn codes(report: &Value) -> Vec<&str> {
     let findings = report["findings"].as_array().unwrap().iter();
     let mut codes: Vec<&str> = findings.map(|finding| finding["code"].as_str().unwrap()).collect();
@@ -312,7 +353,7 @@ fn codes(report: &Value) -> Vec<&str> {
     codes
 }
 
-// Must show 3 of the report.
+// Must show 3 of the report. S83
 #[tokio::test]
 async fn the_report_on_a_month_finds_every_planted_fault_and_nothing_else() {
     let _lane = Lane::shared();
@@ -321,6 +362,8 @@ async fn the_report_on_a_month_finds_every_planted_fault_and_nothing_else() {
     for day in 0..DAYS {
         month.day(day).await;
     }
+    let counted = metrics(month.world.server.health_port()).await;
+    let waited = month.waited;
     let end = month.never_settled().await;
     let world = &month.world;
     let out = world.server.dir().join("report");
@@ -381,6 +424,8 @@ async fn the_report_on_a_month_finds_every_planted_fault_and_nothing_else() {
         report["break_glass"]
     );
     assert_eq!(report["debt"]["exceptions"].as_array().unwrap().len(), 2);
+
+    the_same_as_counted(&counted, waited, &report);
 
     // Somebody else makes the same of a copy of the log, without the server.
     let key = world.cli.json(&["audit", "keys"]).await["keys"][0]

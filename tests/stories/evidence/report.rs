@@ -347,7 +347,10 @@ async fn damage(report: &Path, whole: &str, key: &str) {
             whole.replace("\"holds\":true", "\"holds\":false"),
             vec!["sums", "signature", "page"],
         ),
-        (whole.replace("\"size\":", "\"size\": "), vec!["form", "signature", "page"]),
+        (
+            whole.replace("\"size\":", "\"size\": "),
+            vec!["form", "signature", "page"],
+        ),
         (whole.replace("\"INC-7\"", "\"INC-8\""), vec!["signature", "page"]),
         (
             whole.replace("\"limits\":[", "\"limits\":[{\"what\":\"\",\"why\":\"\"},"),

@@ -101,7 +101,8 @@ pub(super) fn run(args: &CheckReportArgs, context: &mut Context) -> Result<Exit,
     );
     let is_well = !checks.iter().any(Check::has_failed);
     if let Some(path) = &args.write_page {
-        let made = mayfly_report::page(&json).map_err(|error| CliError::failed(error.to_string(), "nothing is written"))?;
+        let made =
+            mayfly_report::page(&json).map_err(|error| CliError::failed(error.to_string(), "nothing is written"))?;
         write_atomic(path, made.as_bytes(), PRIVATE)?;
     }
     show(&checks, is_well, context)?;

@@ -82,13 +82,12 @@ fn short(commitment: &str) -> Option<u128> {
 impl Replay {
     /// The log is read: what is hidden still was not erased.
     pub(super) fn end_hidden(&mut self) {
-        let hidden = std::mem::take(&mut self.hidden.unread);
-        let mut unread: Vec<Unread> = hidden.into_values().flatten().collect();
+        let mut unread: Vec<&Unread> = self.hidden.unread.values().flatten().collect();
         unread.sort_unstable_by_key(|unread| unread.index);
         let violations = unread.into_iter().map(|Unread { index, time, what }| Violation {
             invariant: Invariant::Completeness,
-            index,
-            time,
+            index: *index,
+            time: *time,
             message: format!("{what} is kept beside the log, was not erased, and is not known here"),
         });
         self.violations.extend(violations);

@@ -3,19 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::parts::{Claim, ClockStep, Completeness, LogFacts, LogRow, REPORT_VERSION, Report, Silence, State};
+use super::reading::{Counts, Reading};
 use super::{control, ending, instant, limit, people, rules};
 use crate::canonical::canonical;
 use crate::finding::Severity;
 use crate::findings::findings;
 use crate::meter::{Listed, Meter, View};
 use crate::{Details, Entry, EntryError, Invariant, Replay};
-
-/// What was read, beside the replay itself.
-struct Read {
-    in_period: u64,
-    after_period: u64,
-    total: u64,
-}
 
 impl Report {
     /// Describes the period of `view`. `entries` are those of the whole log, from its first to the last of `log.end`, in
@@ -26,11 +20,13 @@ impl Report {
         view: &View,
         log: LogFacts,
     ) -> Self {
-        let (replay, read) = replay(entries, details, view);
-        Self::of(&replay, view, log, &read)
+        let mut reading = Reading::new(details, (view.from, view.to));
+        entries.into_iter().for_each(|entry| reading.take(entry));
+        let read = reading.counts();
+        reading.judge(|replay| Self::of(replay, view, log, read))
     }
 
-    fn of(replay: &Replay, view: &View, log: LogFacts, read: &Read) -> Self {
+    fn of(replay: &Replay, view: &View, log: LogFacts, read: Counts) -> Self {
         let zero_standing = instant::zero_standing(replay, view, &log.end.root);
         let mut findings = findings(replay, view, &zero_standing);
         let completeness = completeness(replay, view, &log, read);
@@ -48,6 +44,7 @@ impl Report {
         let probes = ending::probes(replay, view);
         let holds = findings.iter().all(|finding| finding.severity != Severity::Critical);
         let joins = rules::joins(replay, view);
+        let is_cosigned = !log.cosigned_by.is_empty();
         let controls = control::controls(&findings, &joins, zero_standing.state, probes.state);
         Self {
             v: REPORT_VERSION,
@@ -59,7 +56,7 @@ impl Report {
                 scope: view.scope.clone(),
                 log,
             },
-            limits: limit::limits(replay, view, &completeness, &probes),
+            limits: limit::limits(replay, view, &completeness, &probes, is_cosigned),
             completeness,
             zero_standing,
             joins,
@@ -86,61 +83,24 @@ impl Report {
     }
 }
 
-/// Reads the whole log, and lets be what is later than the period. Clocks are set back, so an entry of the period may
-/// stand behind later ones: these then count.
-fn replay(
-    entries: impl IntoIterator<Item = Result<Entry, EntryError>>,
-    details: Details,
-    view: &View,
-) -> (Replay, Read) {
-    let mut replay = Replay::with_history(details);
-    let mut read = Read {
-        in_period: 0,
-        after_period: 0,
-        total: 0,
-    };
-    let mut later: Vec<Result<Entry, EntryError>> = vec![];
-    for entry in entries {
-        read.total += 1;
-        let is_in_time = entry.as_ref().is_ok_and(|entry| entry.time < view.to);
-        if !is_in_time {
-            later.push(entry);
-            continue;
-        }
-        for entry in later.drain(..).chain([entry]) {
-            match entry {
-                Ok(entry) => {
-                    read.in_period += u64::from(view.has(entry.time));
-                    replay.take(&entry);
-                }
-                Err(error) => replay.take_unreadable(&error),
-            }
-        }
-    }
-    read.after_period = later.len() as u64;
-    // What nobody can read may be of any time: it is told wherever it stands.
-    for error in later.iter().filter_map(|entry| entry.as_ref().err()) {
-        replay.take_unreadable(error);
-    }
-    replay.finish();
-    (replay, read)
-}
-
 fn sentence(holds: bool, log: &LogFacts) -> String {
     let of = format!(
-        "the {} entries of the log `{}` with the root hash {}",
+        "the {} entries of the log `{}` with the root hash `{}`",
         log.end.size, log.origin, log.end.root
     );
     match holds {
         true => format!(
-            "Nothing in {of} speaks against it: within this period and scope nobody had the power of a task without an open \
-             window that somebody asked for, that policy allowed, and that ended."
+            "Within this period and scope nobody had the power of a task without an open window that somebody asked for, that \
+             policy allowed, and that ended: nothing in {of} speaks against it."
         ),
-        false => format!("It does not hold: {of} show power without a task, or cannot show that there was none."),
+        false => format!(
+            "That nobody had the power of a task without an open window is not shown: {of} show power without one, or cannot \
+             show that there was none."
+        ),
     }
 }
 
-fn completeness(replay: &Replay, view: &View, log: &LogFacts, read: &Read) -> Completeness {
+fn completeness(replay: &Replay, view: &View, log: &LogFacts, read: Counts) -> Completeness {
     let (notes, most) = (replay.notes(), view.thresholds.rows);
     let of_the_log = |invariant| matches!(invariant, Invariant::Completeness | Invariant::I14);
     let silences = notes

@@ -115,13 +115,17 @@ pub(super) fn probes(replay: &Replay, view: &View) -> Probes {
             .find(|probe| probe.checkpoint == name && probe.kind == kind);
         newest.map_or(State::NotTested, |probe| state_of(probe.outcome == probe.expected))
     };
-    let matrix = names.iter().map(|name| ProbeRow {
+    let row = |name: &String| ProbeRow {
         checkpoint: name.clone(),
         by_kind: kinds
             .iter()
             .map(|kind| ((*kind).to_owned(), state(name, kind)))
             .collect(),
-    });
+    };
+    let matrix: Vec<ProbeRow> = names.iter().map(row).collect();
+    let mut cells = matrix.iter().flat_map(|row| row.by_kind.values());
+    // One test that went well says nothing of those that nobody made.
+    let is_complete = !within.is_empty() && cells.all(|state| *state != State::NotTested);
     let results = within.iter().map(|probe| ProbeResult {
         index: probe.index,
         at: probe.at,
@@ -132,11 +136,12 @@ pub(super) fn probes(replay: &Replay, view: &View) -> Probes {
         expected: probe.expected.clone(),
     });
     Probes {
-        state: match within.is_empty() {
+        state: match within.iter().all(|probe| probe.outcome == probe.expected) {
+            false => State::Broken,
+            true if is_complete => State::Held,
             true => State::NotTested,
-            false => state_of(within.iter().all(|probe| probe.outcome == probe.expected)),
         },
-        matrix: matrix.collect(),
+        matrix,
         results: Listed::first(results.collect(), view.thresholds.rows),
         classes: CLASSES
             .into_iter()

@@ -6,7 +6,7 @@ use crate::Replay;
 use crate::meter::View;
 
 /// What no log can show.
-const ALWAYS: [(&str, &str); 5] = [
+const ALWAYS: [(&str, &str); 9] = [
     (
         "Consumers that do not call home",
         "A consumer that neither registers nor is tried may let in what it should refuse. What is shown here is that it gets \
@@ -27,18 +27,63 @@ const ALWAYS: [(&str, &str); 5] = [
         "Instants are those of the server's clock. Consumers judge expiry by their own, and may be wrong by as much as those are.",
     ),
     (
+        "Clouds, pipelines, other trust domains",
+        "Nobody tries these ways to a consumer yet: part 6 says of each that it was not tested.",
+    ),
+    (
+        "Policies",
+        "No solver has proved anything about them, and the decisions of the period were not decided anew: what is shown is that \
+         each decision came before what it allowed, and by which policy. How two policies differ is not in the log.",
+    ),
+    (
+        "Systems that only take standing authority",
+        "Which ones there are, the log does not say. What stands for them is in part 8 if somebody granted an exception, or if \
+         an entry has power over the server.",
+    ),
+    (
+        "Trends",
+        "Day by day within the period is in parts 5 and 7. Whether windows become longer from month to month is for whoever has \
+         several reports.",
+    ),
+    (
         "I13",
         "That a process keeps its base SVID is about the stream of its agent, and not in the log.",
     ),
 ];
 
-pub(super) fn limits(replay: &Replay, view: &View, completeness: &Completeness, probes: &Probes) -> Vec<Limit> {
+pub(super) fn limits(
+    replay: &Replay,
+    view: &View,
+    completeness: &Completeness,
+    probes: &Probes,
+    is_cosigned: bool,
+) -> Vec<Limit> {
     let mut limits = vec![];
     let mut add = |what: &str, why: String| limits.push(Limit { what: what.into(), why });
-    if probes.state == State::NotTested {
+    if probes.results.rows.is_empty() {
         add(
             "Probes",
             "Nobody tried a consumer within the period: that they refuse is their own word, by acknowledgement.".into(),
+        );
+    }
+    let cells: Vec<State> = probes
+        .matrix
+        .iter()
+        .flat_map(|row| row.by_kind.values().copied())
+        .collect();
+    let untested = cells.iter().filter(|state| **state == State::NotTested).count();
+    if untested > 0 && !probes.results.rows.is_empty() {
+        let why = format!(
+            "Of {} tests of consumers {untested} were not made within the period: what was refused in one says nothing of another.",
+            cells.len()
+        );
+        add("Probes", why);
+    }
+    if !is_cosigned {
+        add(
+            "Witnesses",
+            "Nobody but the log itself has signed the checkpoint. That everybody is shown the same log is not shown by this report."
+                .into(),
         );
     }
     let undeclared = replay

@@ -56,7 +56,7 @@ pub struct EndingRow {
 /// Part 6.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probes {
-    /// Of all of them.
+    /// Of all of them: `held` if every cell of the matrix was tried, and refused.
     pub state: State,
     /// Consumers that registered or that definitions declare, each with every kind of test.
     pub matrix: Vec<ProbeRow>,

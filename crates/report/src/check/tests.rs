@@ -156,7 +156,7 @@ fn whatever_a_signed_report_says_otherwise_than_the_log_is_told() {
         (
             "witness",
             |r| r.claim.log.cosigned_by.push("w".into()),
-            &["cosignatures"],
+            &["cosignatures", REBUILT],
         ),
         ("entries", |r| r.completeness.entries -= 1, &["sums", REBUILT]),
         ("whole", |r| r.completeness.is_whole = false, &["sums", REBUILT]),

@@ -118,11 +118,29 @@ pub(super) fn text(text: &str) -> Markup {
     }
 }
 
-/// Whole sentences, with names of others in them.
+/// Whole sentences, with names of others in them: begun large, and what stands between backticks as it is in a log.
 pub(super) fn prose(text: &str) -> Markup {
-    match text.is_empty() {
-        true => dash(),
-        false => html! { bdi { (shortened(text, PROSE_MAX)) } },
+    if text.is_empty() {
+        return dash();
+    }
+    let text = shortened(text, PROSE_MAX);
+    // A name stays as it is.
+    let word = text.split(' ').next().unwrap_or_default();
+    let is_word = word.len() < text.len() && word.bytes().all(|byte| byte.is_ascii_lowercase());
+    let text = match is_word {
+        true => format!("{}{}", text[..1].to_ascii_uppercase(), &text[1..]),
+        false => text,
+    };
+    // Without a partner a backtick is one.
+    let is_paired = text.matches('`').count() % 2 == 0;
+    html! {
+        bdi {
+            @if is_paired {
+                @for (place, part) in text.split('`').enumerate() {
+                    @if place % 2 == 1 { code { (part) } } @else { (part) }
+                }
+            } @else { (text) }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod approve;
 mod ends;
 mod facts;
 mod request;
+mod retain;
 mod revoke;
 mod settle;
 mod sweep;
@@ -133,6 +134,16 @@ pub enum TaskError {
         /// How many.
         ready: usize,
     },
+    /// So many were asked for within days.
+    #[error(
+        "this workload has asked for `{task}` {kept} times of late; of so many no further one is taken before a day"
+    )]
+    TooOften {
+        /// For what.
+        task: TaskName,
+        /// How many are kept.
+        kept: usize,
+    },
     /// Policy says no.
     #[error("{}", words(.0))]
     Denied(Vec<Reason>),
@@ -193,7 +204,7 @@ impl TaskError {
             Self::OtherRequest(_) => ErrorKind::AlreadyExists,
             Self::Denied(_) | Self::NotAPerson { .. } | Self::NotAllowed { .. } => ErrorKind::PermissionDenied,
             Self::TooShort { .. } => ErrorKind::FailedPrecondition,
-            Self::TooMany { .. } => ErrorKind::ResourceExhausted,
+            Self::TooMany { .. } | Self::TooOften { .. } => ErrorKind::ResourceExhausted,
             Self::Commit(CommitError::Conflict(Conflict::Task(TaskRefusal::TooSoon(_))))
             | Self::Issue(IssueError::Commit(CommitError::Conflict(Conflict::Task(TaskRefusal::TooSoon(_))))) => {
                 ErrorKind::ResourceExhausted

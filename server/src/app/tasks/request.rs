@@ -14,6 +14,7 @@ use mayfly_svid::Timestamp;
 use tracing::info;
 
 use super::facts::{Attested, Decided, Question};
+use super::retain::OF_WORKLOAD_MAX;
 use super::{TaskError, Tasks};
 use crate::commit::CommitError;
 
@@ -229,6 +230,10 @@ impl Tasks {
             None if ready >= READY_MAX => Err(TaskError::TooMany {
                 task: request.task.clone(),
                 ready,
+            }),
+            None if state.kept_count(name, workload) >= OF_WORKLOAD_MAX => Err(TaskError::TooOften {
+                task: request.task.clone(),
+                kept: OF_WORKLOAD_MAX,
             }),
             other => Ok(other.cloned()),
         }

@@ -20,6 +20,7 @@ use tracing::{error, warn};
 
 use super::ends::Ends;
 use super::request::{refusal_of, with_note};
+use super::retain::{KEPT_MAX, forget_before};
 use super::window::present_definition;
 use super::{TaskError, Tasks};
 use crate::commit::Snapshot;
@@ -105,10 +106,8 @@ impl Tasks {
         std::mem::swap(&mut memory.asked, &mut asked);
         if memory.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE) {
             memory.pruned_at = Some(Instant::now());
-            let before = now.minus(self.settings.retention);
-            let is_old = |task: &&Arc<Task>| task.request.requested_at < before;
-            let is_due = |task: &Arc<Task>| task.is_over() && task.changed_at() < before;
-            if state.oldest_tasks().take_while(is_old).any(is_due) {
+            let before = forget_before(state.oldest_tasks(), now, self.settings.retention, KEPT_MAX);
+            if let Some(before) = before {
                 self.committer
                     .commit(self.step(&actor, Change::TaskPrune { before }))
                     .await?;

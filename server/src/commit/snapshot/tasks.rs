@@ -188,6 +188,11 @@ impl Snapshot {
         self.tasks.of(name, workload).map_or(0, |of| of.refused)
     }
 
+    /// How many requests of a workload for a task are kept, over or not.
+    pub fn kept_count(&self, name: &TaskName, workload: &SpiffeId) -> usize {
+        self.tasks.of(name, workload).map_or(0, |of| of.tasks)
+    }
+
     /// The windows of a task that a workload has.
     pub fn windows_of(&self, name: &TaskName, workload: &SpiffeId) -> Windows {
         self.tasks
