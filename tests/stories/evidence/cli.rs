@@ -623,6 +623,9 @@ async fn who_reads_names_is_on_record_or_reads_nothing() {
     assert_eq!(code, Some(0), "{found:#}");
 
     // What cannot be recorded is not read.
+    let server = Server::start().await;
+    let cli = Cli::new(&server.socket());
+    let copy = |name: &str| server.dir().join(name);
     let database = rusqlite::Connection::open(server.dir().join("server/server.db")).unwrap();
     database
         .execute_batch(

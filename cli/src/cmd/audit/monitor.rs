@@ -208,6 +208,8 @@ impl Monitor<'_> {
             let (bytes, offered) = or_lost!(keys::checkpoint(&server).await, progressed);
             if self.followed.is_none() {
                 or_lost!(self.begin(&server, &bytes, &offered, context).await, progressed);
+                // What it began with may be newer than this checkpoint.
+                continue;
             }
             self.check_pinned(&bytes, context).await?;
             let followed = self.followed.as_ref().expect("begun above");

@@ -87,7 +87,12 @@ mod tests {
         let (mut growth, quiet) = (Growth::new(), Duration::from_secs(3_600));
         let (begun, later) = (growth.grown, growth.grown + quiet);
         assert_eq!(growth.problem(quiet, begun), None);
-        assert!(growth.problem(quiet, later).unwrap().contains("has not grown for 60 min"));
+        assert!(
+            growth
+                .problem(quiet, later)
+                .unwrap()
+                .contains("has not grown for 60 min")
+        );
         assert_eq!(growth.problem(quiet, later), None);
         growth = Growth {
             uncovered: Some(begun),
