@@ -1,7 +1,9 @@
 //! Simulated agents: to the server they are agents, here they are a connection and a task each.
 //!
 //! They follow the server as our agents do (`agent/src/sync`): one stream, an acknowledgement for each update, the same
-//! pauses between attempts, and they go on from the revision that they hold. Or they poll, as SPIRE's agents do.
+//! pauses between attempts, and they go on from the revision that they hold. As witnesses they cosign what they are shown of
+//! the log, with keys of their own that the server checks and enters in the log; what they are shown they believe. Or they
+//! poll, as SPIRE's agents do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -14,13 +16,16 @@ use anyhow::{Context, Result, bail, ensure};
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
 use mayfly_proto::mayfly::agent::watch_request::Body as Outbound;
 use mayfly_proto::mayfly::agent::watch_response::Body as Inbound;
-use mayfly_proto::mayfly::agent::{Ack, Hello, WatchRequest};
+use mayfly_proto::mayfly::agent::{Ack, Hello, LogHead, WatchRequest, Witness, Witnessed};
 use mayfly_proto::spire::server::bundle::GetBundleRequest;
 use mayfly_proto::spire::server::bundle::bundle_client::BundleClient;
 use mayfly_proto::spire::server::entry::SyncAuthorizedEntriesRequest;
 use mayfly_proto::spire::server::entry::entry_client::EntryClient;
 use mayfly_proto::status::retry_after;
-use mayfly_runtime::BackoffPolicy;
+use mayfly_runtime::{BackoffPolicy, Clock as _, SystemClock};
+use mayfly_tlog::checkpoint::Checkpoint;
+use mayfly_tlog::cosignature::cosign;
+use mayfly_tlog::note::{Algorithm, Ed25519Key, Note, NoteSigner as _};
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -62,6 +67,7 @@ pub struct Fleet {
 pub struct State {
     in_step: Cell<usize>,
     updates: Cell<u64>,
+    heads: Cell<u64>,
     longest: Cell<usize>,
     failures: RefCell<BTreeMap<String, u64>>,
     arrivals: RefCell<Vec<Arrival>>,
@@ -82,10 +88,17 @@ pub struct Arrival {
 }
 
 /// What an agent holds.
-#[derive(Debug, Default)]
 struct Held {
     history: String,
     revision: u64,
+    cosigner: Cosigner,
+}
+
+/// An agent as a witness that believes what it is shown.
+struct Cosigner {
+    key: Ed25519Key,
+    /// The last checkpoint, a note.
+    checkpoint: Vec<u8>,
 }
 
 impl Fleet {
@@ -95,6 +108,7 @@ impl Fleet {
             state: Rc::new(State {
                 in_step: Cell::new(0),
                 updates: Cell::new(0),
+                heads: Cell::new(0),
                 longest: Cell::new(0),
                 failures: RefCell::default(),
                 arrivals: RefCell::default(),
@@ -164,6 +178,11 @@ impl State {
         self.updates.get()
     }
 
+    /// Checkpoints of the log that were cosigned so far, by all agents.
+    pub fn heads(&self) -> u64 {
+        self.heads.get()
+    }
+
     /// The longest message so far, in octets.
     pub fn longest(&self) -> usize {
         self.longest.get()
@@ -205,6 +224,39 @@ impl State {
     }
 }
 
+impl Cosigner {
+    fn new(identity: &Identity) -> Result<Self> {
+        let id = identity.id.to_string();
+        let name = id.strip_prefix("spiffe://").unwrap_or(&id);
+        let (key, _) = Ed25519Key::generate(name, Algorithm::CosignatureV1)?;
+        Ok(Self {
+            key,
+            checkpoint: vec![],
+        })
+    }
+
+    fn hello(&self) -> Witness {
+        Witness {
+            key: self.key.verifier_key().to_string(),
+            checkpoint: self.checkpoint.clone(),
+            refused: String::new(),
+        }
+    }
+
+    fn sees(&mut self, head: LogHead) -> Result<Witnessed> {
+        let note = Note::parse(&head.checkpoint)?;
+        let now = u64::try_from(SystemClock.unix_now())?;
+        let cosignature = cosign(&self.key, note.text(), now)?;
+        let size = Checkpoint::parse(note.text())?.size();
+        self.checkpoint = head.checkpoint;
+        Ok(Witnessed {
+            size,
+            cosignature: cosignature.to_string().into_bytes(),
+            refused: String::new(),
+        })
+    }
+}
+
 /// Counts an agent as in step until dropped.
 struct InStep<'s>(&'s State);
 
@@ -223,7 +275,12 @@ impl Drop for InStep<'_> {
 
 /// An agent's life: follows, and comes back when that ends.
 async fn live(target: Target, identity: Identity, state: Rc<State>, following: Following) {
-    let mut held = Held::default();
+    let cosigner = Cosigner::new(&identity).expect("the system has randomness, and an ID is the name of a key");
+    let mut held = Held {
+        history: String::new(),
+        revision: 0,
+        cosigner,
+    };
     let mut backoff = RECONNECT.start();
     let mut connection = None;
     loop {
@@ -276,13 +333,13 @@ async fn follow(
 }
 
 async fn watch(channel: Channel, state: &State, held: &mut Held) -> Result<std::convert::Infallible> {
-    let (requests, outgoing) = mpsc::channel(2);
+    let (requests, outgoing) = mpsc::channel(3);
     let hello = Hello {
         agent_version: "bench".into(),
         history: held.history.clone(),
         revision: held.revision,
         window_ids: vec![],
-        witness: None,
+        witness: Some(held.cosigner.hello()),
     };
     let request = |body| WatchRequest { body: Some(body) };
     requests.send(request(Outbound::Hello(hello))).await?;
@@ -301,10 +358,7 @@ async fn watch(channel: Channel, state: &State, held: &mut Held) -> Result<std::
                 if update.more {
                     continue;
                 }
-                *held = Held {
-                    history: update.history,
-                    revision: update.revision,
-                };
+                (held.history, held.revision) = (update.history, update.revision);
                 state.updates.set(state.updates.get() + 1);
                 in_step.get_or_insert_with(|| InStep::new(state));
                 if state.recording.get() {
@@ -321,8 +375,11 @@ async fn watch(channel: Channel, state: &State, held: &mut Held) -> Result<std::
                 requests.send(request(Outbound::Ack(ack))).await?;
             }
             Some(Inbound::Beacon(beacon)) => held.revision = held.revision.max(beacon.revision),
-            // Only for witnesses, which these are not.
-            Some(Inbound::LogHead(_)) => bail!("the log was shown to nobody who asked for it"),
+            Some(Inbound::LogHead(head)) => {
+                let answer = held.cosigner.sees(head)?;
+                state.heads.set(state.heads.get() + 1);
+                requests.send(request(Outbound::Witnessed(answer))).await?;
+            }
             None => bail!("a message without content"),
         }
     }

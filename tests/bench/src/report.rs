@@ -30,6 +30,15 @@ every caller of the Workload API is attested. The same program measures any serv
 
 A time by itself says more about the machine than about a program. So look at *reached*, the share of the limit, and at
 CPU time, which neighbours disturb least. Latencies count from when a call was due, not from when it could be made.
+
+The agents of a fleet (C2 to C5, C7, C9, L1, P6) are simulated: a connection and a task each. As witnesses of the log they do
+to the server what agents do, and believe it; in runs whose E1 has no *uncounted* beside it they were none. They open no
+windows, so they ask for no proofs.
+
+What E1 takes for the limit issues with the appends dropped by the database, which a trigger tells to: such a server still
+makes each entry, looks up what it commits to, and hands it to SQLite. A run measures that by itself, as *uncounted*, and
+*share if counted* has it taken off the limit. Of an optimized build it is about 3 µs per SVID: 1.3 to make an entry, 0.8 to
+look up, 0.7 to drop.
 ";
 
 /// Renders runs: those of the first one's system, and how others compare.

@@ -60,6 +60,7 @@ async fn idle(ctx: &mut Context, target: &Target, fleet: &mut Fleet, identities:
     let before = target.process.memory()?;
     let took = fleet.connect(identities, PATIENCE).await?;
     tokio::time::sleep(ctx.time(5)).await;
+    quiet(ctx, fleet).await;
     let (cpu, octets, reads) = (target.process.cpu()?, fleet.state.octets(), target.process.reads()?);
     let begun = Instant::now();
     tokio::time::sleep(ctx.time(30)).await;
@@ -107,6 +108,16 @@ async fn idle(ctx: &mut Context, target: &Target, fleet: &mut Fleet, identities:
         );
     }
     Ok(())
+}
+
+/// Waits until the log does not grow any more by what its new witnesses have said, and all have been shown its end: that
+/// is with every fourth beacon, each ten seconds. A quick run waits for what they say alone.
+async fn quiet(ctx: &Context, fleet: &Fleet) {
+    let mut before = 0;
+    while fleet.state.heads() > before {
+        before = fleet.state.heads();
+        tokio::time::sleep(ctx.time(12).max(Duration::from_secs(3))).await;
+    }
 }
 
 fn memory(ctx: &mut Context, before: Memory, after: Memory, agents: usize) {
