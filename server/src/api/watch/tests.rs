@@ -3,10 +3,13 @@ use std::task::{Context, Poll};
 
 use http::Response as HttpResponse;
 use mayfly_proto::mayfly::agent::watch_client::WatchClient;
+use mayfly_proto::mayfly::agent::watch_response::Body as Outbound;
 use mayfly_proto::mayfly::agent::watch_server::WatchServer;
 use mayfly_runtime::listen::Peer;
+use mayfly_svid::Serial;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::body::Body;
 use tower::Service;
 
@@ -330,4 +333,77 @@ async fn an_agent_speaks_only_for_consumers_whose_svids_it_may_have() {
     }
     let rules = ["/db", "/elsewhere", "/nobody", "db@/*"].map(String::from).into();
     assert_eq!(known.missing(&rules, 7), ["/elsewhere", "/nobody"]);
+}
+
+#[tokio::test]
+async fn consumers_that_a_report_has_no_room_for_count_as_enforcing_nothing() {
+    let fixture = Fixture::new(8).await;
+    let connected = fixture.attested("a").await;
+    for name in ["db", "other"] {
+        fixture.world.entry(name, &id("/spire/agent/t/a"), |_| {}).await;
+    }
+    let mut opened = connected.watch_from_nothing().await.opened().await.unwrap();
+    let by = |name: String, path: &str| wire::EnforcedBy {
+        checkpoint: name,
+        spiffe_id: id(path).to_string(),
+        consumers: 1,
+        epoch: 7,
+        ..wire::EnforcedBy::default()
+    };
+    let mut checkpoints = vec![by("x".into(), "/other")];
+    checkpoints.extend((0..999).map(|number| by(format!("n{number}"), "/db")));
+    let known = fixture.service.feeds.checkpoints.clone();
+    let rules: std::collections::BTreeSet<String> = ["/db", "n7@/db", "late@/db", "/other"].map(String::from).into();
+    for (late, missing) in [
+        (None, vec!["late@/db"]),
+        (Some("late"), vec!["/db", "late@/db", "n7@/db"]),
+    ] {
+        checkpoints.extend(late.map(|name| by(name.into(), "/db")));
+        let enforced = wire::Enforced {
+            checkpoints: checkpoints.clone(),
+            run: 1,
+        };
+        let body = Some(Inbound::Enforced(enforced));
+        let mut changed = known.changed();
+        opened.requests.send(wire::WatchRequest { body }).await.unwrap();
+        // The server's side runs while it is read.
+        tokio::select! {
+            told = changed.changed() => told.unwrap(),
+            () = async { while opened.next().await.is_ok() {} } => panic!("the stream ended"),
+        }
+        assert_eq!(known.missing(&rules, 7), missing);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_silent_until_it_has_said_who_is_there_and_taken_over_what_is_revoked() {
+    let fixture = Fixture::new(8).await;
+    let connected = fixture.attested("a").await;
+    let known = fixture.service.feeds.checkpoints.clone();
+    let agent_id = id("/spire/agent/t/a");
+    let is_silent = || known.silent(0, std::iter::once(&agent_id)).contains(&agent_id);
+    let mut changed = known.changed();
+    assert!(is_silent(), "it has not come back since the start");
+    let mut opened = connected.watch_from_nothing().await.opened().await.unwrap();
+    let Outbound::Update(update) = opened.next().await.unwrap() else {
+        panic!("no update")
+    };
+    opened.acknowledge(update.revision, vec![]).await;
+    assert!(is_silent());
+    let body = Some(Inbound::Enforced(wire::Enforced {
+        run: 1,
+        ..wire::Enforced::default()
+    }));
+    opened.requests.send(wire::WatchRequest { body }).await.unwrap();
+    while is_silent() {
+        changed.borrow_and_update();
+        tokio::select! {
+            told = changed.changed() => told.unwrap(),
+            () = async { while opened.next().await.is_ok() {} } => panic!("the stream ended"),
+        }
+    }
+    drop(opened);
+    while !is_silent() {
+        changed.changed().await.unwrap();
+    }
 }
