@@ -123,8 +123,7 @@ impl WatchStream {
                 }
                 answer = finished(&mut self.looking), if self.looking.is_some() => {
                     self.looking = None;
-                    if let (Some(answer), Some(watching)) = (answer, &mut self.watching) {
-                        watching.answered(&answer);
+                    if let Some(answer) = answer {
                         send(&self.requests, watch_request::Body::Witnessed(answer))?;
                     }
                     self.ask();
