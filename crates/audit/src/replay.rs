@@ -74,6 +74,8 @@ pub struct Replay {
     serials: HashSet<u128>,
     keys: HashSet<u128>,
     intended: BTreeMap<String, Intended>,
+    /// Of these, how many were left when they were looked through last.
+    pending: usize,
     strays: Vec<Stray>,
     classes: BTreeMap<String, String>,
     agents: BTreeMap<String, bool>,

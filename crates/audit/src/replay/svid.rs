@@ -37,8 +37,10 @@ impl Replay {
             self.violate(Invariant::I3, entry.index, message);
         }
         self.intended.insert(serial.clone(), Intended { not_after });
-        if self.intended.len() > PENDING_MAX {
+        // Those that are still kept are not walked over for each that follows.
+        if self.intended.len() > PENDING_MAX.max(2 * self.pending) {
             self.forget_unknown_outcomes();
+            self.pending = self.intended.len();
         }
         let class = self.classes.get(&authority_id).map(String::as_str);
         let root = root_of(&entry.subject);

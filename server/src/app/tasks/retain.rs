@@ -57,7 +57,7 @@ mod tests {
             ends.push(world.now());
             world.clock.advance(HOUR * 6);
         }
-        let (live, _) = world.opened(&agent).await;
+        let live = world.armed(&agent).await;
         let state = world.committer.snapshot();
         let forgotten = |most: usize, days: u64| {
             let now = world.now().plus(Duration::from_secs(days * 86_400));

@@ -110,8 +110,8 @@ async fn another_log_is_read_anew() {
     assert_eq!((measured.read, measured.meter.total.windows), (measured.entries, 6));
 }
 
-/// Makes the log so long by entries about base SVIDs, which are most of what a server writes; without their commits, which
-/// would take minutes.
+/// Makes the log so long by entries about base SVIDs, which are most of what a server writes: an intent, and what came of it.
+/// Without their commits, which would take minutes.
 fn write_svids(world: &World, entries: u64) {
     let mut reader = world.archive().reader().unwrap();
     let size = reader.size().unwrap();
@@ -120,19 +120,27 @@ fn write_svids(world: &World, entries: u64) {
     let mut database = rusqlite::Connection::open(world.archive().path()).unwrap();
     let transaction = database.transaction().unwrap();
     for index in size..entries {
+        let serial = |index: u64| format!("{index:020}");
+        let is_outcome = (index - size) % 2 == 1;
+        let intent = json!({
+            "serial": serial(index), "public_key_sha256": "ab".repeat(32), "authority_id": "a", "entry_id": "web",
+            "not_after": last.time + 3_600,
+        });
+        let outcome = json!({ "signed": [serial(index - 1)], "failed": [] });
+        let (kind, subject, body) = match is_outcome {
+            true => ("svid.outcome", String::new(), outcome),
+            false => ("svid.intended", format!("spiffe://td/web/{}", index % 500), intent),
+        };
         let entry = Entry {
             index,
-            kind: "svid.intended".into(),
+            kind: kind.into(),
             revision: last.revision + 1 + index - size,
             time: last.time,
             who: "server".into(),
             origin: json!(""),
             reason: json!(""),
-            subject: format!("spiffe://td/web/{}", index % 500),
-            body: json!({
-                "serial": format!("{index:020}"), "public_key_sha256": "ab".repeat(32), "authority_id": "a",
-                "entry_id": "web", "not_after": last.time + 3_600,
-            }),
+            subject,
+            body,
         };
         let text = String::from_utf8(entry.to_bytes()).unwrap();
         let row = rusqlite::params![index as i64, entry.kind, text];
