@@ -359,7 +359,7 @@ async fn a_request_shows_what_settled_its_window_and_who_accepted_that_nothing_d
     ] {
         assert!(shown.contains(line), "{line}: {shown}");
     }
-    let window = show(&["--output", "json"]).await.json()["windows"][0].clone();
+    let window = show(&["--output", "json"]).await.json()["requests"][0]["windows"][0].clone();
     assert_eq!(window["settled_by"], "enforced");
     assert_eq!(
         (
@@ -382,7 +382,7 @@ async fn a_request_shows_what_settled_its_window_and_who_accepted_that_nothing_d
         shown.contains("two people accepted that nothing shows it") && shown.contains("bob accepted the risk"),
         "{shown}"
     );
-    let window = show(&["--output", "json"]).await.json()["windows"][0].clone();
+    let window = show(&["--output", "json"]).await.json()["requests"][0]["windows"][0].clone();
     assert_eq!(window["settled_by"], "accepted");
     assert_eq!(window["risk_accepted"][1]["person"], "bob");
 }
