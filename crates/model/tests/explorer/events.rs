@@ -40,6 +40,8 @@ impl World {
             }
             if server.seen.stage == Stage::Armed {
                 events.extend([Event::Open(index, 1), Event::Open(index, 2), Event::Expire(index)]);
+                // A key for one window more than there may be.
+                events.extend((self.scenario.uses > 1).then_some(Event::Open(index, 3)));
             }
             for (number, window) in server.seen.windows.iter().enumerate() {
                 self.of_window(index, number, window, &mut events);

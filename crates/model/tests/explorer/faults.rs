@@ -21,6 +21,7 @@ pub(crate) enum Fault {
     ExtendedBeyondWhatPeopleApproved,
     RefusedByPolicyAndDone,
     OpenedWithoutEnd,
+    UsesAreNotCounted,
     LeaseOutlivesItsWindow,
     RenewalMovesTheEnd,
     EndedGoesOn,
@@ -54,7 +55,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// All, with what is said to be broken when one is found.
-    pub(crate) const ALL: [(Self, &'static str); 37] = [
+    pub(crate) const ALL: [(Self, &'static str); 38] = [
         (Self::RequestersApprove, "I4"),
         (Self::OneApprovalSuffices, "I4"),
         (Self::ApprovalsNeverGrowOld, "I4"),
@@ -63,6 +64,7 @@ impl Fault {
         (Self::ExtendedBeyondWhatPeopleApproved, "I4"),
         (Self::RefusedByPolicyAndDone, "I8"),
         (Self::OpenedWithoutEnd, "I9"),
+        (Self::UsesAreNotCounted, "I9"),
         (Self::LeaseOutlivesItsWindow, "I2"),
         (Self::RenewalMovesTheEnd, "I5"),
         (Self::EndedGoesOn, "I11"),
@@ -104,9 +106,10 @@ impl Fault {
             | Self::ExtendedBeyondItsDefinition
             | Self::ExtendedBeyondWhatPeopleApproved
             | Self::RefusedByPolicyAndDone => self.of_decisions(task, step, context),
-            Self::OpenedWithoutEnd | Self::LeaseOutlivesItsWindow | Self::RenewalMovesTheEnd => {
-                self.of_leases(task, step, context)
-            }
+            Self::OpenedWithoutEnd
+            | Self::UsesAreNotCounted
+            | Self::LeaseOutlivesItsWindow
+            | Self::RenewalMovesTheEnd => self.of_leases(task, step, context),
             Self::BeatsAreWantedOfTheSuspended
             | Self::LateBeatRevives
             | Self::RenewedAfterMissedBeats
@@ -181,6 +184,11 @@ impl Fault {
             (Self::OpenedWithoutEnd, TaskStep::Open { .. }) => {
                 let mut next = task.apply(step, context)?;
                 (next.stage, next.grant.uses_left) = (Stage::Armed, task.grant.uses_left);
+                Ok(next)
+            }
+            (Self::UsesAreNotCounted, TaskStep::Open { .. }) => {
+                let mut next = task.apply(step, context)?;
+                next.grant.uses_left = task.grant.uses_left;
                 Ok(next)
             }
             (Self::RenewalMovesTheEnd, TaskStep::Renew { window, .. }) => {
