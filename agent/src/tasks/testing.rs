@@ -41,6 +41,7 @@ pub(crate) struct ServerState {
     pub(crate) stage: TaskStage,
     /// How many more windows its answers say that there are.
     pub(crate) opens_left: u32,
+    pub(crate) refuse_opening: Option<ErrorKind>,
     pub(crate) refuse_renewal: Option<ErrorKind>,
     /// Windows are opened and the answer is lost.
     pub(crate) lose_answers: bool,
@@ -164,6 +165,9 @@ impl TaskServer for FakeTaskServer {
 
     async fn open(&self, request: OpenTaskRequest) -> Result<IssuedTaskResponse, TaskError> {
         self.enter(format!("open {}", request.request_id)).await?;
+        if let Some(kind) = self.lock().refuse_opening {
+            return Err(TaskError::new(kind, "no"));
+        }
         let window_id = WindowId(rand::random()).to_string();
         let closes_at = self.now() + self.lock().window;
         self.lock()
@@ -399,6 +403,7 @@ pub(crate) fn keeper_beside(svids: &SvidStage) -> (Tasks, Arc<FakeTaskServer>, A
             stage: TaskStage::Armed,
             refuse_renewal: None,
             opens_left: 0,
+            refuse_opening: None,
             lose_answers: false,
             ttl: 300,
             window: 900,

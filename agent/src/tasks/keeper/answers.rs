@@ -114,6 +114,8 @@ impl Keeper {
             Err(error) => {
                 if let Some(tracked) = self.processes.tracked_mut(process, &request_id) {
                     tracked.lost_open = error.is_ambiguous().then_some(include_descendants);
+                    let known = tracked.state.borrow().clone();
+                    self.drop_final(process, &known);
                 }
                 for reply in waiting.into_iter().flatten() {
                     self.outbox.push((reply, Err(error.clone())));
@@ -424,7 +426,10 @@ impl Keeper {
     /// Forgets a request of which nothing more will be heard.
     fn drop_final(&mut self, process: ProcessKey, state: &TaskState) {
         let held = self.windows.contains_key(state.window_id.as_str()) && !state.window_id.is_empty();
-        if is_final(state.stage) && !held {
+        // Whoever waits for it to open is told what the server says to that.
+        let tracked = self.processes.tracked(process, &state.request_id);
+        let opening = tracked.is_some_and(|tracked| tracked.opening.is_some());
+        if is_final(state.stage) && !held && !opening {
             self.processes.drop_request(process, &state.request_id);
         }
     }

@@ -318,6 +318,33 @@ async fn who_shares_a_request_is_told_of_its_own_window_and_of_anothers_when_no_
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_opens_a_request_that_ends_meanwhile_hears_what_the_server_says() {
+    let stage = Stage::start();
+    let _heard = stage.beacons();
+    let job = FakeHolder::new(7);
+    let id = stage.ask(&job, "1").await.unwrap().request_id;
+    {
+        let mut server = stage.server.lock();
+        server.latency = SECOND;
+        server.refuse_opening = Some(ErrorKind::FailedPrecondition);
+    }
+    let mut states = stage.tasks.watch(job.clone(), id.clone()).await.unwrap();
+    let opening = stage.tasks.open(applicant(&job), id.clone(), false);
+    let lapses = async {
+        sleep(SECOND / 2).await;
+        stage
+            .news
+            .tasks()
+            .put(vec![stage.server.state(&id, "", TaskStage::Lapsed)]);
+    };
+    let (opened, ()) = tokio::join!(opening, lapses);
+    assert_eq!(opened.unwrap_err().kind, ErrorKind::FailedPrecondition);
+    let last = states.wait_for(|state| stage_of(state) == TaskStage::Lapsed).await;
+    assert!(last.is_ok());
+    assert!(stage.tasks.watch(job, id).await.is_err(), "and then it is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_ends_while_its_window_is_opened_leaves_none() {
     let stage = Stage::start();
     let _heard = stage.beacons();
