@@ -186,12 +186,12 @@ impl Tracked {
         });
     }
 
-    /// Whether a state is about the window of another process, and no word about what this one can have: each process
-    /// that shares a request opens a window of its own while some are left.
-    pub(super) fn is_of_another(&self, state: &TaskState) -> bool {
+    /// Whether a state is no word for this process: it is about the window of another one, and this one has a window of its
+    /// own or can open one.
+    pub(super) fn is_for_another(&self, key: ProcessKey, state: &TaskState) -> bool {
         let known = self.state.borrow();
-        let other = !state.window_id.is_empty() && state.window_id != known.window_id;
-        other && (!known.window_id.is_empty() || state.opens_left > 0)
+        let has_own = !known.window_id.is_empty() && is_holder(key, &known);
+        !state.window_id.is_empty() && !is_holder(key, state) && (has_own || state.opens_left > 0)
     }
 
     /// Whether nothing of it can be of use to the process any more.
@@ -207,6 +207,11 @@ pub(super) fn is_final(stage: i32) -> bool {
     [Stage::Denied, Stage::Settled, Stage::Lapsed]
         .map(|stage| stage as i32)
         .contains(&stage)
+}
+
+/// Whether the window of a state is this process's.
+pub(super) fn is_holder(key: ProcessKey, state: &TaskState) -> bool {
+    (state.holder_pid, state.holder_start_ticks) == (key.pid, key.start_ticks)
 }
 
 /// How far along a stage is.

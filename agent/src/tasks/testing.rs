@@ -53,6 +53,7 @@ pub(crate) struct ServerState {
     pub(crate) latency: Duration,
     /// By ID: the request, the end, and whether it is open.
     pub(crate) windows: BTreeMap<String, (String, i64, bool)>,
+    pub(crate) holders: BTreeMap<String, ProcessKey>,
     /// Seconds that its clock is ahead of the agent's wall clock.
     pub(crate) ahead: i64,
 }
@@ -95,6 +96,8 @@ impl FakeTaskServer {
             spiffe_id: "spiffe://td/task/pay/migrate/a".into(),
             closes_at: state.windows.get(window_id).map_or(0, |(_, closes_at, _)| *closes_at),
             hint: "task/pay/migrate".into(),
+            holder_pid: state.holders.get(window_id).map_or(0, |holder| holder.pid),
+            holder_start_ticks: state.holders.get(window_id).map_or(0, |holder| holder.start_ticks),
             ..TaskState::default()
         }
     }
@@ -129,6 +132,7 @@ impl FakeTaskServer {
         )];
         csr.params = params;
         let ca = Arc::clone(&self.ca.lock().unwrap());
+        let told = self.state(&request_id, window_id, TaskStage::Open);
         let state = self.lock();
         IssuedTaskResponse {
             cert_chain: vec![csr.signed_by(&*ca).unwrap().der().to_vec()],
@@ -136,16 +140,7 @@ impl FakeTaskServer {
             strict: state.strict,
             heartbeat_seconds: state.heartbeat.0,
             heartbeats_missed: state.heartbeat.1,
-            state: Some(TaskState {
-                request_id,
-                task: "pay/migrate".into(),
-                stage: TaskStage::Open.into(),
-                window_id: window_id.into(),
-                spiffe_id: "spiffe://td/task/pay/migrate/a".into(),
-                closes_at,
-                hint: "task/pay/migrate".into(),
-                ..TaskState::default()
-            }),
+            state: Some(told),
         }
     }
 }
@@ -170,6 +165,12 @@ impl TaskServer for FakeTaskServer {
         }
         let window_id = WindowId(rand::random()).to_string();
         let closes_at = self.now() + self.lock().window;
+        let instance = request.instance.unwrap();
+        let holder = ProcessKey {
+            pid: instance.pid,
+            start_ticks: instance.start_ticks,
+        };
+        self.lock().holders.insert(window_id.clone(), holder);
         self.lock()
             .windows
             .insert(window_id.clone(), (request.request_id, closes_at, true));
@@ -412,6 +413,7 @@ pub(crate) fn keeper_beside(svids: &SvidStage) -> (Tasks, Arc<FakeTaskServer>, A
             heartbeat: (0, 0),
             latency: Duration::from_millis(1),
             windows: BTreeMap::new(),
+            holders: BTreeMap::new(),
             ahead: 0,
         }),
     });

@@ -64,6 +64,8 @@ pub fn task_state(task: &Task, window: Option<&Window>) -> workload::TaskState {
         heartbeat_seconds: task.grant.heartbeat.map_or(0, |limit| {
             u32::try_from((limit.as_secs() / 3).max(1)).unwrap_or(u32::MAX)
         }),
+        holder_pid: window.map_or(0, |window| window.instance.pid),
+        holder_start_ticks: window.map_or(0, |window| window.instance.start_ticks),
         opens_left: if task.stage == Stage::Armed {
             task.grant.uses_left
         } else {

@@ -28,6 +28,8 @@ pub(in crate::sync) struct TaskBook {
     pub(in crate::sync) crls: Vec<Vec<u8>>,
     /// By ID: the end, and whether it is open.
     pub(in crate::sync) windows: BTreeMap<String, (i64, bool)>,
+    /// Process ID and start of who has which.
+    pub(in crate::sync) holders: BTreeMap<String, (u32, u64)>,
     /// The reports that came.
     pub(in crate::sync) enforced: Vec<Vec<EnforcedBy>>,
     /// For how long it says that its words count.
@@ -85,6 +87,8 @@ impl TestServer {
             .windows
             .get(window_id)
             .map_or(0, |(closes_at, _)| *closes_at);
+        let holder = self.state().tasks.holders.get(window_id).copied();
+        let (holder_pid, holder_start_ticks) = holder.unwrap_or_default();
         TaskState {
             request_id: "r1".into(),
             task: "pay/migrate".into(),
@@ -92,6 +96,8 @@ impl TestServer {
             window_id: window_id.into(),
             spiffe_id: ID.into(),
             closes_at,
+            holder_pid,
+            holder_start_ticks,
             ..TaskState::default()
         }
     }
@@ -136,6 +142,12 @@ impl Tasks for TestServer {
         let window_id = WindowId(rand::random()).to_string();
         let closes_at = SystemClock.unix_now() + 900;
         self.state().tasks.windows.insert(window_id.clone(), (closes_at, true));
+        let instance = request.get_ref().instance.as_ref();
+        let holder = instance.map(|instance| (instance.pid, instance.start_ticks));
+        self.state()
+            .tasks
+            .holders
+            .insert(window_id.clone(), holder.unwrap_or_default());
         Ok(Response::new(self.issue_task(&window_id, &request.get_ref().csr)))
     }
 

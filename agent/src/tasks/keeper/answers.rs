@@ -9,7 +9,7 @@ use mayfly_runtime::Chain;
 use tracing::{debug, error, info, warn};
 
 use super::super::metrics::End;
-use super::super::process::is_final;
+use super::super::process::{is_final, is_holder};
 use super::super::svid::{FaultyTaskSvid, TaskSvid};
 use super::super::window::{Binding, Window};
 use super::super::{HolderError, ProcessKey, Reply, TaskError};
@@ -387,6 +387,7 @@ impl Keeper {
         let unheld = !state.window_id.is_empty() && !self.windows.contains_key(state.window_id.as_str());
         if unheld
             && is_live(state)
+            && is_holder(process, state)
             && tracked.opening.is_none()
             && let Some(include_descendants) = tracked.lost_open.take()
         {
@@ -397,10 +398,7 @@ impl Keeper {
             );
             let entry = Arc::clone(&tracked.entry);
             self.adopt(process, &state.request_id, entry, include_descendants, state);
-            self.tell(process, &state.request_id, state.clone());
-            return;
-        }
-        if tracked.is_of_another(state) {
+        } else if tracked.is_for_another(process, state) {
             return;
         }
         if let Some(window) = self.windows.get_mut(state.window_id.as_str())
@@ -428,8 +426,9 @@ impl Keeper {
         let held = self.windows.contains_key(state.window_id.as_str()) && !state.window_id.is_empty();
         // Whoever waits for it to open is told what the server says to that.
         let tracked = self.processes.tracked(process, &state.request_id);
-        let opening = tracked.is_some_and(|tracked| tracked.opening.is_some());
-        if is_final(state.stage) && !held && !opening {
+        let goes_on =
+            tracked.is_some_and(|tracked| tracked.opening.is_some() || tracked.is_for_another(process, state));
+        if is_final(state.stage) && !held && !goes_on {
             self.processes.drop_request(process, &state.request_id);
         }
     }

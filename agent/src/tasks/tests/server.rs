@@ -318,6 +318,39 @@ async fn who_shares_a_request_is_told_of_its_own_window_and_of_anothers_when_no_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_window_is_taken_up_by_the_process_that_opened_it_and_by_no_other() {
+    let stage = Stage::start();
+    let _heard = stage.beacons();
+    let (one, two) = (FakeHolder::new(7), FakeHolder::new(8));
+    let id = stage.ask(&one, "1").await.unwrap().request_id;
+    stage.ask(&two, "1").await.unwrap();
+    stage.server.lock().lose_answers = true;
+    for holder in [&one, &two] {
+        let lost = stage.tasks.open(applicant(holder), id.clone(), false).await;
+        assert_eq!(lost.unwrap_err().kind, ErrorKind::Unavailable);
+    }
+    stage.server.lock().lose_answers = false;
+    let holders = stage.server.lock().holders.clone();
+    let of = |pid| holders.iter().find(|(_, holder)| holder.pid == pid).unwrap().0.clone();
+    // The second one's is told first.
+    for window_id in [of(8), of(7)] {
+        let told = stage.server.state(&id, &window_id, TaskStage::Open);
+        stage.news.tasks().put(vec![told]);
+    }
+    for (holder, pid) in [(&one, 7), (&two, 8)] {
+        stage.gets(holder, 1).await;
+        assert_eq!(state(&stage, holder, &id).await.window_id, of(pid));
+    }
+    // The end of one, while it is held, is nothing to the other.
+    let over = stage.server.state(&id, &of(7), TaskStage::Settled);
+    stage.news.tasks().put(vec![over]);
+    stage.gets(&one, 0).await;
+    assert_eq!(stage.serials(&two).len(), 1);
+    let known = state(&stage, &two, &id).await;
+    assert_eq!((stage_of(&known), known.window_id), (TaskStage::Open, of(8)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_opens_a_request_that_ends_meanwhile_hears_what_the_server_says() {
     let stage = Stage::start();
     let _heard = stage.beacons();
