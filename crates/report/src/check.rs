@@ -176,7 +176,8 @@ fn page(json: &[u8], with: With<'_>) -> Check {
         }
         Ok(_) => Check::failed(
             WHAT,
-            "it is not the one that this release makes of the report: somebody changed it, or another release made it",
+            "it is not the one that this release makes of the report: somebody changed it, or another release made it; \
+             `--write-page` makes one of what was signed",
         ),
         Err(error) => Check::failed(WHAT, error.to_string()),
     }

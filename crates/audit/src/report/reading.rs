@@ -92,6 +92,11 @@ impl Reading {
         self.total
     }
 
+    /// Entries that were read and are later than the period.
+    pub fn later(&self) -> usize {
+        self.later.len()
+    }
+
     /// Whether nothing was read.
     pub fn is_empty(&self) -> bool {
         self.total == 0

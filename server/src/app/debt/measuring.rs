@@ -31,6 +31,8 @@ const VALUES_MAX: usize = 200_000;
 const NAME_MAX: usize = 256;
 /// A longer log is read anew for each question: what is known of it is too much to keep.
 const KEPT_MAX: u64 = 500_000;
+/// Entries behind the period that are kept as they are. Of a question about a time long ago nothing is kept.
+const LATER_MAX: usize = 5_000;
 
 /// Reads and measures the log. Clones share what is kept.
 #[derive(Clone, Debug)]
@@ -120,7 +122,7 @@ impl Keep {
     fn put(&self, read: Option<Read>, forgotten: u64) {
         let mut place = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if self.forgotten.load(Ordering::SeqCst) == forgotten {
-            *place = read.filter(|read| read.reading.len() <= KEPT_MAX);
+            *place = read.filter(|read| read.reading.len() <= KEPT_MAX && read.reading.later() <= LATER_MAX);
         }
     }
 }
