@@ -107,8 +107,11 @@ impl Checkpoint {
                 );
                 continue;
             }
-            if says_more || acknowledged != Some(epoch) {
-                let (connections_ended, connections_left) = self.state.counters.take_for_ack();
+            // All that could not be ended, each time: the agent goes by the last number that it heard. When that changes
+            // without a revocation, as a window has ended, the next sign of life is answered with it.
+            let connections_left = self.state.left();
+            if says_more || acknowledged != Some((epoch, connections_left)) {
+                let connections_ended = self.state.counters.take_for_ack();
                 let ack = EnforceAck {
                     epoch,
                     connections_ended,
@@ -119,10 +122,10 @@ impl Checkpoint {
                 };
                 if acks.send(ack).await.is_err() {
                     let counters = &self.state.counters;
-                    counters.put_back(connections_ended, connections_left);
+                    counters.put_back(connections_ended);
                     return Err(Status::cancelled("the stream is gone"));
                 }
-                acknowledged = Some(epoch);
+                acknowledged = Some((epoch, connections_left));
             }
         }
         Ok(())

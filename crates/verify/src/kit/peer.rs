@@ -216,6 +216,9 @@ impl Live {
                 Err(_) => Cut::Failed,
             },
         };
+        if cut == Cut::Failed && self.is_task {
+            self.state.add_untracked(&self.svid, self.task.as_ref(), true);
+        }
         self.state.counters.ended(reason, cut);
         cut
     }

@@ -4,11 +4,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mayfly_svid::{Serial, WindowId};
+use mayfly_svid::{Serial, WindowId, X509Svid};
 use tokio::sync::Notify;
 
 use super::Source;
-use super::peer::{Admitted, Live};
+use super::peer::Live;
+
+/// Certificates whose handshakes are told apart when others keep the connections.
+const UNTRACKED_MAX: usize = 1 << 16;
 
 /// The live connections. Held locked for look-ups only, never while one is ended.
 #[derive(Default)]
@@ -26,14 +29,21 @@ struct Index {
     by_window: HashMap<WindowId, HashSet<u64>>,
     by_end: BTreeSet<(Duration, u64)>,
     tasks: HashSet<u64>,
-    /// Handshakes of connections that others keep, by serial number: they cannot be ended, only counted.
+    /// Handshakes of connections that cannot be ended, as others keep them or the kernel refused: they are only counted.
     untracked: HashMap<Serial, Untracked>,
+    /// Those for which there was no room: anybody's, so each counts as revoked.
+    beyond: Untracked,
 }
 
+/// Connections that one certificate opened. Whether they are still open nobody knows, so they count until their end.
+#[derive(Default)]
 struct Untracked {
+    trust_domain: Box<str>,
     window: Option<WindowId>,
     handshakes: u32,
+    /// When nothing that the certificate stands for goes on.
     end: Duration,
+    is_revoked: bool,
 }
 
 /// Takes a connection off the list when it is dropped: when the connection is gone and nobody has a handle of its peer.
@@ -87,7 +97,7 @@ impl Registry {
     /// Those that have reached their end at `now`.
     pub(crate) fn due(&self, now: Duration) -> Vec<Arc<Live>> {
         let mut index = self.lock();
-        index.untracked.retain(|_, untracked| untracked.end > now);
+        index.forget_untracked(now);
         let due = index.by_end.range(..=(now, u64::MAX));
         due.filter_map(|(_, id)| index.live.get(id).cloned()).collect()
     }
@@ -117,32 +127,38 @@ impl Registry {
         index.live.values().filter(|live| live.has_socket()).count()
     }
 
-    /// Remembers a handshake whose connection is not ours.
-    pub(crate) fn add_untracked(&self, admitted: &Admitted, end: Duration) {
+    /// Remembers a connection with this certificate that cannot be ended, until `end`.
+    pub(crate) fn add_untracked(&self, svid: &X509Svid, window: Option<WindowId>, end: Duration, is_revoked: bool) {
         let mut index = self.lock();
-        let untracked = index
-            .untracked
-            .entry(admitted.svid.serial().clone())
-            .or_insert_with(|| Untracked {
-                window: admitted.task.map(|task| task.window_id),
-                handshakes: 0,
-                end,
-            });
+        let has_room = index.untracked.len() < UNTRACKED_MAX || index.untracked.contains_key(svid.serial());
+        let untracked = if has_room {
+            index.untracked.entry(svid.serial().clone()).or_default()
+        } else {
+            &mut index.beyond
+        };
         untracked.handshakes = untracked.handshakes.saturating_add(1);
+        untracked.end = untracked.end.max(end);
+        if has_room {
+            untracked.trust_domain = svid.spiffe_id().trust_domain_name().into();
+            untracked.window = window;
+            untracked.is_revoked |= is_revoked;
+        }
     }
 
-    /// How many such handshakes there were with certificates that `is_revoked`. They are forgotten.
-    pub(crate) fn take_untracked(&self, is_revoked: impl Fn(&Serial, Option<WindowId>) -> bool) -> u32 {
+    /// From now on those count whose certificates `is_revoked`, by their trust domain, serial number and window.
+    pub(crate) fn revoke_untracked(&self, is_revoked: impl Fn(&str, &Serial, Option<WindowId>) -> bool) {
+        for (serial, untracked) in &mut self.lock().untracked {
+            untracked.is_revoked |= is_revoked(&untracked.trust_domain, serial, untracked.window);
+        }
+    }
+
+    /// How many connections go on, for all that is known at `now`, although they are revoked.
+    pub(crate) fn left(&self, now: Duration) -> u32 {
         let mut index = self.lock();
-        let mut count = 0_u32;
-        index.untracked.retain(|serial, untracked| {
-            let revoked = is_revoked(serial, untracked.window);
-            if revoked {
-                count = count.saturating_add(untracked.handshakes);
-            }
-            !revoked
-        });
-        count
+        index.forget_untracked(now);
+        let revoked = index.untracked.values().filter(|untracked| untracked.is_revoked);
+        let all = revoked.map(|untracked| untracked.handshakes);
+        all.fold(index.beyond.handshakes, u32::saturating_add)
     }
 
     fn remove(&self, id: u64, live: &Live) {
@@ -172,6 +188,13 @@ impl Registry {
 }
 
 impl Index {
+    fn forget_untracked(&mut self, now: Duration) {
+        self.untracked.retain(|_, untracked| untracked.end > now);
+        if self.beyond.end <= now {
+            self.beyond = Untracked::default();
+        }
+    }
+
     /// The earliest end of one that has not been ended before.
     fn next_end(&self) -> Option<Duration> {
         let mut ends = self.by_end.iter();
@@ -183,5 +206,59 @@ impl Index {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.live.state.live.remove(self.id, &self.live);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::tests::{Leaf, TestCa};
+
+    const JOB: &str = "spiffe://td/task/pay/db-migrate/ns/pay/job";
+
+    #[test]
+    fn what_cannot_be_ended_counts_once_it_is_revoked_and_until_its_end() {
+        let (ca, registry) = (TestCa::new("td"), Registry::default());
+        let of = |leaf: Leaf| X509Svid::from_chain(vec![ca.issue(&leaf).cert_der]).unwrap();
+        let (one, other, failed) = (of(Leaf::task(JOB)), of(Leaf::task(JOB)), of(Leaf::task(JOB)));
+        let (window, at) = (Some(WindowId([7; 16])), Duration::from_secs);
+        registry.add_untracked(&one, window, at(10), false);
+        registry.add_untracked(&one, window, at(10), false);
+        registry.add_untracked(&other, None, at(30), false);
+        registry.add_untracked(&failed, None, at(20), true);
+        assert_eq!(registry.left(at(0)), 1);
+        registry.revoke_untracked(|trust_domain, _, of| trust_domain == "td" && of == window);
+        assert_eq!(registry.left(at(0)), 3);
+        // Another revocation takes nothing back.
+        registry.revoke_untracked(|_, serial, _| serial == other.serial());
+        assert_eq!((registry.left(at(9)), registry.left(at(9))), (4, 4));
+        assert_eq!(
+            (registry.left(at(10)), registry.left(at(20)), registry.left(at(30))),
+            (2, 1, 0)
+        );
+        assert!(registry.lock().untracked.is_empty());
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_counts_as_revoked() {
+        let (ca, registry) = (TestCa::new("td"), Registry::default());
+        let svid = X509Svid::from_chain(vec![ca.issue(&Leaf::task(JOB)).cert_der]).unwrap();
+        let others = (1..=UNTRACKED_MAX as u64).map(|number| {
+            let serial = Serial::from_be_bytes(&number.to_be_bytes()).unwrap();
+            let end = Duration::from_secs(50);
+            (
+                serial,
+                Untracked {
+                    end,
+                    ..Untracked::default()
+                },
+            )
+        });
+        registry.lock().untracked.extend(others);
+        registry.add_untracked(&svid, None, Duration::from_secs(10), false);
+        registry.add_untracked(&svid, None, Duration::from_secs(20), false);
+        assert_eq!(registry.lock().untracked.len(), UNTRACKED_MAX);
+        assert_eq!(registry.left(Duration::from_secs(19)), 2);
+        assert_eq!(registry.left(Duration::from_secs(20)), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mayfly_svid::{Bundle, SpiffeId, TaskExtensionError, Timestamp, TrustDomain, WindowId};
+use mayfly_svid::{Bundle, SpiffeId, TaskExtension, TaskExtensionError, Timestamp, TrustDomain, WindowId, X509Svid};
 use rustls::{CertificateError, OtherError};
 use rustls_pki_types::CertificateDer;
 
@@ -110,7 +110,6 @@ pub(crate) struct Counters {
     pub(crate) ended: [AtomicU64; 5],
     /// Since the last acknowledgement.
     revoked: AtomicU32,
-    left: AtomicU32,
 }
 
 impl State {
@@ -192,10 +191,18 @@ impl State {
         }
     }
 
-    /// Notes a handshake whose connection somebody else keeps.
-    pub(crate) fn add_untracked(&self, admitted: &Admitted) {
-        let (end, _) = self.end_of(admitted);
-        self.live.add_untracked(admitted, end);
+    /// Notes a connection with a task SVID that nobody here can end. Whoever keeps it ends it neither with its certificate
+    /// nor with its window, so it counts until both are over.
+    pub(crate) fn add_untracked(&self, svid: &X509Svid, task: Option<&TaskExtension>, is_revoked: bool) {
+        let closes = task.map_or(Duration::ZERO, |task| moment(task.closes));
+        let end = after_second(svid.not_after()).max(closes);
+        self.live
+            .add_untracked(svid, task.map(|task| task.window_id), end, is_revoked);
+    }
+
+    /// How many connections of revoked task SVIDs could not be ended and may go on: all of them, however often it was said.
+    pub(crate) fn left(&self) -> u32 {
+        self.live.left(self.time.now())
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -214,7 +221,7 @@ impl State {
         for live in self.live.of(windows, serials) {
             live.end(Ended::Revoked);
         }
-        self.count_untracked();
+        self.revoke_untracked();
     }
 
     /// Takes over revocation lists, DER each.
@@ -230,7 +237,7 @@ impl State {
                 live.end(Ended::Revoked);
             }
         }
-        self.count_untracked();
+        self.revoke_untracked();
     }
 
     /// Takes over the bundles of all trust domains. `had` are those before.
@@ -296,38 +303,30 @@ impl State {
         change(&mut self.denied.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn count_untracked(&self) {
-        let own = self.own.load();
-        let Some(own) = &own.trust_domain else { return };
-        let left = self
-            .live
-            .take_untracked(|serial, window| self.is_denied(own.as_str(), serial, window));
-        self.counters.left.fetch_add(left, Ordering::Relaxed);
+    fn revoke_untracked(&self) {
+        self.live
+            .revoke_untracked(|trust_domain, serial, window| self.is_denied(trust_domain, serial, window));
     }
 }
 
 impl Counters {
     pub(crate) fn ended(&self, reason: Ended, cut: Cut) {
-        match cut {
-            Cut::Already | Cut::Gone => return,
-            Cut::Failed => self.left.fetch_add(1, Ordering::Relaxed),
-            Cut::Done if reason == Ended::Revoked => self.revoked.fetch_add(1, Ordering::Relaxed),
-            Cut::Done => 0,
-        };
+        if matches!(cut, Cut::Already | Cut::Gone) {
+            return;
+        }
+        if cut == Cut::Done && reason == Ended::Revoked {
+            self.revoked.fetch_add(1, Ordering::Relaxed);
+        }
         self.ended[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many connections were ended by revocation, and how many could not be, since this was asked last.
-    pub(crate) fn take_for_ack(&self) -> (u32, u32) {
-        (
-            self.revoked.swap(0, Ordering::Relaxed),
-            self.left.swap(0, Ordering::Relaxed),
-        )
+    /// How many connections were ended by revocation since this was asked last.
+    pub(crate) fn take_for_ack(&self) -> u32 {
+        self.revoked.swap(0, Ordering::Relaxed)
     }
 
     /// What was taken was not told.
-    pub(crate) fn put_back(&self, ended: u32, left: u32) {
+    pub(crate) fn put_back(&self, ended: u32) {
         self.revoked.fetch_add(ended, Ordering::Relaxed);
-        self.left.fetch_add(left, Ordering::Relaxed);
     }
 }

@@ -9,7 +9,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Matcher, Source};
+use super::{Matcher, Refusal, Source};
 
 /// Who keeps the connections whose handshakes are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +40,26 @@ impl KitVerifier {
     }
 
     fn verify(&self, leaf: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        self.admit(leaf, above).map_err(|refusal| {
+            let counters = &self.source.state().counters;
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(error = %mayfly_runtime::Chain(&refusal), "a peer is refused");
+            refusal.into()
+        })
+    }
+
+    fn admit(&self, leaf: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), Refusal> {
         let state = self.source.state();
-        match state.admit(leaf, above, &self.wanted) {
-            Ok(admitted) => {
-                if self.tracking == Tracking::Untracked && admitted.is_task {
-                    state.add_untracked(&admitted);
-                }
-                Ok(())
-            }
-            Err(refusal) => {
-                state.counters.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(error = %mayfly_runtime::Chain(&refusal), "a peer is refused");
-                Err(refusal.into())
+        let generation = state.generation();
+        let admitted = state.admit(leaf, above, &self.wanted)?;
+        if self.tracking == Tracking::Untracked && admitted.is_task {
+            state.add_untracked(&admitted.svid, admitted.task.as_ref(), false);
+            // Whoever changed something since may have looked through those who are noted before this one was among them.
+            if state.generation() != generation {
+                state.admit(leaf, above, &self.wanted)?;
             }
         }
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use mayfly_proto::mayfly::workload::EnforceAck;
+
 use super::certs::{Leaf, TestCa, now};
 use super::house::{House, JOB, soon, wire};
 use crate::kit::{Ended, Lifetime, Matcher, Staleness};
@@ -236,9 +238,10 @@ async fn an_authority_that_has_done_its_time_takes_nothing_with_it() {
 }
 
 #[tokio::test]
-async fn connections_that_others_keep_are_counted_as_not_ended() {
+async fn connections_that_others_keep_are_counted_as_not_ended_until_their_window_is_over() {
     let house = House::open().await;
-    let job = house.ca.issue(&Leaf::task(JOB));
+    // The window outlives the certificate, and the connection both.
+    let job = house.ca.issue(&Leaf::task(JOB).expires_in(100).closes_in(200));
     let wanted = Matcher::task("pay/db-migrate").unwrap();
     let config = Arc::new(house.source.server_config(wanted, crate::kit::Show::Base));
     let address = house.listener.local_addr().unwrap();
@@ -257,8 +260,24 @@ async fn connections_that_others_keep_are_counted_as_not_ended() {
     let epoch = house.agent.revoke(&job.window.unwrap().to_string(), wire(&job.serial));
     let ack = house.agent.acknowledged(epoch).await;
     assert_eq!((ack.connections_ended, ack.connections_left), (0, 1));
-    let epoch = house.agent.revoke(&super::certs::new_window().to_string(), vec![]);
-    assert_eq!(house.agent.acknowledged(epoch).await.connections_left, 0);
+    // What else is revoked ends nothing of it.
+    let other = || house.agent.revoke(&super::certs::new_window().to_string(), vec![]);
+    let epoch = other();
+    assert_eq!(house.agent.acknowledged(epoch).await.connections_left, 1);
+    // Neither does another connection to the agent, which is told at once.
+    house.agent.stop().await;
+    house.agent.words().acks.clear();
+    house.agent.listen();
+    house.agent.until(|words| !words.acks.is_empty()).await;
+    let first = house.agent.words().acks[0];
+    assert_eq!((first.epoch, first.connections_left), (epoch, 1));
+    house.time.pass(Duration::from_secs(150));
+    let epoch = other();
+    assert_eq!(house.agent.acknowledged(epoch).await.connections_left, 1);
+    // The end of the window is told by itself.
+    house.time.pass(Duration::from_secs(51));
+    let is_told = |ack: &EnforceAck| (ack.epoch, ack.connections_left) == (epoch, 0);
+    house.agent.until(|words| words.acks.last().is_some_and(is_told)).await;
 }
 
 #[tokio::test]

@@ -10,5 +10,5 @@ mod http;
 mod storm;
 mod time;
 
-pub(crate) use certs::TestCa;
+pub(crate) use certs::{Leaf, TestCa};
 pub(crate) use time::TestTime;
