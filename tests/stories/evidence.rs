@@ -3,6 +3,7 @@
 mod backup;
 mod cli;
 mod debt;
+mod monitor;
 mod month;
 mod prove;
 mod report;

@@ -3,6 +3,7 @@
 //! Every entry is read, whatever is told, and each is verified before it is told: [`followed`]. What the server finds or
 //! leaves out decides about nothing.
 
+mod alert;
 mod edge;
 mod followed;
 mod growth;
@@ -12,15 +13,11 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use mayfly_proto::mayfly::audit::SearchRequest;
 use mayfly_runtime::BackoffPolicy;
 use mayfly_runtime::files::{PUBLIC, write_atomic};
-use mayfly_svid::{SpiffeId, TaskPath, TaskRoot};
 use mayfly_tlog::checkpoint::SignedCheckpoint;
 use mayfly_tlog::note::VerifierKey;
-use serde::Serialize;
-use serde_json::Value;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -31,6 +28,7 @@ use crate::Context;
 use crate::connect::Server;
 use crate::errors::{CliError, Exit, sentence};
 use crate::{files, values};
+use alert::{Alert, alert_of};
 use followed::{Fault, Followed, Shown};
 use growth::Growth;
 use tell::Teller;
@@ -58,30 +56,8 @@ const RECONNECT: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(200), 
 const POLL: Duration = Duration::from_millis(500);
 /// Entries that are asked for at a time.
 const PAGE: u64 = 100_000;
-/// Entries that are told of behind one checkpoint.
-const PENDING_MAX: usize = 100_000;
-
-/// What is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Alert {
-    /// A window of break-glass was opened
-    Breakglass,
-    /// A definition came into force, or was retired
-    Definition,
-    /// The policy was changed
-    Policy,
-    /// Private values were erased
-    Erasure,
-    /// Somebody reads private values
-    PrivateRead,
-    /// The log has a new key
-    Key,
-    /// The end of a window could not be shown
-    RevocationIncomplete,
-    /// An SVID for a task of a team that is watched was to be issued
-    Issuance,
-}
+/// Entries that are kept to be told of at once; for those behind them the log is read again.
+const PENDING_MAX: usize = if cfg!(test) { 20 } else { 100_000 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MonitorArgs {
@@ -121,9 +97,20 @@ struct Monitor<'a> {
     /// The log, as far as everything was told.
     followed: Option<Followed>,
     /// The log behind that, verified, with what is still to be told of it.
-    ahead: Option<(Followed, VecDeque<(Alert, EntryView)>)>,
+    ahead: Option<Ahead>,
+    /// A checkpoint of which a part was told: the rest is told by it and by no other, which could have another past.
+    unfinished: Option<(SignedCheckpoint, Vec<u8>)>,
     teller: Teller<'a>,
     growth: Growth,
+}
+
+/// A part of the log that was verified.
+struct Ahead {
+    followed: Followed,
+    /// What is still to be told of it.
+    pending: VecDeque<(Alert, EntryView)>,
+    /// There is more to be told than that.
+    is_cut: bool,
 }
 
 /// How following ends without an error.
@@ -151,6 +138,7 @@ pub(super) async fn run(args: &MonitorArgs, context: &mut Context) -> Result<Exi
         pinned,
         followed,
         ahead: None,
+        unfinished: None,
         teller,
         growth: Growth::new(),
     };
@@ -175,6 +163,7 @@ pub(super) async fn run(args: &MonitorArgs, context: &mut Context) -> Result<Exi
                 .out
                 .note(format!("the server is away: {status}; waiting for it"));
         }
+        monitor.growth.pause();
         if monitor.tell_silence(context).await? {
             return Ok(Exit::Ok);
         }
@@ -205,7 +194,13 @@ impl Monitor<'_> {
             if or_lost!(self.tell(&server, context).await, progressed) {
                 return Ok(Ended::Enough);
             }
-            let (bytes, offered) = or_lost!(keys::checkpoint(&server).await, progressed);
+            if let Some((checkpoint, bytes)) = self.unfinished.clone() {
+                if or_lost!(self.read(&server, checkpoint, &bytes, context).await, progressed) {
+                    return Ok(Ended::Enough);
+                }
+                continue;
+            }
+            let (bytes, offered) = or_lost!(step(&server, keys::checkpoint(&server)).await, progressed);
             if self.followed.is_none() {
                 or_lost!(self.begin(&server, &bytes, &offered, context).await, progressed);
                 // What it began with may be newer than this checkpoint.
@@ -217,7 +212,9 @@ impl Monitor<'_> {
                 Err(fault) => return Err(self.refuse(&fault, &bytes, context).await),
                 Ok(Shown::Same) => {}
                 Ok(Shown::Larger(checkpoint)) => {
-                    or_lost!(self.read(&server, *checkpoint, &bytes, context).await, progressed);
+                    if or_lost!(self.read(&server, *checkpoint, &bytes, context).await, progressed) {
+                        return Ok(Ended::Enough);
+                    }
                     self.growth = Growth::new();
                     progressed = true;
                     continue;
@@ -241,17 +238,17 @@ impl Monitor<'_> {
         context: &mut Context,
     ) -> Result<(), CliError> {
         let trusted = if self.pinned.is_empty() { offered } else { &self.pinned };
-        let begun = match self.args.from {
-            Some(from) => Followed::from_start(bytes, trusted, from),
+        let (begun, judged) = match self.args.from {
+            Some(from) => (Followed::from_start(bytes, trusted, from), bytes.to_vec()),
             None => {
                 // The checkpoint that comes with its tiles, which may be a larger one by now.
-                let (bytes, tiles) = edge::right_edge(server).await?;
-                Followed::from_here(&bytes, trusted, &tiles)
+                let (edge, tiles) = step(server, edge::right_edge(server)).await?;
+                (Followed::from_here(&edge, trusted, &tiles), edge)
             }
         };
         let followed = match begun {
             Ok(followed) => followed,
-            Err(fault) => return Err(self.refuse(&fault, bytes, context).await),
+            Err(fault) => return Err(self.refuse(&fault, &judged, context).await),
         };
         let (origin, from) = (followed.origin(), followed.next_index);
         context.out.note(format!("watching {origin} from entry {from}"));
@@ -272,27 +269,26 @@ impl Monitor<'_> {
         let (Some(followed), false) = (&mut self.followed, self.pinned.is_empty()) else {
             return Ok(());
         };
-        if !self.pinned.iter().any(|key| followed.keys().contains(key)) {
-            // What was trusted before is not enough: one of these has to have signed what goes on from there.
-            if let Err(fault) = Followed::from_start(bytes, &self.pinned, 0) {
-                return Err(self.refuse(&fault, bytes, context).await);
-            }
+        match followed.pin(bytes, &self.pinned) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.refuse(&fault, bytes, context).await),
         }
-        followed.trust(&self.pinned);
-        Ok(())
     }
 
-    /// Reads and verifies all entries up to a checkpoint, and finds those to be told.
+    /// Reads and verifies all entries up to a checkpoint, and finds those to be told; `true` if it took so long that this
+    /// was told, and is enough.
     async fn read(
         &mut self,
         server: &Server,
         checkpoint: SignedCheckpoint,
         bytes: &[u8],
         context: &mut Context,
-    ) -> Result<(), CliError> {
+    ) -> Result<bool, CliError> {
         let followed = self.followed.as_ref().expect("begun before");
-        let mut advance = followed.advance(checkpoint);
-        let mut pending = VecDeque::new();
+        let next_index = followed.next_index;
+        let mut advance = followed.advance(checkpoint.clone());
+        let (mut pending, mut is_cut) = (VecDeque::new(), false);
+        self.growth.pause();
         let mut fault = None;
         while let (Some(next), None) = (advance.wants(), &fault) {
             let limit = u32::try_from(advance.left().min(PAGE)).unwrap_or(u32::MAX);
@@ -301,40 +297,53 @@ impl Monitor<'_> {
                 limit,
                 ..SearchRequest::default()
             };
-            let mut stream = open(server, request).await?;
-            loop {
-                let found = stream.message().await;
-                let Some(found) = found.map_err(|status| server.failed("follow the log", status))? else {
+            let mut stream = step(server, open(server, request)).await?;
+            // Who sends more than was asked for is not listened to.
+            while advance.wants().is_some() {
+                let found = step(server, async {
+                    let found = stream.message().await;
+                    found.map_err(|status| server.failed("follow the log", status))
+                });
+                let Some(found) = found.await? else {
                     break;
                 };
+                // Entries that trickle in are no reason to say nothing.
+                if self.tell_silence(context).await? {
+                    return Ok(true);
+                }
                 if let Err(refused) = advance.take(found.index, &found.entry) {
                     fault = Some(refused);
                     break;
                 }
-                if found.index < followed.next_index {
+                if is_cut || found.index < next_index {
                     continue;
                 }
                 let Ok(view) = EntryView::read(found.index, &found.entry) else {
                     continue; // It is in the log and says nothing that anybody could be told.
                 };
-                if let Some(alert) = self.args.alert_of(&view) {
+                let Some(alert) = self.args.alert_of(&view) else {
+                    continue;
+                };
+                // The rest is verified, too, before the first of these is told.
+                is_cut = pending.len() == PENDING_MAX;
+                if !is_cut {
                     pending.push_back((alert, view));
-                }
-                if pending.len() > PENDING_MAX {
-                    return Err(CliError::failed(
-                        format!("more than {PENDING_MAX} entries are to be told at once"),
-                        "name fewer alerts with --kind, or begin later with --from",
-                    ));
                 }
             }
             if advance.wants() == Some(next) {
                 fault.get_or_insert(Fault::LeftOut { index: next });
             }
         }
+        let followed = self.followed.as_ref().expect("begun before");
         match fault.map_or_else(|| followed.arrived(advance), Err) {
             Ok(arrived) => {
-                self.ahead = Some((arrived, pending));
-                Ok(())
+                self.unfinished = is_cut.then(|| (checkpoint, bytes.to_vec()));
+                self.ahead = Some(Ahead {
+                    followed: arrived,
+                    pending,
+                    is_cut,
+                });
+                Ok(false)
             }
             Err(fault) => Err(self.refuse(&fault, bytes, context).await),
         }
@@ -343,7 +352,7 @@ impl Monitor<'_> {
     /// Tells what is to be told, and remembers it; `true` if so many alerts are enough. The file has the log as it was
     /// before until everything is told: whoever is ended in between verifies that part once more.
     async fn tell(&mut self, server: &Server, context: &mut Context) -> Result<bool, CliError> {
-        while let Some((alert, view)) = self.ahead.as_ref().and_then(|(_, pending)| pending.front()).cloned() {
+        while let Some((alert, view)) = self.ahead.as_ref().and_then(|ahead| ahead.pending.front()).cloned() {
             let mut shown = view;
             // Who is told of readings by reading would never be done.
             if self.args.names && alert != Alert::PrivateRead {
@@ -356,8 +365,8 @@ impl Monitor<'_> {
                 };
             }
             let is_enough = self.teller.tell(alert, &shown, context).await?;
-            if let Some((_, pending)) = &mut self.ahead {
-                pending.pop_front();
+            if let Some(ahead) = &mut self.ahead {
+                ahead.pending.pop_front();
             }
             let followed = self.followed.as_mut().expect("begun before");
             followed.next_index = followed.next_index.max(shown.index + 1);
@@ -366,10 +375,17 @@ impl Monitor<'_> {
                 return Ok(true);
             }
         }
-        if let Some((mut told, _)) = self.ahead.take() {
-            told.next_index = told.next_index.max(told.size());
-            self.followed = Some(told);
-            self.save()?;
+        if let Some(Ahead {
+            mut followed, is_cut, ..
+        }) = self.ahead.take()
+        {
+            // However long it took to tell, the log has not stood still for it.
+            self.growth = Growth::new();
+            if !is_cut {
+                followed.next_index = followed.next_index.max(followed.size());
+                self.followed = Some(followed);
+                self.save()?;
+            }
         }
         Ok(false)
     }
@@ -421,6 +437,12 @@ impl Monitor<'_> {
     }
 }
 
+/// One step with the server, which takes no longer than a call: whoever waits for ever tells nobody anything.
+async fn step<T>(server: &Server, step: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let late = |_| server.failed("follow the log", Status::deadline_exceeded("no answer in time"));
+    tokio::time::timeout(server.timeout(), step).await.map_err(late)?
+}
+
 fn is_passing(status: &Status) -> bool {
     use tonic::Code;
     matches!(
@@ -436,28 +458,5 @@ impl MonitorArgs {
     }
 }
 
-fn alert_of(view: &EntryView, teams: &[String]) -> Option<Alert> {
-    let root_and_team = |id: &str| {
-        let id: SpiffeId = id.parse().ok()?;
-        let path = TaskPath::of(&id)?;
-        Some((path.root, path.team.to_owned()))
-    };
-    match view.kind() {
-        "window.opened" => {
-            let id = view.get("body").pointer("/window/spiffe_id").and_then(Value::as_str)?;
-            let (root, _) = root_and_team(id)?;
-            (root == TaskRoot::Breakglass).then_some(Alert::Breakglass)
-        }
-        "definition.put" | "definition.retired" => Some(Alert::Definition),
-        "policy.set" => Some(Alert::Policy),
-        "private.erased" => Some(Alert::Erasure),
-        "private.read" => Some(Alert::PrivateRead),
-        "log.key_rotated" => Some(Alert::Key),
-        "window.revocation_incomplete" => Some(Alert::RevocationIncomplete),
-        "svid.intended" => {
-            let (_, team) = root_and_team(view.subject())?;
-            teams.contains(&team).then_some(Alert::Issuance)
-        }
-        _ => None,
-    }
-}
+#[cfg(test)]
+mod tests;

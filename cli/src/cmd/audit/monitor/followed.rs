@@ -23,8 +23,10 @@ const STATE_MAX: u64 = 4 << 20;
 /// A log, as far as it was verified.
 #[derive(Clone, Debug)]
 pub(super) struct Followed {
-    /// Who speaks for it.
+    /// Who speaks for it: those that signed the last checkpoint, and the newest that its entries name.
     keys: Vec<VerifierKey>,
+    /// Keys by which it was shown to be the log that is meant. They may have ceased to speak for it.
+    meant: Vec<VerifierKey>,
     /// The last checkpoint; none before the first entry was read.
     checkpoint: Option<SignedCheckpoint>,
     tree: Tree,
@@ -81,6 +83,8 @@ struct Written {
     version: u32,
     next_index: u64,
     keys: Vec<String>,
+    /// Files of before have only `keys`.
+    meant: Option<Vec<String>>,
     checkpoint: String,
     /// The partial tiles of its tree, in hexadecimal.
     tiles: BTreeMap<String, String>,
@@ -99,8 +103,10 @@ impl Followed {
             size: signed.size(),
             why: error.to_string(),
         })?;
+        let of_the_log = |key: &&VerifierKey| key.name() == origin;
         Ok(Self {
-            keys: keys.into_iter().filter(|key| key.name() == origin).cloned().collect(),
+            keys: keys.into_iter().filter(of_the_log).cloned().collect(),
+            meant: trusted.iter().filter(of_the_log).cloned().collect(),
             checkpoint: None,
             tree: Tree::new(),
             origin,
@@ -140,12 +146,25 @@ impl Followed {
         self.tree.size()
     }
 
-    /// Takes on keys that the operator hands over.
-    pub(super) fn trust(&mut self, keys: &[VerifierKey]) {
-        let new = keys
-            .iter()
-            .filter(|key| key.name() == self.origin && !self.keys.contains(key));
-        self.keys.extend(new.cloned().collect::<Vec<_>>());
+    /// Takes on keys that the operator hands over, by the checkpoint that is shown. If this was not known to be the log
+    /// of one of them, one has to have signed that, and nobody else speaks for it from there on.
+    pub(super) fn pin(&mut self, bytes: &[u8], pinned: &[VerifierKey]) -> Result<(), Fault> {
+        let is_meant = pinned.iter().any(|key| self.meant.contains(key));
+        if is_meant && pinned.iter().all(|key| self.meant.contains(key)) {
+            return Ok(());
+        }
+        match Self::from_start(bytes, pinned, 0) {
+            Ok(begun) if is_meant => {
+                let new = begun.keys.into_iter().filter(|key| !self.meant.contains(key));
+                add(&mut self.keys, new.collect());
+                add(&mut self.meant, begun.meant);
+            }
+            Ok(begun) => (self.keys, self.meant) = (begun.keys, begun.meant),
+            Err(fault) if !is_meant => return Err(fault),
+            // What is known decides.
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// What to make of a checkpoint.
@@ -181,7 +200,9 @@ impl Followed {
         }
     }
 
-    /// The log there: what was read on the way is what was signed, so keys that it names are the log's.
+    /// The log there: what was read on the way is what was signed, so keys that it names are the log's. Those that have
+    /// signed speak for it on, and the newest, which may sign from the next checkpoint on; one that does not sign any more
+    /// may be in anybody's hands.
     pub(super) fn arrived(&self, advance: Advance) -> Result<Self, Fault> {
         let Advance {
             checkpoint,
@@ -196,13 +217,18 @@ impl Followed {
         if (tree.size(), tree.root()) != (size, checkpoint.root()) {
             return Err(Fault::NotContinued { known, size });
         }
-        let mut arrived = Self {
+        let newest = keys.last().cloned();
+        let mut speaking = self.keys.clone();
+        add(&mut speaking, keys);
+        speaking.retain(|key| {
+            Some(key) == newest.as_ref() || checkpoint.note().verified_by(std::slice::from_ref(key)).is_ok()
+        });
+        Ok(Self {
+            keys: speaking,
             checkpoint: Some(checkpoint),
             tree,
             ..self.clone()
-        };
-        arrived.trust(&keys);
-        Ok(arrived)
+        })
     }
 
     /// Reads the file of a monitor; `None` if there is none yet.
@@ -235,6 +261,7 @@ impl Followed {
             version: VERSION,
             next_index: self.next_index,
             keys: self.keys.iter().map(ToString::to_string).collect(),
+            meant: Some(self.meant.iter().map(ToString::to_string).collect()),
             checkpoint: checkpoint.to_string(),
             tiles: tiles.collect(),
         };
@@ -268,7 +295,10 @@ impl Advance {
             known: self.known,
             size: self.checkpoint.size(),
         })?;
-        self.keys.extend(named_key(entry));
+        if let Some(key) = named_key(entry).filter(|key| key.name() == self.checkpoint.origin()) {
+            self.keys.retain(|known| *known != key);
+            self.keys.push(key);
+        }
         Ok(())
     }
 }
@@ -277,6 +307,14 @@ fn claimed(bytes: &[u8]) -> Result<Checkpoint, Fault> {
     let none = |error: &dyn std::error::Error| Fault::NoCheckpoint(Chain(error).to_string());
     let note = Note::parse(bytes).map_err(|error| none(&error))?;
     Checkpoint::parse(note.text()).map_err(|error| none(&error))
+}
+
+fn add(keys: &mut Vec<VerifierKey>, more: Vec<VerifierKey>) {
+    for key in more {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
 }
 
 fn signed(bytes: &[u8], keys: &[VerifierKey]) -> Result<SignedCheckpoint, Fault> {
@@ -292,14 +330,19 @@ fn parse(bytes: &[u8]) -> Result<Followed, String> {
         version,
         next_index,
         keys,
+        meant,
         checkpoint,
         tiles,
     } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if version != VERSION {
         return Err(format!("it is of version {version}"));
     }
-    let keys = keys.iter().map(|key| key.parse::<VerifierKey>());
-    let keys: Vec<_> = keys.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let parsed = |keys: &[String]| {
+        let keys = keys.iter().map(|key| key.parse::<VerifierKey>());
+        keys.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
+    };
+    let meant = parsed(meant.as_ref().unwrap_or(&keys))?;
+    let keys = parsed(&keys)?;
     let tiles = tiles.iter().map(|(path, bytes)| {
         let path: TilePath = path.parse().map_err(|_| format!("a tile `{path}`"))?;
         Ok((path, hex::decode(bytes).map_err(|error| error.to_string())?))
@@ -308,8 +351,7 @@ fn parse(bytes: &[u8]) -> Result<Followed, String> {
     let followed = Followed::from_here(checkpoint.as_bytes(), &keys, &tiles);
     let mut followed = followed.map_err(|fault| fault.to_string())?;
     followed.next_index = next_index;
-    // Those that the log had besides.
-    followed.trust(&keys);
+    (followed.keys, followed.meant) = (keys, meant);
     Ok(followed)
 }
 

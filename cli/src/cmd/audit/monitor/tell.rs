@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::super::search::open;
 use super::super::view::{EntryView, text};
+use super::step;
 use crate::Context;
 use crate::connect::Server;
 use crate::errors::CliError;
@@ -76,10 +77,11 @@ pub(super) async fn with_names(server: &Server, verified: &EntryView) -> Result<
         reveal: true,
         ..SearchRequest::default()
     };
-    let mut stream = open(server, request).await?;
-    let found = stream.message().await;
-    let found = found.map_err(|status| server.failed("read the log", status))?;
-    let Some(found) = found.filter(|found| found.index == verified.index) else {
+    let found = step(server, async {
+        let found = open(server, request).await?.message().await;
+        found.map_err(|status| server.failed("read the log", status))
+    });
+    let Some(found) = found.await?.filter(|found| found.index == verified.index) else {
         return Ok(None);
     };
     let named = EntryView::read(found.index, &found.entry)?;

@@ -204,20 +204,18 @@ fn a_server_that_leaves_out_or_changes_what_it_tells_is_found_out() {
 #[test]
 fn keys_are_followed_as_the_log_names_them_and_no_others() {
     let mut log = Log::new(3);
-    let first = log.key();
     let mut known = log.seen();
     for _ in 0..5 {
         log.rotate("log.key_rotated");
         known = log.shown(&known).unwrap();
     }
-    assert!(known.keys().contains(&first) && known.keys().contains(&log.key()) && known.keys().len() == 6);
     // Who was away for longer than keys sign beside the newest has to be told.
     let mut away = log.seen();
     for _ in 0..3 {
         log.rotate("log.key_rotated");
     }
     assert!(matches!(log.shown(&away), Err(Fault::Unsigned { .. })));
-    away.trust(&[log.key()]);
+    away.pin(&log.checkpoint(), &[log.key()]).unwrap();
     away = log.shown(&away).unwrap();
     assert!(away.keys().contains(&log.key()));
     // A key that entries name counts only if those lead to what a known key has signed.
@@ -225,6 +223,55 @@ fn keys_are_followed_as_the_log_names_them_and_no_others() {
     forged.keys.clear();
     forged.rotate("log.key_rotated");
     assert!(matches!(forged.shown(&away), Err(Fault::Unsigned { .. })));
+}
+
+#[test]
+fn a_key_that_does_not_sign_any_more_does_not_speak_for_the_log() {
+    let mut log = Log::new(3);
+    let mut known = log.seen();
+    let old = log.clone();
+    let pinned = [log.key()];
+    known.pin(&log.checkpoint(), &pinned).unwrap();
+    for _ in 0..2 {
+        log.rotate("log.key_rotated");
+        known = log.shown(&known).unwrap();
+    }
+    assert!(!known.keys().contains(&old.key()) && known.keys().contains(&log.key()));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("state");
+    known.save(&file).unwrap();
+    let mut known = Followed::load(&file).unwrap().unwrap();
+    // Whoever has found it goes on with what the log has, and signs it.
+    let mut thief = log.clone();
+    thief.keys = old.keys;
+    thief.grow(1, "stolen");
+    assert!(matches!(thief.shown(&known), Err(Fault::Unsigned { .. })));
+    // The operator's key file still has it: it is the log that was meant, and the key speaks no more for that.
+    known.pin(&thief.checkpoint(), &pinned).unwrap();
+    assert!(matches!(thief.shown(&known), Err(Fault::Unsigned { .. })));
+    known.pin(&log.checkpoint(), &pinned).unwrap();
+    log.grow(1, "n");
+    assert_eq!(log.shown(&known).unwrap().size(), 6);
+}
+
+#[test]
+fn a_key_that_was_seen_first_does_not_speak_beside_the_operator_s() {
+    let mut log = Log::new(3);
+    let mut false_log = log.clone();
+    false_log.keys.clear();
+    let (false_key, _) = Ed25519Key::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    false_log.keys.push(false_key.into());
+    let mut known = false_log.seen();
+    assert!(matches!(
+        known.pin(&false_log.checkpoint(), &[log.key()]),
+        Err(Fault::Unsigned { .. })
+    ));
+    known.pin(&log.checkpoint(), &[log.key()]).unwrap();
+    assert_eq!(known.keys(), [log.key()]);
+    false_log.grow(1, "n");
+    assert!(matches!(false_log.shown(&known), Err(Fault::Unsigned { .. })));
+    log.grow(1, "n");
+    assert_eq!(log.shown(&known).unwrap().size(), 4);
 }
 
 #[test]
