@@ -38,6 +38,8 @@ const FIRST_SILENCE: Duration = Duration::from_secs(30);
 const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
+/// Between two looks at what the log has to show: its own, as a server that hides it chooses what comes, and when.
+const CHECK_GAP: Duration = Duration::from_secs(1);
 /// Between two reports of what consumers enforce.
 const REPORT_GAP: Duration = Duration::from_millis(100);
 
@@ -56,6 +58,10 @@ pub(super) struct WatchStream {
     looking: Option<JoinHandle<Witnessed>>,
     /// What the log has to show; none if there is no witness.
     watching: Option<Watching>,
+    /// When that is looked at next.
+    check_at: Instant,
+    /// The witness puts down what was not shown.
+    missing: Option<JoinHandle<()>>,
 }
 
 // === impl WatchStream ===
@@ -102,6 +108,8 @@ impl WatchStream {
             report_at: Some(Instant::now()),
             looking: None,
             watching: holdings.news().witness().cloned().map(Watching::new),
+            check_at: Instant::now() + CHECK_GAP,
+            missing: None,
         })
     }
 
@@ -117,16 +125,18 @@ impl WatchStream {
             let due = self.report_at;
             tokio::select! {
                 biased;
-                message = tokio::time::timeout_at(self.deadline, self.responses.message()) => break message,
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.report(holdings);
-                }
+                // Before any message, however many there are.
+                () = tokio::time::sleep_until(self.check_at), if self.watching.is_some() => self.check(),
                 answer = finished(&mut self.looking), if self.looking.is_some() => {
                     self.looking = None;
                     if let Some(answer) = answer {
                         send(&self.requests, watch_request::Body::Witnessed(answer))?;
                     }
-                    self.ask();
+                    self.check();
+                }
+                message = tokio::time::timeout_at(self.deadline, self.responses.message()) => break message,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.report(holdings);
                 }
                 () = more_is_owed(&mut self.watching) => self.ask(),
                 () = holdings.news().enforcers().changed(), if due.is_none() => {
@@ -149,8 +159,6 @@ impl WatchStream {
         match &message.body {
             Some(watch_response::Body::Beacon(body)) => {
                 self.expect_beacons(body);
-                self.miss_the_log(holdings);
-                self.ask();
                 (beacon, lease_ms) = (Some((body.time_unix_ms, body.interval_ms)), body.lease_ms);
             }
             Some(watch_response::Body::Update(update)) => lease_ms = update.lease_ms,
@@ -207,22 +215,24 @@ impl WatchStream {
         Ok(())
     }
 
-    /// Has the witness know when no log was shown for too long.
-    fn miss_the_log(&mut self, holdings: &Holdings) {
-        // What is being looked at was shown.
-        if self.looking.is_none()
-            && let Some(missing) = self
-                .watching
-                .as_mut()
-                .and_then(|watching| watching.overdue(self.silence))
-            && let Some(witness) = holdings.news().witness().cloned()
+    /// Has the witness know when the log, or what it has to show, was not shown for too long, and asks for what is owed.
+    fn check(&mut self) {
+        self.check_at = Instant::now() + CHECK_GAP;
+        let (silence, is_looking) = (self.silence, self.looking.is_some());
+        // One after the other, however long the disk takes.
+        let is_telling = self.missing.as_ref().is_some_and(|missing| !missing.is_finished());
+        if !is_telling
+            && let Some(watching) = &mut self.watching
+            && let Some(missing) = watching.overdue(silence, is_looking)
         {
+            let witness = watching.witness().clone();
             // Nobody waits for it: it is put down, and seen by all, when the disk has it.
-            drop(tokio::task::spawn_blocking(move || witness.misses(missing)));
+            self.missing = Some(tokio::task::spawn_blocking(move || witness.misses(&missing)));
         }
+        self.ask();
     }
 
-    /// Asks for what the log has to show and was not asked for yet; with the next beacon if there is no room for it now.
+    /// Asks for what the log has to show and was not asked for yet; later if there is no room for it now.
     fn ask(&mut self) {
         if self.requests.capacity() >= 3
             && let Some(question) = self.watching.as_mut().and_then(Watching::question)
@@ -268,3 +278,6 @@ fn send(requests: &mpsc::Sender<WatchRequest>, body: watch_request::Body) -> Res
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

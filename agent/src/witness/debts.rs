@@ -24,8 +24,9 @@ use super::judge::{Refusal, hashes};
 pub(super) const PROVEN_WITHIN: Duration = Duration::from_secs(30);
 /// So long, and three times as long as the server may be silent, it may take until the log has grown.
 pub(super) const GROWN_WITHIN: Duration = Duration::from_secs(60);
-/// Of those that are not shown, so many are remembered over a restart. One is enough to refuse the log.
-const KEPT: usize = 256;
+/// Of those that are not shown, so many are remembered, each with up to 2.5 KiB. One is enough to refuse the log; with
+/// more it is for good.
+const KEPT: usize = 1024;
 
 /// An SVID of a window, and where its certificate says that the log has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,9 @@ pub(super) struct Debts {
 pub(super) struct Overdue {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) entries: Vec<Late>,
+    /// There were more than can be remembered, so it will never be known that all were shown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    more: bool,
     /// The log had so many entries when SVIDs were issued, and shows no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) stands_at: Option<u64>,
@@ -165,22 +169,29 @@ impl Debts {
         self.growth.take_if(|growth| size > growth.owed);
     }
 
-    /// Takes what is late at `now` on the clock of streams, where the server may be silent for so long.
-    pub(super) fn take_overdue(&mut self, now: Duration, silence: Duration) -> Overdue {
-        let late = self
-            .entries
-            .extract_if(.., |entry| now.saturating_sub(entry.since) >= PROVEN_WITHIN);
+    /// What is late at `now` on the clock of streams, where the server may be silent for so long.
+    pub(super) fn overdue(&self, now: Duration, silence: Duration) -> Overdue {
+        let entries = self.entries.iter();
+        let late = entries.filter(|entry| now.saturating_sub(entry.since) >= PROVEN_WITHIN);
         let late = late.map(|entry| Late {
-            issued: entry.owed,
+            issued: entry.owed.clone(),
             fault: None,
         });
-        let entries = late.collect();
         let within = GROWN_WITHIN.max(3 * silence);
-        let growth = self.growth.take_if(|growth| now.saturating_sub(growth.since) >= within);
+        let growth = self.growth.as_ref();
+        let growth = growth.filter(|growth| now.saturating_sub(growth.since) >= within);
         Overdue {
-            entries,
+            entries: late.collect(),
+            more: false,
             stands_at: growth.map(|growth| growth.owed),
         }
+    }
+
+    /// That is put down as late, and cannot come in time any more.
+    pub(super) fn forget(&mut self, late: &Overdue) {
+        let is_late = |owed: &Issued| late.entries.iter().any(|late| late.issued == *owed);
+        self.entries.retain(|entry| !is_late(&entry.owed));
+        self.growth.take_if(|growth| Some(growth.owed) == late.stands_at);
     }
 
     /// Where the entries are that are owed.
@@ -197,9 +208,9 @@ impl Overdue {
     }
 
     /// Adds what has become late.
-    pub(super) fn add(&mut self, other: Self) {
-        let room = KEPT.saturating_sub(self.entries.len());
-        self.entries.extend(other.entries.into_iter().take(room));
+    pub(super) fn add(&mut self, other: &Self) {
+        self.entries.extend(other.entries.iter().cloned());
+        self.cut();
         self.stands_at = self.stands_at.max(other.stands_at);
     }
 
@@ -208,6 +219,11 @@ impl Overdue {
         self.entries.retain(|late| late.issued != issued);
         let fault = Some(why.to_string());
         self.entries.insert(0, Late { issued, fault });
+        self.cut();
+    }
+
+    fn cut(&mut self) {
+        self.more |= self.entries.len() > KEPT;
         self.entries.truncate(KEPT);
     }
 
@@ -240,7 +256,8 @@ impl Overdue {
     /// Why the log is refused by it.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let Some(Late { issued, fault }) = self.entries.first() else {
-            return self.stands_at.map(|size| Refusal::Frozen { size });
+            let frozen = || self.stands_at.map(|size| Refusal::Frozen { size });
+            return self.more.then_some(Refusal::TooManyMissing).or_else(frozen);
         };
         let (index, serial) = (issued.index, issued.serial.clone());
         Some(match fault.clone() {
@@ -251,4 +268,4 @@ impl Overdue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -42,6 +42,8 @@ pub(super) enum Refusal {
     Frozen { size: u64 },
     #[error("the server does not show in it the SVID {serial}, which names its entry {index}")]
     NotInIt { index: u64, serial: Serial },
+    #[error("the server has issued more SVIDs without showing them in it than this agent can remember")]
+    TooManyMissing,
     #[error("its entry {index} is not that of the SVID {serial}, which names it: {why}")]
     OtherEntry { index: u64, serial: Serial, why: String },
 }

@@ -1,8 +1,8 @@
 //! What a witness remembers, and its file.
 //!
 //! JSON: `{"version": 1, "known": {"keys": […], "checkpoint": "…"}, "refused": {"why": "…", "at": 0, "checkpoint":
-//! "…"}, "overdue": {"entries": […], "stands_at": 0}}`, the parts where there are any. The checkpoint is the whole note, so that an older server is shown its
-//! own signature.
+//! "…"}, "overdue": {"entries": […], "more": true, "stands_at": 0}}`, the parts where there are any. The checkpoint is
+//! the whole note, so that an older server is shown its own signature.
 
 use std::io;
 use std::path::Path;
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::debts::Overdue;
 
-/// Two notes with all signatures they may have.
-const MAX_BYTES: u64 = 4 << 20;
+/// Two notes with all signatures they may have, and all that is overdue with the longest names.
+const MAX_BYTES: u64 = 8 << 20;
 const VERSION: u32 = 1;
 
 /// What a witness remembers.

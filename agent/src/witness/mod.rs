@@ -10,8 +10,8 @@
 //! more is refused, and while it is, nobody on this node gets a task SVID; base SVIDs stay. That outlives restarts, and
 //! ends when the log that is known here is shown again, or when an operator has the agent forget it
 //! (`docs/witness.md`). The same follows when the log does not say of an SVID what the SVID says of the log, or stands
-//! still while SVIDs are issued (`debts.rs`). The keys of the log are taken on trust at the first contact, from the server that the agent
-//! authenticated; a later one needs the signature of one that is known.
+//! still while SVIDs are issued (`debts.rs`). The keys of the log are taken on trust at the first contact, from the
+//! server that the agent authenticated; a later one needs the signature of one that is known.
 //!
 //! Not here: trees and notes (`mayfly-tlog`), the stream (`sync`). Start at [`Witness::consider`].
 
@@ -23,7 +23,7 @@ mod metrics;
 mod shown;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -37,13 +37,14 @@ use mayfly_runtime::{BlockReady, Chain, Clock, Readiness};
 use mayfly_svid::SpiffeId;
 use mayfly_tlog::note::{Algorithm, Ed25519Key, KeyFileError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use zeroize::Zeroizing;
 
 pub use distrust::Distrust;
 pub use metrics::WitnessMetrics;
 
-use debts::{Debts, Issued, Overdue, Unfit};
+use debts::{Debts, Issued, Unfit};
 use judge::{Refusal, Verdict, judge};
 use memory::{Known, Memory, Refused};
 pub(crate) use shown::Watching;
@@ -99,11 +100,12 @@ pub struct Witness {
     owing: watch::Sender<()>,
 }
 
-/// What the server has not shown in time.
+/// The server has not shown in time what is owed, or the log at all.
 #[derive(Debug)]
 pub(crate) struct Missing {
     is_hidden: bool,
-    overdue: Overdue,
+    /// How long the server may be silent.
+    silence: Duration,
 }
 
 /// How many entries of the log were known when the server was asked to issue; none if none were.
@@ -116,8 +118,9 @@ struct State {
     /// In the name that the agent has now; none before it has one.
     key: Option<Ed25519Key>,
     blocked: Option<BlockReady>,
-    /// The clock of streams: for how long there was one, all together.
+    /// The clock of streams: for how long there was one, all together, and when it was looked at.
     streamed: Duration,
+    looked_at: Option<Instant>,
     /// Since when streams were open without the log that is known; none once it was shown.
     unshown: Option<Duration>,
     /// What has to be shown as well.
@@ -163,6 +166,7 @@ impl Witness {
                 key: None,
                 blocked: None,
                 streamed: Duration::ZERO,
+                looked_at: None,
                 unshown: None,
                 debts: Debts::default(),
                 has_said_where: false,
@@ -292,7 +296,7 @@ impl Witness {
                 .filter(|before| before.why == refusal.to_string())
         };
         let refused = overdue.refusal().map(|refusal| {
-            let anew = || self.refused(&refusal, known.checkpoint.to_string());
+            let anew = || self.begins_to_refuse(&refusal, known.checkpoint.to_string());
             same(&refusal).unwrap_or_else(anew)
         });
         let memory = Memory {
@@ -305,21 +309,37 @@ impl Witness {
     }
 
     /// The server has not shown what it has to for as long as that may take. One whose log is hidden, stands still or
-    /// leaves out what was issued cannot be vouched for. Blocks on the disk.
-    pub(crate) fn misses(&self, missing: Missing) {
+    /// leaves out what was issued cannot be vouched for. One that is refused already is refused for the reason that it
+    /// was, and with the evidence of that; the next head that is accepted tells what is left of it. Blocks on the disk.
+    pub(crate) fn misses(&self, missing: &Missing) {
         let _turn = lock(&self.turn);
-        let mut before = self.lock().memory.clone();
-        let Missing { is_hidden, overdue } = missing;
-        let is_late = !overdue.is_empty();
-        before.overdue.add(overdue);
-        let refusal = match before.overdue.refusal() {
+        // What a head has shown in the meantime is not late.
+        let (before, late) = {
+            let state = self.lock();
+            let late = state.debts.overdue(state.streamed, missing.silence);
+            (state.memory.clone(), late)
+        };
+        let mut overdue = before.overdue.clone();
+        overdue.add(&late);
+        let refusal = match overdue.refusal() {
             _ if before.is_unreadable => return,
-            Some(refusal) if is_late => refusal,
+            Some(refusal) if !late.is_empty() => refusal,
             // Nobody misses what was never there.
-            _ if is_hidden && before.known.is_some() && before.refused.is_none() => Refusal::NotShown,
+            _ if missing.is_hidden && before.known.is_some() && before.refused.is_none() => Refusal::NotShown,
             _ => return,
         };
-        self.refuse(&before, &refusal, &LogHead::default());
+        let anew = || self.begins_to_refuse(&refusal, String::new());
+        let refused = Some(before.refused.clone().unwrap_or_else(anew));
+        self.remember(
+            &before,
+            Memory {
+                refused,
+                overdue,
+                ..before.clone()
+            },
+        );
+        // Only now, so that it is owed all the time.
+        self.lock().debts.forget(&late);
     }
 
     /// The server is about to be asked to issue.
@@ -365,14 +385,19 @@ impl Witness {
     }
 
     fn refuse(&self, before: &Memory, refusal: &Refusal, head: &LogHead) {
-        let refused = self.refused(refusal, String::from_utf8_lossy(&head.checkpoint).into_owned());
-        let memory = Memory {
-            known: before.known.clone(),
-            refused: Some(refused),
-            overdue: before.overdue.clone(),
-            is_unreadable: false,
-        };
-        // It counts, remembered or not.
+        let shown = String::from_utf8_lossy(&head.checkpoint).into_owned();
+        let refused = Some(self.begins_to_refuse(refusal, shown));
+        self.remember(
+            before,
+            Memory {
+                refused,
+                ..before.clone()
+            },
+        );
+    }
+
+    /// A refusal counts, remembered or not.
+    fn remember(&self, before: &Memory, memory: Memory) {
         if let Err(failure) = self.save(before, &memory) {
             error!(error = %Chain(&failure), "that the log is refused is forgotten when this process ends");
         }
@@ -380,7 +405,7 @@ impl Witness {
     }
 
     /// Says it, loudly.
-    fn refused(&self, refusal: &Refusal, checkpoint: String) -> Refused {
+    fn begins_to_refuse(&self, refusal: &Refusal, checkpoint: String) -> Refused {
         let why = refusal.to_string();
         let hint = "no task SVIDs on this node until the log that is known here is shown again, with what is missing in \
                     it; if there is a new log on purpose, stop the agent, delete the file, and start the agent";

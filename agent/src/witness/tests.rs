@@ -9,16 +9,18 @@ use mayfly_tlog::{Hash, leaf_hash};
 
 use super::*;
 
+pub(crate) use super::debts::tests::sent;
+
 const ORIGIN: &str = "td/log/h";
 
 /// A log of its own making. Fewer than 256 entries, so that no tile is needed.
-pub(super) struct Log {
+pub(crate) struct Log {
     keys: Vec<Ed25519Key>,
-    pub(super) entries: Vec<Vec<u8>>,
+    pub(crate) entries: Vec<Vec<u8>>,
 }
 
 impl Log {
-    pub(super) fn new(entries: usize) -> Self {
+    pub(crate) fn new(entries: usize) -> Self {
         Self {
             keys: vec![log_key(ORIGIN)],
             entries: (0..entries).map(|number| vec![number as u8]).collect(),
@@ -33,7 +35,7 @@ impl Log {
     }
 
     /// What a server shows to an agent that knows `from` entries.
-    pub(super) fn head(&self, from: u64) -> LogHead {
+    pub(crate) fn head(&self, from: u64) -> LogHead {
         let tree = self.tree();
         let checkpoint = Checkpoint::new(self.keys[0].verifier_key().name(), tree.size(), tree.root()).unwrap();
         let mut signed = SignedCheckpoint::sign(checkpoint, &self.keys[0]).unwrap();
@@ -52,7 +54,7 @@ impl Log {
     }
 
     /// The same with entries that the agent wants to see.
-    pub(super) fn head_with(&self, from: u64, indexes: &[u64]) -> LogHead {
+    pub(crate) fn head_with(&self, from: u64, indexes: &[u64]) -> LogHead {
         let tree = self.tree();
         let inclusion = |index: &u64| {
             let proof = tree.prove_inclusion(*index, tree.size(), &NoTiles).unwrap();
@@ -83,15 +85,15 @@ fn log_key(name: &str) -> Ed25519Key {
 }
 
 /// An agent's data folder, and the agent's witness in it.
-pub(super) struct Node {
-    pub(super) dir: tempfile::TempDir,
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
     distrust: Distrust,
     readiness: Readiness,
-    pub(super) witness: Arc<Witness>,
+    pub(crate) witness: Arc<Witness>,
 }
 
 impl Node {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::start(tempfile::tempdir().unwrap())
     }
 
@@ -114,7 +116,7 @@ impl Node {
         }
     }
 
-    pub(super) fn restart(self) -> Self {
+    pub(crate) fn restart(self) -> Self {
         Self::start(self.dir)
     }
 
@@ -123,7 +125,7 @@ impl Node {
     }
 
     /// The log that it knows, from the server's side.
-    pub(super) fn known(&self) -> u64 {
+    pub(crate) fn known(&self) -> u64 {
         let checkpoint = self.witness.hello().unwrap().checkpoint;
         if checkpoint.is_empty() {
             return 0;
@@ -132,7 +134,7 @@ impl Node {
         note.lines().nth(1).unwrap().parse().unwrap()
     }
 
-    pub(super) fn sees(&self, log: &Log) -> Witnessed {
+    pub(crate) fn sees(&self, log: &Log) -> Witnessed {
         self.witness.consider(&log.head(self.known()))
     }
 
@@ -146,14 +148,14 @@ impl Node {
         self.is_refusing(why);
     }
 
-    pub(super) fn is_refusing(&self, why: &str) {
+    pub(crate) fn is_refusing(&self, why: &str) {
         assert!(self.distrust.refusal().unwrap().contains(why));
         let missing = self.readiness.missing().join(" ");
         assert!(missing.contains(TRUSTED_LOG) && missing.contains(why), "{missing}");
         assert!(self.witness.hello().unwrap().refused.contains(why));
     }
 
-    pub(super) fn trusts(&self) {
+    pub(crate) fn trusts(&self) {
         assert_eq!(self.distrust.refusal(), None);
         assert!(self.readiness.is_ready());
         assert_eq!(self.witness.hello().unwrap().refused, "");
@@ -346,12 +348,12 @@ fn a_log_that_is_known_and_not_shown_any_more_is_refused_until_it_is() {
     // Whoever knows none misses none.
     let hidden = || Missing {
         is_hidden: true,
-        overdue: Overdue::default(),
+        silence: Duration::from_secs(10),
     };
-    node.witness.misses(hidden());
+    node.witness.misses(&hidden());
     node.trusts();
     node.sees(&log);
-    node.witness.misses(hidden());
+    node.witness.misses(&hidden());
     node.is_refusing("the server does not show it any more");
     let node = node.restart();
     node.is_refusing("the server does not show it any more");
@@ -397,20 +399,26 @@ fn a_server_that_was_told_where_the_agent_stands_begins_there_the_next_time() {
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_hidden_is_missed_after_a_minute_of_streams_however_often_they_are_cut() {
     let (node, mut log) = (Node::new(), Log::new(9));
-    let is_overdue = |stream: &mut Watching| stream.overdue(Duration::from_secs(3_600)).is_some();
+    let is_overdue = |stream: &mut Watching| stream.overdue(Duration::from_secs(10), false).is_some();
     node.sees(&log);
     log.entries.resize(20, vec![7]);
     let mut stream = Watching::new(node.witness.clone());
-    tokio::time::advance(Duration::from_secs(59)).await;
-    assert!(!is_overdue(&mut stream));
+    for _ in 0..54 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!is_overdue(&mut stream));
+    }
     // What shows nothing is not the log, and a new stream is no new minute.
     node.witness.consider(&log.head(0));
     drop(stream);
-    // Nor does it count that there is no stream.
+    // Of the time without one, five seconds count.
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let mut stream = Watching::new(node.witness.clone());
     assert!(!is_overdue(&mut stream));
     tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(
+        stream.overdue(Duration::from_secs(10), true).is_none(),
+        "it is being looked at"
+    );
     assert!(is_overdue(&mut stream));
     assert!(!is_overdue(&mut stream), "said once");
     drop(stream);
@@ -429,6 +437,8 @@ async fn a_log_that_is_hidden_is_missed_after_a_minute_of_streams_however_often_
     assert!(!is_overdue(&mut stream));
     drop(stream);
     let mut stream = Watching::new(node.witness.clone());
-    tokio::time::advance(Duration::from_secs(59)).await;
-    assert!(!is_overdue(&mut stream));
+    for _ in 0..59 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!is_overdue(&mut stream));
+    }
 }

@@ -43,7 +43,7 @@ fn issued(index: u64, serial: u64) -> (Vec<u8>, Value) {
 }
 
 /// A node that knows nine entries, and got an SVID that says that the next one is its own; `log` has it.
-fn sent() -> (Node, Log, Value) {
+pub(crate) fn sent() -> (Node, Log, Value) {
     let (node, mut log) = (Node::new(), Log::new(9));
     node.sees(&log);
     let (certificate, entry) = issued(9, 7);
@@ -59,8 +59,8 @@ fn shows(node: &Node, log: &Log, indexes: &[u64]) -> LogHead {
 async fn passes(stream: &mut Watching, node: &Node, seconds: u64) {
     for _ in 0..seconds {
         tokio::time::advance(Duration::from_secs(1)).await;
-        if let Some(missing) = stream.overdue(SILENCE) {
-            node.witness.misses(missing);
+        if let Some(missing) = stream.overdue(SILENCE, false) {
+            node.witness.misses(&missing);
         }
     }
 }
@@ -210,12 +210,12 @@ async fn while_this_process_stood_still_nobody_was_late() {
     let (node, log, _) = sent();
     let mut stream = Watching::new(node.witness.clone());
     tokio::time::advance(Duration::from_secs(3_600)).await;
-    assert!(stream.overdue(SILENCE).is_none());
+    assert!(stream.overdue(SILENCE, false).is_none());
     // Nor while there was no stream.
     drop(stream);
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let mut stream = Watching::new(node.witness.clone());
-    assert!(stream.overdue(SILENCE).is_none());
+    assert!(stream.overdue(SILENCE, false).is_none());
     node.witness.consider(&shows(&node, &log, &[9]));
     node.trusts();
 }
@@ -242,4 +242,95 @@ async fn what_was_shown_was_shown_also_when_this_node_cannot_remember_it() {
     let said = node.witness.consider(&shows(&node, &log, &[9]));
     assert!(said.refused.contains("is not that of the SVID 7"), "{said:?}");
     node.is_refusing("is not that of the SVID 7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cuts_each_stream_off_at_once_gains_little_time() {
+    let (node, log, _) = sent();
+    let head = node.witness.consider(&log.head(node.known()));
+    assert_eq!(head.refused, "");
+    let mut streams = 0;
+    while node.witness.hello().unwrap().refused.is_empty() {
+        let mut stream = Watching::new(node.witness.clone());
+        passes(&mut stream, &node, 0).await;
+        if let Some(missing) = stream.overdue(SILENCE, false) {
+            node.witness.misses(&missing);
+        }
+        drop(stream);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        streams += 1;
+        assert!(streams < 100);
+    }
+    node.is_refusing("does not show in it the SVID 7");
+    assert_eq!(streams, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_late_while_the_log_is_refused_leaves_the_evidence_as_it_is() {
+    let (node, mut log) = (Node::new(), Log::new(9));
+    node.sees(&log);
+    let mut stream = Watching::new(node.witness.clone());
+    log.entries[4] = vec![0xff];
+    let fork = log.head(9);
+    node.witness.consider(&fork);
+    let evidence = |node: &Node| {
+        let file = fs::read_to_string(node.dir.path().join("witness.json")).unwrap();
+        let file: Value = serde_json::from_str(&file).unwrap();
+        (file["refused"].clone(), file["overdue"].clone())
+    };
+    let (refused, _) = evidence(&node);
+    assert_eq!(refused["checkpoint"].as_str().unwrap().as_bytes(), fork.checkpoint);
+    // Base SVIDs are renewed, and the log of this agent stands still; an SVID of a window came before, and is late, too.
+    node.witness.was_issued(node.witness.asks());
+    node.witness.was_sent(&issued(9, 7).0);
+    passes(&mut stream, &node, 100).await;
+    node.is_refusing("it has another past");
+    let (now, overdue) = evidence(&node);
+    assert_eq!(now, refused);
+    assert_eq!(
+        (
+            overdue["stands_at"].as_u64(),
+            overdue["entries"][0]["issued"]["index"].as_u64()
+        ),
+        (Some(9), Some(9))
+    );
+    // The right log, without what is owed, is refused for that.
+    let node = node.restart();
+    log.entries[4] = vec![4];
+    assert!(node.sees(&log).refused.contains("does not show in it the SVID 7"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_more_missing_entries_than_are_remembered_it_is_never_known_that_all_were_shown() {
+    let (node, mut log) = (Node::new(), Log::new(9));
+    node.sees(&log);
+    let (certificate, entry) = issued(9, 7);
+    let first = Issued::of(&certificate).unwrap();
+    {
+        let state = &mut *node.witness.lock();
+        for index in 9..9 + KEPT as u64 + 44 {
+            let issued = Issued { index, ..first.clone() };
+            state.debts.owe(issued, state.streamed);
+        }
+    }
+    let mut stream = Watching::new(node.witness.clone());
+    passes(&mut stream, &node, 31).await;
+    node.is_refusing("does not show in it the SVID 7, which names its entry 9");
+    // All of those that are remembered are shown; the tree of this test has no tiles, so not in a log.
+    let node = node.restart();
+    let mut memory = node.witness.lock().memory.clone();
+    assert_eq!(memory.overdue.entries.len(), KEPT);
+    let settled: Vec<Issued> = memory.overdue.entries[1..]
+        .iter()
+        .map(|late| late.issued.clone())
+        .collect();
+    memory.overdue.settle(&settled);
+    node.witness.show(memory);
+    log.entries.push(entry.to_string().into_bytes());
+    let why = "more SVIDs without showing them in it than this agent can remember";
+    assert!(node.witness.consider(&shows(&node, &log, &[9])).refused.contains(why));
+    let node = node.restart();
+    node.is_refusing(why);
+    log.entries.push(vec![1]);
+    assert!(node.sees(&log).refused.contains(why));
 }
