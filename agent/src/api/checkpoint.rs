@@ -264,7 +264,7 @@ impl Consumer {
 
     /// What there is to tell now.
     fn due(&mut self) -> Option<pb::EnforceResponse> {
-        let now = Moment::now();
+        let (uptime, now) = both_clocks(uptime, Moment::now);
         let word = *self.word.borrow_and_update();
         let left = word.and_then(|word| word.left_for_consumers(now));
         let piece = self.denied.borrow_and_update().clone().next(&mut self.cursor, PIECE);
@@ -284,9 +284,7 @@ impl Consumer {
             self.enforcer.believes_until(end + word.consumers_margin());
         }
         // What lies in a buffer until the consumer reads it does not become fresher by that.
-        let lease_until_ms = left.map_or(0, |left| {
-            u64::try_from((uptime() + left).as_millis()).unwrap_or(u64::MAX)
-        });
+        let lease_until_ms = left.map_or(0, |left| u64::try_from((uptime + left).as_millis()).unwrap_or(u64::MAX));
         // Rounded down: never longer than it counts.
         let lease_ms = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX));
         let message = pb::EnforceResponse {
@@ -326,6 +324,13 @@ impl Consumer {
     }
 }
 
+/// Now, by what consumers see and by what we count. Theirs comes first: what passes between the two may make the end that
+/// they are told earlier than ours, never later.
+fn both_clocks(uptime: impl FnOnce() -> Duration, now: impl FnOnce() -> Moment) -> (Duration, Moment) {
+    let uptime = uptime();
+    (uptime, now())
+}
+
 /// How long the machine runs, sleep included: what consumers on it see as well.
 fn uptime() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).expect("the machine was started before now")
@@ -334,5 +339,22 @@ fn uptime() -> Duration {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.metrics.consumers.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_held_up_between_its_clocks_tells_consumers_no_later_end_than_it_counts() {
+        // Both count from the same instant here; each reading is followed by a stall.
+        let (begin, passed) = (Moment::now(), Cell::new(Duration::ZERO));
+        let read = || passed.replace(passed.get() + Duration::from_secs(3));
+        let (uptime, now) = both_clocks(read, || begin + read());
+        let (told, counted) = (uptime, now.since(begin));
+        assert!(told <= counted, "told {told:?}, counted {counted:?}");
     }
 }

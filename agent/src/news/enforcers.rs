@@ -25,6 +25,8 @@ use super::Moment;
 const NAMES_PER_USER: usize = 64;
 /// Consumers of one user that may be away at a time. Further ones cannot register, so nobody is forgotten.
 const AWAY_PER_USER: usize = 1024;
+/// Names of which connections are told that ended before the last one of the name left.
+const GONE_MAX: usize = 64;
 
 /// All consumers that are connected or away, summed up by the names of their checkpoints and by who they are.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub struct Enforcers {
 struct Book {
     next_id: u64,
     groups: BTreeMap<Key, Group>,
-    /// Those whose last one left since the last report.
+    /// Connections that those ended whose last one left since the last report; only what people are told.
     gone: BTreeMap<Consumers, u32>,
     /// Something is not reported yet.
     is_dirty: bool,
@@ -155,11 +157,9 @@ impl Enforcers {
         if !book.groups.contains_key(&key) && book.of_user(uid).count() >= NAMES_PER_USER {
             return Err(TooManyConsumers::Names);
         }
-        if instance != 0 {
-            book.came_back(&key, instance);
-        }
-        let away = book.of_user(uid).flat_map(|group| group.consumers.values());
-        if away.filter(|consumer| consumer.is_away).count() >= AWAY_PER_USER {
+        let came_back = book.away_as(&key, instance);
+        // Who came back takes the place that it had.
+        if came_back.is_empty() && book.away_of(uid) >= AWAY_PER_USER {
             return Err(TooManyConsumers::Away);
         }
         book.next_id += 1;
@@ -170,7 +170,8 @@ impl Enforcers {
             instance,
             epoch: 0,
             left: 0,
-            believes_until: None,
+            // What it was told before it believes still, whether or not it is told anything here.
+            believes_until: book.believed_until(&key, &came_back),
             is_away: false,
         };
         book.groups
@@ -178,6 +179,9 @@ impl Enforcers {
             .or_default()
             .consumers
             .insert(id, registered);
+        for id in came_back {
+            book.remove(&key, id);
+        }
         self.tell(book);
         Ok(Enforcer {
             all: Arc::clone(self),
@@ -330,6 +334,11 @@ impl Book {
             .map(|(_, group)| group)
     }
 
+    fn away_of(&self, uid: u32) -> usize {
+        let all = self.of_user(uid).flat_map(|group| group.consumers.values());
+        all.filter(|consumer| consumer.is_away).count()
+    }
+
     fn consumer(&mut self, key: &Key, id: u64) -> Option<&mut Registered> {
         self.groups.get_mut(key)?.consumers.get_mut(&id)
     }
@@ -348,13 +357,17 @@ impl Book {
         !over.is_empty()
     }
 
-    fn came_back(&mut self, key: &Key, instance: u64) {
-        let is_it = |consumer: &Registered| consumer.is_away && consumer.instance == instance;
+    /// Those who are away and call themselves so; nobody who does not say.
+    fn away_as(&self, key: &Key, instance: u64) -> Vec<u64> {
+        let is_it = |consumer: &Registered| instance != 0 && consumer.is_away && consumer.instance == instance;
         let all = self.groups.get(key).into_iter().flat_map(|group| &group.consumers);
-        let ids: Vec<u64> = all.filter(|(_, consumer)| is_it(consumer)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.remove(key, id);
-        }
+        all.filter(|(_, consumer)| is_it(consumer)).map(|(id, _)| *id).collect()
+    }
+
+    fn believed_until(&self, key: &Key, ids: &[u64]) -> Option<Moment> {
+        let group = self.groups.get(key)?;
+        let all = ids.iter().filter_map(|id| group.consumers.get(id));
+        all.filter_map(|consumer| consumer.believes_until).max()
     }
 
     fn remove(&mut self, key: &Key, id: u64) -> bool {
@@ -368,8 +381,11 @@ impl Book {
         if group.consumers.is_empty() {
             let ended = group.ended;
             self.groups.remove(key);
-            let gone = self.gone.entry(key.0.clone()).or_default();
-            *gone = gone.saturating_add(ended);
+            // That nobody is left says itself: who is not in a report is gone.
+            if ended > 0 && (self.gone.len() < GONE_MAX || self.gone.contains_key(&key.0)) {
+                let gone = self.gone.entry(key.0.clone()).or_default();
+                *gone = gone.saturating_add(ended);
+            }
         }
         was_there
     }

@@ -23,6 +23,8 @@ pub use denied::{Cursor, DenySet, Piece};
 pub use enforcers::{Consumer, Enforcer, Enforcers, TooManyConsumers};
 pub use mailbox::Mailbox;
 pub use moment::Moment;
+#[cfg(test)]
+pub(crate) use moment::sleeping;
 pub use word::{DEFAULT_LEASE, Word};
 
 use crate::witness::{Distrust, Witness};

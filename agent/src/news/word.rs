@@ -5,6 +5,7 @@ use std::time::Duration;
 use mayfly_svid::Timestamp;
 
 use super::Moment;
+
 /// The lease until the server told another.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// A beacon comes each quarter of the lease.

@@ -29,6 +29,7 @@ use tracing::debug;
 use super::call::{CALL_TIMEOUT, CallError};
 use super::changes::{Changes, WatchEvent};
 use super::holdings::Holdings;
+use crate::news::Moment;
 use crate::witness::Watching;
 
 const CALL: &str = "Watch";
@@ -38,6 +39,8 @@ const FIRST_SILENCE: Duration = Duration::from_secs(30);
 const MISSED_BEACONS: u32 = 4;
 /// A chunk has at most 512 KiB, so this is a margin, not a limit that is met.
 const MAX_MESSAGE: usize = 4 << 20;
+/// Places that stay free: for an answer about the log, an acknowledgement, and the report that goes before that.
+const OWED: usize = 3;
 /// Between two looks at what the log has to show: its own, as a server that hides it chooses what comes, and when.
 const CHECK_GAP: Duration = Duration::from_secs(1);
 /// Between two reports of what consumers enforce.
@@ -50,7 +53,8 @@ pub(super) struct WatchStream {
     responses: Streaming<WatchResponse>,
     changes: Changes,
     silence: Duration,
-    deadline: Instant,
+    /// What comes after it is not fresh: it may have lain in a buffer while this process was stopped or the machine slept.
+    deadline: Moment,
     reported_at: Instant,
     /// When consumers' news are to be reported.
     report_at: Option<Instant>,
@@ -88,7 +92,7 @@ impl WatchStream {
         };
         // The hello, one acknowledgement and one answer to a head of the log, as the server sends nothing more before it
         // has those, and reports of what consumers enforce and questions about the log, which leave room for them.
-        let (requests, outgoing) = mpsc::channel(6);
+        let (requests, outgoing) = mpsc::channel(4 + OWED);
         send(&requests, watch_request::Body::Hello(hello))?;
         let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let opened = tokio::time::timeout(CALL_TIMEOUT, client.watch(ReceiverStream::new(outgoing))).await;
@@ -96,7 +100,7 @@ impl WatchStream {
             .map_err(|_| CallError::new(CALL, Status::deadline_exceeded("the stream did not open in time")))?
             .map_err(|status| CallError::new(CALL, status))?
             .into_inner();
-        let deadline = Instant::now() + FIRST_SILENCE;
+        let deadline = Moment::now() + FIRST_SILENCE;
         Ok(Self {
             requests,
             responses,
@@ -134,9 +138,9 @@ impl WatchStream {
                     }
                     self.check();
                 }
-                message = tokio::time::timeout_at(self.deadline, self.responses.message()) => break message,
+                message = tokio::time::timeout_at(self.deadline.timer(), self.responses.message()) => break message,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.report(holdings);
+                    self.report_if_room(holdings);
                 }
                 () = more_is_owed(&mut self.watching) => self.ask(),
                 () = holdings.news().enforcers().changed(), if due.is_none() => {
@@ -144,17 +148,20 @@ impl WatchStream {
                 }
             }
         };
-        let message = message.map_err(|_| {
+        let silence = || {
             let silence = self.silence.as_millis();
-            CallError::new(
-                CALL,
-                Status::deadline_exceeded(format!("no sign of life for {silence} ms")),
-            )
-        })?;
+            let what = format!("no sign of life for {silence} ms");
+            CallError::new(CALL, Status::deadline_exceeded(what))
+        };
         let message = message
+            .map_err(|_| silence())?
             .map_err(|status| CallError::new(CALL, status))?
             .ok_or_else(|| CallError::new(CALL, Status::unavailable("the server ended the stream")))?;
-        self.deadline = Instant::now() + self.silence;
+        // One that lay in a buffer is there before a timer is looked at.
+        if Moment::now() >= self.deadline {
+            return Err(silence());
+        }
+        self.deadline = Moment::now() + self.silence;
         let (mut beacon, mut lease_ms) = (None, 0);
         match &message.body {
             Some(watch_response::Body::Beacon(body)) => {
@@ -175,8 +182,9 @@ impl WatchStream {
         }
         if let (WatchEvent::Applied(applied), Some(position)) = (&event, holdings.position()) {
             // What it acknowledges holds for whoever registers from now on; of those before it the server has heard.
+            // The server has taken the last acknowledgement and the report before it, so there is a place for this one.
             if holdings.news().enforcers().is_dirty() {
-                self.report(holdings);
+                self.report(holdings)?;
             }
             let ack = Ack {
                 revision: position.revision,
@@ -188,18 +196,21 @@ impl WatchStream {
     }
 
     /// Tells the server what consumers enforce, unless the stream is not taking anything just now.
-    fn report(&mut self, holdings: &Holdings) {
-        let now = Instant::now();
-        self.reported_at = now;
-        // Places stay free for an acknowledgement and an answer about the log.
-        if self.requests.capacity() < 3 {
-            self.report_at = Some(now + REPORT_GAP);
-            return;
+    fn report_if_room(&mut self, holdings: &Holdings) {
+        if self.requests.capacity() > OWED {
+            // There is room, so it can only be that the stream has ended, which the next read tells.
+            let _ = self.report(holdings);
+        } else {
+            let now = Instant::now();
+            (self.reported_at, self.report_at) = (now, Some(now + REPORT_GAP));
         }
-        self.report_at = None;
-        let body = Some(watch_request::Body::Enforced(holdings.news().enforcers().report()));
-        // There is room, so it can only be that the stream has ended, which the next read tells.
-        let _ = self.requests.try_send(WatchRequest { body });
+    }
+
+    /// Tells the server what consumers enforce.
+    fn report(&mut self, holdings: &Holdings) -> Result<(), CallError> {
+        (self.reported_at, self.report_at) = (Instant::now(), None);
+        let enforced = holdings.news().enforcers().report();
+        send(&self.requests, watch_request::Body::Enforced(enforced))
     }
 
     /// Has the witness look at the head of the log.
@@ -234,7 +245,7 @@ impl WatchStream {
 
     /// Asks for what the log has to show and was not asked for yet; later if there is no room for it now.
     fn ask(&mut self) {
-        if self.requests.capacity() >= 3
+        if self.requests.capacity() > OWED
             && let Some(question) = self.watching.as_mut().and_then(Watching::question)
         {
             let body = Some(watch_request::Body::Prove(question));
@@ -247,7 +258,7 @@ impl WatchStream {
     fn expect_beacons(&mut self, beacon: &Beacon) {
         let interval = Duration::from_millis(beacon.interval_ms.into());
         self.silence = interval.clamp(Duration::from_millis(100), Duration::from_secs(300)) * MISSED_BEACONS;
-        self.deadline = Instant::now() + self.silence;
+        self.deadline = Moment::now() + self.silence;
     }
 }
 
@@ -279,5 +290,7 @@ fn send(requests: &mpsc::Sender<WatchRequest>, body: watch_request::Body) -> Res
     }
 }
 
+#[cfg(test)]
+mod buffered;
 #[cfg(test)]
 mod tests;

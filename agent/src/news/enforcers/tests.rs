@@ -49,11 +49,34 @@ fn a_checkpoint_has_enforced_what_all_of_its_consumers_have() {
     );
     drop(one);
     assert_eq!(
-        told(&all)[0],
-        ("db".into(), 0, 0, 0, 0),
-        "that nobody is left is told once"
+        told(&all),
+        [("web".into(), 1, 9, 0, 0)],
+        "who is not in a report is gone"
     );
-    assert_eq!(told(&all).len(), 1);
+    other.acknowledge(9, 2, 0);
+    drop(other);
+    assert_eq!(told(&all), [("web".into(), 0, 0, 2, 0)], "what it ended is told once");
+    assert_eq!(told(&all), []);
+}
+
+// While no server listens.
+#[test]
+fn who_joins_under_ever_new_names_leaves_little_behind() {
+    let all = Arc::new(Enforcers::default());
+    let honest = all.join("zz", &service(), Consumer::of_user(2)).unwrap();
+    honest.acknowledge(7, 0, 0);
+    for i in 0..5_000 {
+        let joined = all.join(&format!("c{i}"), &service(), Consumer::of_user(1)).unwrap();
+        joined.acknowledge(1, u32::from(i % 2 == 0), 0);
+    }
+    let said = told(&all);
+    assert_eq!(said.len(), GONE_MAX + 1);
+    assert_eq!(said[GONE_MAX], ("zz".into(), 1, 7, 0, 0));
+    assert!(
+        said[..GONE_MAX]
+            .iter()
+            .all(|(_, consumers, _, ended, _)| (*consumers, *ended) == (0, 1))
+    );
 }
 
 #[test]
@@ -207,7 +230,32 @@ async fn who_comes_back_is_not_away_and_one_that_does_not_say_who_it_is_is_waite
         "one stands for all that a process does not tell apart"
     );
     drop(back);
-    assert_eq!(sum(&all), (0, 2, 2), "it was told nothing since it came back");
+    assert_eq!(
+        sum(&all),
+        (0, 3, 2),
+        "it was told nothing since it came back, and believes what it was told before"
+    );
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(sum(&all), (0, 0, 0));
+}
+
+// Attack 29: its stream is reset before its first message, or its entry went while it said hello.
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_and_is_lost_before_it_was_told_anything_is_waited_for() {
+    let all = Arc::new(Enforcers::default());
+    let stays = all.join("db", &service(), strict(1)).unwrap();
+    stays.acknowledge(7, 0, 0);
+    let lost = all.join("db", &service(), strict(2)).unwrap();
+    lost.believes_until(Moment::now() + Duration::from_secs(10));
+    lost.acknowledge(6, 0, 0);
+    drop(lost);
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(3)).await;
+        drop(all.join("db", &service(), strict(2)).unwrap());
+        assert_eq!(sum(&all), (1, 1, 0));
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(sum(&all), (1, 0, 7), "nothing was added to what it believes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,6 +304,7 @@ async fn nobody_is_forgotten_for_want_of_room() {
     }
     assert_eq!(leave(u64::MAX), Err(TooManyConsumers::Away));
     assert_eq!(leave(7), Ok(()), "that one was away");
+    assert_eq!(sum(&all), (0, AWAY_PER_USER as u32, 0));
     assert!(
         all.join("db", &service(), Consumer::of_user(2)).is_ok(),
         "others do not suffer"
