@@ -103,10 +103,10 @@ impl Followed {
             size: signed.size(),
             why: error.to_string(),
         })?;
-        let of_the_log = |key: &&VerifierKey| key.name() == origin;
+        let keys: Vec<_> = keys.into_iter().filter(|key| key.name() == origin).cloned().collect();
         Ok(Self {
-            keys: keys.into_iter().filter(of_the_log).cloned().collect(),
-            meant: trusted.iter().filter(of_the_log).cloned().collect(),
+            meant: keys.clone(),
+            keys,
             checkpoint: None,
             tree: Tree::new(),
             origin,
@@ -153,13 +153,15 @@ impl Followed {
         if is_meant && pinned.iter().all(|key| self.meant.contains(key)) {
             return Ok(());
         }
+        let of_the_log = pinned.iter().filter(|key| key.name() == self.origin);
+        let of_the_log: Vec<_> = of_the_log.cloned().collect();
         match Self::from_start(bytes, pinned, 0) {
             Ok(begun) if is_meant => {
                 let new = begun.keys.into_iter().filter(|key| !self.meant.contains(key));
                 add(&mut self.keys, new.collect());
-                add(&mut self.meant, begun.meant);
+                add(&mut self.meant, of_the_log);
             }
-            Ok(begun) => (self.keys, self.meant) = (begun.keys, begun.meant),
+            Ok(begun) => (self.keys, self.meant) = (begun.keys, of_the_log),
             Err(fault) if !is_meant => return Err(fault),
             // What is known decides.
             Err(_) => {}

@@ -1,5 +1,6 @@
 //! A server that tells a monitor too much at once, too little, or nothing.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,8 @@ enum Manner {
 struct Fake {
     entries: Vec<Vec<u8>>,
     checkpoint: Vec<u8>,
+    /// The one that comes with an export.
+    edge: Vec<u8>,
     key: String,
     manner: Manner,
 }
@@ -59,27 +62,33 @@ impl Fake {
         let leaves: Vec<_> = entries.iter().map(|entry| leaf_hash(entry)).collect();
         tree.append(&leaves).unwrap();
         let checkpoint = Checkpoint::new(ORIGIN, tree.size(), tree.root()).unwrap();
+        let checkpoint = SignedCheckpoint::sign(checkpoint, &key).unwrap().to_bytes();
         Self {
             entries,
-            checkpoint: SignedCheckpoint::sign(checkpoint, &key).unwrap().to_bytes(),
+            edge: checkpoint.clone(),
+            checkpoint,
             key: key.verifier_key().to_string(),
             manner,
         }
     }
 
-    /// What `mayfly audit monitor` says to it; it has to end by itself.
+    /// What `mayfly audit monitor` says to it from the first entry on; it has to end by itself.
     async fn watched(self, words: &[&str]) -> Ran {
         let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("server.sock");
+        self.watched_in(dir.path(), &[&["--from", "0"], words].concat()).await
+    }
+
+    async fn watched_in(self, dir: &Path, words: &[&str]) -> Ran {
+        let socket = dir.join("server.sock");
         let incoming = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
         let mut servers = tokio::task::JoinSet::new();
         let server = tonic::transport::Server::builder().add_service(AuditServer::new(self));
         servers.spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
-        let state = dir.path().join("state");
-        let fixed = ["audit", "monitor", "--from", "0", "--timeout", "1s", "--output", "json"];
+        let state = dir.join("state");
+        let fixed = ["audit", "monitor", "--timeout", "1s", "--output", "json"];
         let mut args: Vec<_> = fixed.iter().chain(words).map(std::ffi::OsString::from).collect();
         args.extend(["--server-socket".into(), socket.into(), "--state".into(), state.into()]);
-        let ran = mayfly(args, Arc::new(ManualClock::default()), dir.path());
+        let ran = mayfly(args, Arc::new(ManualClock::default()), dir);
         tokio::time::timeout(Duration::from_secs(60), ran)
             .await
             .expect("the monitor ends")
@@ -130,7 +139,12 @@ impl Audit for Fake {
     }
 
     async fn export(&self, _: Request<ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
-        none()
+        let file = ExportResponse {
+            path: "checkpoint".into(),
+            data: self.edge.clone(),
+            end: true,
+        };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(file)))))
     }
 
     async fn prove(&self, _: Request<ProveRequest>) -> Result<Response<Self::ProveStream>, Status> {
@@ -194,4 +208,22 @@ async fn a_server_that_does_not_go_on_is_told_when_the_log_should_have_grown() {
         );
         println!("{manner:?}: {}", told[0]["message"]);
     }
+}
+
+#[tokio::test]
+async fn what_was_refused_is_what_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fake = Fake::new(3, Manner::Whole);
+    // Signed by somebody else, where the other one is in order.
+    let edge = Fake::new(5, Manner::Whole).checkpoint;
+    fake.edge.clone_from(&edge);
+    let key = fake.key.clone();
+    let ran = fake.watched_in(dir.path(), &["--key", &key]).await;
+    assert_eq!(
+        (ran.code, &told(&ran)[0]["alert"]),
+        (1, &"log_not_the_same".into()),
+        "{}",
+        ran.err
+    );
+    assert_eq!(std::fs::read(dir.path().join("state.refused")).unwrap(), edge);
 }

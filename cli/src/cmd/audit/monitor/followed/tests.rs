@@ -261,7 +261,9 @@ fn a_key_that_was_seen_first_does_not_speak_beside_the_operator_s() {
     false_log.keys.clear();
     let (false_key, _) = Ed25519Key::generate(ORIGIN, Algorithm::Ed25519).unwrap();
     false_log.keys.push(false_key.into());
-    let mut known = false_log.seen();
+    // The false one offers the true key, too, and that has signed nothing.
+    let offered = [false_log.key(), log.key()];
+    let mut known = Followed::from_here(&false_log.checkpoint(), &offered, &false_log.tiles()).unwrap();
     assert!(matches!(
         known.pin(&false_log.checkpoint(), &[log.key()]),
         Err(Fault::Unsigned { .. })
