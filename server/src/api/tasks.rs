@@ -278,7 +278,7 @@ impl TasksService {
     fn window(&self, task: &model::Task, held: &model::Window) -> Window {
         let waits = matches!(held.stage, Stage::Closing | Stage::Closed | Stage::RevocationIncomplete);
         let waiting_for = match held.epoch {
-            Some(epoch) if waits => self.0.tasks.checkpoints().missing(&task.grant.checkpoints, epoch),
+            Some(epoch) if waits => self.0.tasks.waits_for(&task.grant.checkpoints, epoch),
             _ => vec![],
         };
         let unix = |at: Option<mayfly_svid::Timestamp>| at.map_or(0, mayfly_svid::Timestamp::unix);

@@ -10,7 +10,7 @@ mod report;
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
@@ -96,6 +96,7 @@ pub struct WatchService {
     settings: WatchSettings,
     feeds: TaskFeeds,
     admission: Arc<Semaphore>,
+    opening: Mutex<()>,
     stop: CancellationToken,
     /// What [`BEACON_GRID`] counts from.
     began: Instant,
@@ -118,6 +119,7 @@ impl WatchService {
             settings,
             feeds,
             admission: Arc::new(Semaphore::new(settings.admitted)),
+            opening: Mutex::default(),
             stop,
             began: Instant::now(),
         }
@@ -195,8 +197,11 @@ impl WatchService {
         self.report_version(&agent, &hello.agent_version);
         self.close_lost_windows(agent_id, &hello.window_ids);
         // The order matters: see `Hub::open` and `Hub::observed`.
-        let mailbox = self.hub.open(agent_id);
-        self.feeds.checkpoints.opened(agent_id);
+        let (mailbox, stream) = {
+            // Of two that open at the same time, the same one is the present one here and there.
+            let _turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.hub.open(agent_id), self.feeds.checkpoints.opened(agent_id))
+        };
         mailbox.catch_up(place);
         let revision = self.hub.observed();
         let state = self.committer.snapshot();
@@ -220,6 +225,7 @@ impl WatchService {
             closing,
             session: Session::new(agent_id.clone()),
             serial: svid.serial().clone(),
+            stream,
             mailbox,
             inbound,
             sending: None,

@@ -13,7 +13,8 @@
 mod presence;
 mod reported;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,7 +57,13 @@ pub struct Report {
     pub consumers: BTreeMap<ConsumerKey, Enforcing>,
     /// Who has consumers that are too many to be told apart.
     pub left_out: BTreeSet<SpiffeId>,
+    /// Those that it names and may not speak for now. They prove nothing; whom it could speak for before is there still.
+    pub not_its_own: BTreeMap<ConsumerKey, Enforcing>,
 }
+
+/// One stream of an agent, by a number that no other one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamId(u64);
 
 /// What the consumers that a rule means do, taken together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +85,8 @@ pub struct Word {
     pub missing: Vec<String>,
     /// Those of the others that never will, as one of their consumers goes on without a word.
     pub best_effort: Vec<String>,
+    /// Agents behind which there may be somebody of whom nobody has heard, so that others are missing.
+    pub silent: BTreeSet<SpiffeId>,
 }
 
 /// All reports. Cheap to read.
@@ -86,9 +95,11 @@ pub struct Checkpoints {
     agents: Mutex<HashMap<SpiffeId, Reported>>,
     recorded: Mutex<Recorded>,
     changed: watch::Sender<u64>,
+    streams: AtomicU64,
     began: Instant,
-    /// For so long after the last that was heard of an agent its consumers may have a fresh word of it: longer than the
-    /// lease. After it strict ones refuse everything, as their word has run out.
+    /// For so long after the end of its stream an agent's consumers may have a fresh word of it: a lease, and the time for
+    /// which an agent may wait before it reads what was sent, which is less than another. After it strict ones refuse
+    /// everything, as their word has run out.
     gone_for: Duration,
 }
 
@@ -118,42 +129,74 @@ impl Checkpoints {
             agents: Mutex::default(),
             recorded: Mutex::default(),
             changed: watch::Sender::new(0),
+            streams: AtomicU64::new(0),
             began: Instant::now(),
-            gone_for: lease + lease / 2,
+            gone_for: lease * 2,
         }
     }
 
-    /// Notes that a stream of `agent` is open.
-    pub fn opened(&self, agent: &SpiffeId) {
-        self.note(agent, |reported| reported.opened(self.gone_for));
+    /// Notes that a stream of `agent` is open, the present one from now on.
+    pub fn opened(&self, agent: &SpiffeId) -> StreamId {
+        let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
+        let mut agents = lock(&self.agents);
+        let expected = || Reported::expected(Instant::now());
+        let reported = agents.entry(agent.clone()).or_insert_with(expected);
+        reported.opened(stream, self.gone_for);
+        drop(agents);
+        self.tell();
+        stream
     }
 
-    /// Takes over what `agent` says now: all of it. The caller has made sure that the agent may serve these IDs.
-    pub fn report(&self, agent: &SpiffeId, report: Report) {
-        self.note(agent, |reported| reported.report(report, self.gone_for));
+    /// Takes over what `agent` says now over `stream`: all of it. The caller has made sure that the agent may serve these IDs.
+    pub fn report(&self, agent: &SpiffeId, stream: StreamId, report: Report) {
+        self.note(agent, stream, |reported| reported.report(stream, report, self.gone_for));
     }
 
     /// Notes that `agent` has taken over all that was revoked up to `epoch`. It has told of its consumers up to then.
-    pub fn applied(&self, agent: &SpiffeId, epoch: u64) {
-        self.note(agent, |reported| reported.applied(epoch));
+    pub fn applied(&self, agent: &SpiffeId, stream: StreamId, epoch: u64) {
+        self.note(agent, stream, |reported| reported.applied(epoch));
     }
 
-    /// Notes that the stream of an agent ended. What its consumers enforce is not known any more.
-    pub fn gone(&self, agent: &SpiffeId) {
+    /// Notes that `stream` of an agent has ended. What its consumers enforce is not known any more.
+    pub fn gone(&self, agent: &SpiffeId, stream: StreamId) {
         lock(&self.agents).retain(|_, reported| !reported.is_over());
-        self.note(agent, |reported| reported.gone(self.gone_for));
+        self.note(agent, stream, |reported| reported.gone(self.gone_for));
     }
 
-    fn note(&self, agent: &SpiffeId, change: impl FnOnce(&mut Reported)) {
-        change(lock(&self.agents).entry(agent.clone()).or_default());
+    /// Of a stream that is not the present one nothing is known any more, and its end is no news.
+    fn note(&self, agent: &SpiffeId, stream: StreamId, change: impl FnOnce(&mut Reported)) {
+        if let Some(reported) = lock(&self.agents).get_mut(agent)
+            && reported.present() == Some(stream)
+        {
+            change(reported);
+        }
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Notes which agents there are, for as long as those that have not come back since this process began may have
+    /// consumers with a fresh word from before.
+    pub fn expect<'a>(&self, all: impl Iterator<Item = &'a SpiffeId>) {
+        let until = self.began + self.gone_for;
+        if Instant::now() > until {
+            return;
+        }
+        let mut agents = lock(&self.agents);
+        for agent in all {
+            if !agents.contains_key(agent) {
+                agents.insert(agent.clone(), Reported::expected(until));
+            }
+        }
     }
 
     /// Of the checkpoints in `rules`, those that refuse what was revoked up to `epoch`, and those of which it is not known:
     /// nobody whom the rule means is registered, or one of them has not acknowledged, has connections left or is of best
     /// effort. What is no rule means nobody.
     ///
-    /// That is by what is known of consumers. Who may have others is told by [`Self::silent`].
+    /// That is by what is known of consumers. Who may have others is told by [`Self::silent_of`].
     pub fn word(&self, rules: &BTreeSet<String>, epoch: u64, now: Timestamp) -> Word {
         let agents = lock(&self.agents);
         let mut word = Word::default();
@@ -190,22 +233,22 @@ impl Checkpoints {
         word
     }
 
-    /// The agents of which it is not known who is behind them, and whether those refuse what was revoked up to `epoch`:
-    /// without a stream, or with one on which they have not said, or taken over, enough. `all` are those that there are: of
-    /// the ones that have not come back since this process began nothing is known either.
-    pub fn silent<'a>(&self, epoch: u64, all: impl Iterator<Item = &'a SpiffeId>) -> HashSet<SpiffeId> {
-        let agents = lock(&self.agents);
-        let hiding = agents.iter().filter(|(_, reported)| reported.may_hide(epoch));
-        let mut silent: HashSet<SpiffeId> = hiding.map(|(agent, _)| agent.clone()).collect();
-        if self.began.elapsed() <= self.gone_for {
-            silent.extend(all.filter(|agent| !agents.contains_key(*agent)).cloned());
-        }
-        silent
+    /// Those of `agents` of which it is not known who is behind them, and whether those refuse what was revoked up to `epoch`:
+    /// without a stream, or with one on which they have not said, or taken over, enough.
+    pub fn silent_of(&self, epoch: u64, agents: &BTreeSet<SpiffeId>) -> BTreeSet<SpiffeId> {
+        let known = lock(&self.agents);
+        let hides = |agent: &&SpiffeId| known.get(*agent).is_some_and(|reported| reported.may_hide(epoch));
+        agents.iter().filter(hides).cloned().collect()
     }
 
-    /// Of the checkpoints in `rules`, those that are not known to refuse what was revoked up to `epoch`.
-    pub fn missing(&self, rules: &BTreeSet<String>, epoch: u64) -> Vec<String> {
-        self.word(rules, epoch, Timestamp::default()).missing
+    /// Whether there is one, of all agents.
+    pub fn is_any_silent(&self, epoch: u64) -> bool {
+        lock(&self.agents).values().any(|reported| reported.may_hide(epoch))
+    }
+
+    /// Those of which something was heard or is expected.
+    pub fn agents(&self) -> Vec<SpiffeId> {
+        lock(&self.agents).keys().cloned().collect()
     }
 
     /// Which consumers have come or gone since the last call, as far as the log may say so by now. Who was there a moment
@@ -242,6 +285,34 @@ impl Checkpoints {
     /// Changes with each report.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+impl Checkpoints {
+    /// `agent` says so, over the stream that it has or else a new one.
+    pub(crate) fn says(&self, agent: &SpiffeId, report: Report) {
+        self.report(agent, self.present(agent), report);
+    }
+
+    /// It has taken over what was revoked up to `epoch`.
+    pub(crate) fn follows(&self, agent: &SpiffeId, epoch: u64) {
+        self.applied(agent, self.present(agent), epoch);
+    }
+
+    /// Its stream ends.
+    pub(crate) fn leaves(&self, agent: &SpiffeId) {
+        self.gone(agent, self.present(agent));
+    }
+
+    /// Of the checkpoints in `rules`, those that are not known to refuse what was revoked up to `epoch`.
+    pub(crate) fn missing(&self, rules: &BTreeSet<String>, epoch: u64) -> Vec<String> {
+        self.word(rules, epoch, Timestamp::default()).missing
+    }
+
+    fn present(&self, agent: &SpiffeId) -> StreamId {
+        let present = lock(&self.agents).get(agent).and_then(Reported::present);
+        present.unwrap_or_else(|| self.opened(agent))
     }
 }
 

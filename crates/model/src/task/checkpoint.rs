@@ -64,6 +64,11 @@ impl<'a> CheckpointRule<'a> {
     pub fn may_mean(&self, id: &SpiffeId, own: &TrustDomain) -> bool {
         self.who.matches(id, own)
     }
+
+    /// The only ID that is meant; none if it is all below a path.
+    pub fn only(&self, own: &TrustDomain) -> Option<SpiffeId> {
+        self.who.only(own)
+    }
 }
 
 impl fmt::Display for CheckpointRule<'_> {
@@ -86,6 +91,9 @@ mod tests {
             let rule = CheckpointRule::parse(rule).unwrap();
             rule.means(name, &id.parse().unwrap(), &own)
         };
+        let only = |rule: &str| CheckpointRule::parse(rule).unwrap().only(&own);
+        assert_eq!(only("db@/svc/db"), Some("spiffe://td/svc/db".parse().unwrap()));
+        assert_eq!((only("/svc/*"), only("/*")), (None, None));
         assert!(means("/svc/db", "whatever", "spiffe://td/svc/db"));
         assert!(!means("/svc/db", "svc/db", "spiffe://td/ns/evil"));
         assert!(!means("/svc/db", "db", "spiffe://other/svc/db"));

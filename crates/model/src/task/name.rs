@@ -173,6 +173,14 @@ impl PathPattern {
         }
     }
 
+    /// The only ID of `own` that fits; none if it is all below a path.
+    pub fn only(&self, own: &TrustDomain) -> Option<SpiffeId> {
+        let is_one = !self.0.ends_with("/*");
+        is_one
+            .then(|| format!("spiffe://{own}{}", self.0).parse().ok())
+            .flatten()
+    }
+
     /// The first segment, `*` included.
     pub fn first_segment(&self) -> &str {
         self.0.split('/').nth(1).expect("begins with a slash")

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::log::LogFeed;
 use super::{TaskFeeds, WatchSettings, report};
+use crate::app::checkpoints::StreamId;
 use crate::commit::{Committer, Snapshot};
 use crate::watch::{End, Hub, Mailbox, Plan, Session};
 
@@ -40,6 +41,8 @@ pub(super) struct Live {
     pub(super) session: Session,
     /// Of the SVID that the stream was opened with.
     pub(super) serial: Serial,
+    /// It, as those know it who count consumers.
+    pub(super) stream: StreamId,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) inbound: Streaming<wire::WatchRequest>,
     /// The update that is being sent, and the revision that the agent holds after it.
@@ -56,9 +59,9 @@ pub(super) struct Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.mailbox.caught_up();
-        if self.hub.close(self.session.agent_id(), &self.mailbox) {
-            self.feeds.checkpoints.gone(self.session.agent_id());
-        }
+        self.hub.close(self.session.agent_id(), &self.mailbox);
+        // Another one may be open by now, and its agent may have said on it who is there.
+        self.feeds.checkpoints.gone(self.session.agent_id(), self.stream);
     }
 }
 
@@ -207,7 +210,8 @@ impl Live {
             .filter_map(|rejected| rejected.entry_id.parse::<EntryId>().ok());
         self.session.acknowledged(ids.collect::<Vec<_>>());
         self.unacknowledged = None;
-        self.feeds.checkpoints.applied(self.session.agent_id(), self.sent_epoch);
+        let agent_id = self.session.agent_id();
+        self.feeds.checkpoints.applied(agent_id, self.stream, self.sent_epoch);
         self.mailbox.caught_up();
         Ok(())
     }
@@ -219,7 +223,7 @@ impl Live {
         let agent = state.agent(agent_id).map(AsRef::as_ref);
         self.feeds
             .checkpoints
-            .report(agent_id, report::read(&state, agent, said));
+            .report(agent_id, self.stream, report::read(&state, agent, said));
     }
 
     fn beacon_now(&mut self) -> Result<wire::Beacon, Status> {

@@ -23,6 +23,7 @@ pub(super) fn read(state: &Snapshot, agent: Option<&Agent>, said: &wire::Enforce
         run: said.run,
         consumers: BTreeMap::new(),
         left_out: BTreeSet::new(),
+        not_its_own: BTreeMap::new(),
     };
     for by in &said.checkpoints {
         let Ok(id) = by.spiffe_id.parse::<SpiffeId>() else {
@@ -34,15 +35,7 @@ pub(super) fn read(state: &Snapshot, agent: Option<&Agent>, said: &wire::Enforce
         let is_its_own = state
             .entries_of_spiffe_id(&id)
             .any(|entry| agent.is_some_and(|agent| state.is_authorized(agent, entry)));
-        if !is_its_own {
-            continue;
-        }
         let name: String = by.checkpoint.chars().take(CHECKPOINT_MAX).collect();
-        // One without a name would stand for all names.
-        if name.is_empty() || report.consumers.len() >= CHECKPOINTS_MAX {
-            report.left_out.insert(id);
-            continue;
-        }
         let enforcing = Enforcing {
             consumers: by.consumers,
             away: by.away,
@@ -50,6 +43,16 @@ pub(super) fn read(state: &Snapshot, agent: Option<&Agent>, said: &wire::Enforce
             epoch: by.epoch,
             left: by.connections_left,
         };
+        if !is_its_own {
+            // An entry that was deleted ends no consumer: see `Report::not_its_own`.
+            report.not_its_own.insert((name, id), enforcing);
+            continue;
+        }
+        // One without a name would stand for all names.
+        if name.is_empty() || report.consumers.len() >= CHECKPOINTS_MAX {
+            report.left_out.insert(id);
+            continue;
+        }
         report.consumers.insert((name, id), enforcing);
     }
     report

@@ -336,6 +336,47 @@ async fn an_agent_speaks_only_for_consumers_whose_svids_it_may_have() {
 }
 
 #[tokio::test]
+async fn a_consumer_whose_entry_was_deleted_is_not_taken_for_gone() {
+    let fixture = Fixture::new(8).await;
+    let connected = fixture.attested("a").await;
+    let agent_id = id("/spire/agent/t/a");
+    fixture.world.entry("svc/a", &agent_id, |_| {}).await;
+    let deleted = fixture.world.entry("svc/b", &agent_id, |_| {}).await;
+    let mut opened = connected.watch_from_nothing().await.opened().await.unwrap();
+    let by = |path: &str, epoch, best_effort| wire::EnforcedBy {
+        checkpoint: "x".into(),
+        spiffe_id: id(path).to_string(),
+        consumers: 1,
+        epoch,
+        best_effort,
+        ..wire::EnforcedBy::default()
+    };
+    let known = fixture.service.feeds.checkpoints.clone();
+    for epoch in [6, 7] {
+        let checkpoints = vec![by("/svc/a", epoch, 0), by("/svc/b", 6, 1)];
+        let body = Some(Inbound::Enforced(wire::Enforced { checkpoints, run: 1 }));
+        let mut changed = known.changed();
+        opened.requests.send(wire::WatchRequest { body }).await.unwrap();
+        let is_told = || known.missing(&["/svc/a".to_owned()].into(), epoch).is_empty();
+        // The server's side runs while it is read.
+        while !is_told() {
+            tokio::select! {
+                told = changed.changed() => told.unwrap(),
+                () = async { while opened.next().await.is_ok() {} } => panic!("the stream ended"),
+            }
+        }
+        assert_eq!(known.missing(&["/svc/*".to_owned()].into(), 6), ["/svc/*"]);
+        if epoch == 6 {
+            fixture
+                .world
+                .commit(Change::EntryDelete(deleted.clone()))
+                .await
+                .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn consumers_that_a_report_has_no_room_for_count_as_enforcing_nothing() {
     let fixture = Fixture::new(8).await;
     let connected = fixture.attested("a").await;
@@ -381,7 +422,9 @@ async fn an_agent_is_silent_until_it_has_said_who_is_there_and_taken_over_what_i
     let connected = fixture.attested("a").await;
     let known = fixture.service.feeds.checkpoints.clone();
     let agent_id = id("/spire/agent/t/a");
-    let is_silent = || known.silent(0, std::iter::once(&agent_id)).contains(&agent_id);
+    let agents = [agent_id].into();
+    let is_silent = || !known.silent_of(0, &agents).is_empty();
+    known.expect(agents.iter());
     let mut changed = known.changed();
     assert!(is_silent(), "it has not come back since the start");
     let mut opened = connected.watch_from_nothing().await.opened().await.unwrap();

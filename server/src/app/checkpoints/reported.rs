@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{ConsumerKey, Enforcing, Report};
+use super::{ConsumerKey, Enforcing, Report, StreamId};
 
 /// Consumers that are remembered of one agent by name. More of them are remembered by their SPIFFE ID alone.
 const LOST_MAX: usize = 1000;
@@ -14,19 +14,33 @@ const LOST_MAX: usize = 1000;
 const BEST_EFFORT_KEPT: Duration = Duration::from_secs(86_400);
 
 /// The last that an agent said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reported {
     said: BTreeMap<ConsumerKey, Said>,
-    /// Which run of it said so.
-    run: u64,
+    /// Which run of it said so, if one has.
+    run: Option<u64>,
     /// What it acknowledged: whoever registers with it is told at least that.
     applied: u64,
-    /// It has no stream, or has not said yet on its new one who is behind it. Until then its consumers may have a fresh word
-    /// of it.
-    silent_until: Option<Instant>,
+    stream: Stream,
+    /// Until when those may have a fresh word whom it told something over an earlier stream; none if there was no earlier one.
+    before: Option<Instant>,
+    /// It is another run, and until then there may be somebody of whom its predecessor had not told yet.
+    hides_until: Option<Instant>,
     /// Those whom another run of it told something, or that an agent which forgets left out: they count with what they
     /// enforced last, until then.
     lost: BTreeMap<ConsumerKey, (Said, Instant)>,
+}
+
+/// How an agent is heard.
+#[derive(Clone, Copy, Debug)]
+enum Stream {
+    /// It has not said on it yet who is behind it. That has no end but its own: until then consumers may have a fresh word of
+    /// the agent, also one that is old.
+    Unsaid(StreamId),
+    /// It says on it who is behind it.
+    Told(StreamId),
+    /// There is none, and until then its consumers may have a fresh word of it. `is_first`: there was none before, either.
+    Gone { until: Instant, is_first: bool },
 }
 
 /// What an agent said of some consumers, and when it did so first.
@@ -48,33 +62,87 @@ pub(super) enum Standing {
 }
 
 impl Reported {
+    /// Of one that has not come back since this process began. Until then its consumers may have a fresh word of it.
+    pub(super) fn expected(until: Instant) -> Self {
+        Self {
+            said: BTreeMap::new(),
+            run: None,
+            applied: 0,
+            stream: Stream::Gone { until, is_first: true },
+            before: None,
+            hides_until: None,
+            lost: BTreeMap::new(),
+        }
+    }
+
     /// A stream of it is open, on which it has said nothing yet.
-    pub(super) fn opened(&mut self, gone_for: Duration) {
-        self.silent_until = Some(Instant::now() + gone_for);
+    pub(super) fn opened(&mut self, stream: StreamId, gone_for: Duration) {
+        let now = Instant::now();
+        match self.stream {
+            Stream::Gone { is_first: true, .. } => {}
+            Stream::Gone { until, .. } => {
+                self.before = Some(until);
+                // Those who refuse everything by now do not come back by it.
+                self.said
+                    .retain(|_, said| until > now || said.enforcing.best_effort > 0);
+            }
+            Stream::Unsaid(_) | Stream::Told(_) => self.before = Some(now + gone_for),
+        }
+        self.stream = Stream::Unsaid(stream);
         self.applied = 0;
     }
 
     /// Its stream has ended.
     pub(super) fn gone(&mut self, gone_for: Duration) {
-        self.silent_until = Some(Instant::now() + gone_for);
+        self.stream = Stream::Gone {
+            until: Instant::now() + gone_for,
+            is_first: false,
+        };
+    }
+
+    /// Over which stream it is heard.
+    pub(super) fn present(&self) -> Option<StreamId> {
+        match self.stream {
+            Stream::Unsaid(stream) | Stream::Told(stream) => Some(stream),
+            Stream::Gone { .. } => None,
+        }
     }
 
     pub(super) fn applied(&mut self, epoch: u64) {
         self.applied = self.applied.max(epoch);
     }
 
-    /// Takes over what it says now. Only the run that told consumers something knows when they count on it no more; what any
-    /// other one, or an agent that does not say which it is, leaves out is lost and not gone.
-    pub(super) fn report(&mut self, report: Report, gone_for: Duration) {
-        let (now, was_silent) = (Instant::now(), self.silent_until.take());
+    /// Takes over what it says now over `stream`. Only the run that told consumers something knows when they count on it no
+    /// more; what any other one, or an agent that does not say which it is, leaves out is lost and not gone. So is whoever it
+    /// names and may not speak for any more.
+    pub(super) fn report(&mut self, stream: StreamId, report: Report, gone_for: Duration) {
+        let now = Instant::now();
+        let is_first = matches!(self.stream, Stream::Unsaid(_));
+        self.stream = Stream::Told(stream);
+        let until = if is_first {
+            self.before.take()
+        } else {
+            Some(now + gone_for)
+        };
         let before = std::mem::take(&mut self.said);
         self.lost.retain(|_, (_, until)| *until > now);
-        let is_other = report.run != self.run || (report.run == 0 && was_silent.is_some());
+        let is_other = self.run != Some(report.run) || (report.run == 0 && is_first);
+        if is_other {
+            // Its predecessor may have told somebody something and not said so before it ended.
+            self.hides_until = self.hides_until.max(until);
+        }
         let knows_all = report.run != 0 && !is_other;
         for (key, said) in before.iter().filter(|_| !knows_all) {
             let still = report.consumers.get(key).map_or(0, Enforcing::count);
             if is_other || still < said.enforcing.count() {
-                self.lose(key, *said, was_silent.unwrap_or(now + gone_for));
+                self.lose(key, *said, until.unwrap_or(now + gone_for));
+            }
+        }
+        for (key, enforcing) in report.not_its_own.iter().filter(|(_, said)| said.count() > 0) {
+            let of_whatever_name = || before.get(&(String::new(), key.1.clone()));
+            if let Some(said) = before.get(key).or_else(of_whatever_name) {
+                let enforcing = said.enforcing.worse(*enforcing);
+                self.lose(key, Said { enforcing, ..*said }, now + gone_for);
             }
         }
         let since = |key: &ConsumerKey, enforcing: &Enforcing| {
@@ -98,7 +166,7 @@ impl Reported {
             };
             self.said.insert((String::new(), id), Said { enforcing, since: now });
         }
-        self.run = report.run;
+        self.run = Some(report.run);
     }
 
     fn lose(&mut self, key: &ConsumerKey, said: Said, until: Instant) {
@@ -122,32 +190,37 @@ impl Reported {
     /// Consumers that count, with how they stand.
     pub(super) fn counted(&self) -> impl Iterator<Item = (&ConsumerKey, Said, Standing)> {
         let now = Instant::now();
-        let (is_silent, is_over) = (self.is_silent(), self.silent_until.is_some_and(|until| until < now));
-        let is_kept = self.silent_until.is_some_and(|until| now < until + BEST_EFFORT_KEPT);
-        let said = self
-            .said
-            .iter()
-            .filter_map(move |(key, said)| match (is_silent, is_over) {
-                (true, _) => Some((key, *said, Standing::Silent)),
-                (_, true) if said.enforcing.best_effort > 0 && is_kept => Some((key, *said, Standing::Lost)),
-                (_, true) => None,
-                _ => Some((key, *said, Standing::Told)),
-            });
+        let stream = self.stream;
+        let said = self.said.iter().filter_map(move |(key, said)| {
+            let standing = match stream {
+                Stream::Told(_) => Standing::Told,
+                Stream::Unsaid(_) => Standing::Silent,
+                Stream::Gone { until, .. } if now <= until => Standing::Silent,
+                Stream::Gone { until, .. } if said.enforcing.best_effort > 0 && now < until + BEST_EFFORT_KEPT => {
+                    Standing::Lost
+                }
+                Stream::Gone { .. } => return None,
+            };
+            Some((key, *said, standing))
+        });
         let lost = self.lost.iter().filter(move |(_, (_, until))| *until > now);
         said.chain(lost.map(|(key, (said, _))| (key, *said, Standing::Lost)))
     }
 
     /// Whether it may have somebody behind it that it has not told of and that does not know what was revoked up to `epoch`.
     pub(super) fn may_hide(&self, epoch: u64) -> bool {
-        self.is_silent() || (self.silent_until.is_none() && self.applied < epoch)
+        let now = Instant::now();
+        let hides = match self.stream {
+            Stream::Unsaid(_) => true,
+            Stream::Told(_) => self.applied < epoch,
+            Stream::Gone { until, .. } => now <= until,
+        };
+        hides || self.hides_until.is_some_and(|until| now <= until)
     }
 
     /// Whether there is nothing left to remember of it. What it may say later is all new.
     pub(super) fn is_over(&self) -> bool {
-        self.silent_until.is_some_and(|until| until < Instant::now()) && self.counted().next().is_none()
-    }
-
-    fn is_silent(&self) -> bool {
-        self.silent_until.is_some_and(|until| Instant::now() <= until)
+        let is_gone = matches!(self.stream, Stream::Gone { .. });
+        is_gone && !self.may_hide(u64::MAX) && self.counted().next().is_none()
     }
 }

@@ -16,6 +16,7 @@
 mod approve;
 mod ends;
 mod facts;
+mod reach;
 mod request;
 mod retain;
 mod revoke;
@@ -23,6 +24,7 @@ mod settle;
 mod sweep;
 mod window;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +42,8 @@ use super::policy::PolicyHolder;
 use super::tickets::TicketChecker;
 use crate::commit::{CommitError, Committer};
 use crate::watch::Hub;
+
+use reach::Reach;
 
 pub use facts::Attested;
 pub use request::Asked;
@@ -99,6 +103,7 @@ pub struct Tasks {
     issuance: Issuance,
     checkpoints: Arc<Checkpoints>,
     hub: Arc<Hub>,
+    reach: Reach,
     settings: TaskSettings,
     /// When this process did.
     began: Instant,
@@ -240,14 +245,16 @@ impl Tasks {
             issuance,
             checkpoints,
             hub,
+            reach: Reach::default(),
             settings,
             began: Instant::now(),
         })
     }
 
-    /// What consumers enforce.
-    pub fn checkpoints(&self) -> &Checkpoints {
-        &self.checkpoints
+    /// The checkpoints in `declared` that are not known to refuse all that was revoked up to `epoch`.
+    pub fn waits_for(&self, declared: &BTreeSet<String>, epoch: u64) -> Vec<String> {
+        let state = self.committer.snapshot();
+        self.word(&state, declared, epoch, self.now()).missing
     }
 
     fn now(&self) -> Timestamp {

@@ -82,6 +82,7 @@ impl Tasks {
     pub(super) async fn pass(&self, memory: &mut Memory) -> Result<(), TaskError> {
         let (state, now, actor) = (self.committer.snapshot(), self.now(), Actor::server());
         let mut steps = vec![];
+        self.expect_agents(&state, now);
         memory
             .ends
             .note(state.open_tasks().flat_map(|task| task.live_windows()), now);
@@ -225,8 +226,9 @@ impl Tasks {
                 }
                 TaskStep::GiveUp { window, detail, .. } => {
                     error!(request_id = %task.id, window_id = %window, missing = detail,
-                           hint = "consumers that are registered with these names do not enforce what was revoked: see \
-                                   whether they run and reach their agent; `mayfly task now` shows it",
+                           hint = "consumers with these IDs do not enforce what was revoked, or the server does not know of \
+                                   all of them: see whether they run and reach their agents, and whether agents that are \
+                                   named reach the server; `mayfly task now` shows it",
                            "revocation incomplete");
                 }
                 _ => {}

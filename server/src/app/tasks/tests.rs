@@ -120,8 +120,8 @@ impl Jobs {
             consumers: [(key, said)].into(),
             ..Report::default()
         };
-        self.tasks.checkpoints.report(&self.agent.id, report);
-        self.tasks.checkpoints.applied(&self.agent.id, epoch);
+        self.tasks.checkpoints.says(&self.agent.id, report);
+        self.tasks.checkpoints.follows(&self.agent.id, epoch);
     }
 
     async fn pass(&self) {
@@ -300,4 +300,70 @@ async fn what_was_asked_for_elsewhere_stays_when_a_node_is_revoked() {
     };
     assert_eq!(ends(&task), (2, true));
     assert_eq!(ends(&elsewhere), (1, false), "only its window");
+}
+
+/// A task that a consumer with the path `/svc/db` settles, which has acknowledged the end of its window, and another agent.
+async fn acknowledged() -> (Jobs, Opened, Arc<Agent>) {
+    let jobs = Jobs::new("[ending]\ncheckpoints = [\"/svc/*\"]").await;
+    let other = jobs.world.agent("b").await;
+    for agent in [&jobs.agent, &other] {
+        jobs.world.entry("svc/db", &agent.id, |_| {}).await;
+        jobs.tasks.checkpoints.says(
+            &agent.id,
+            Report {
+                run: 1,
+                ..Report::default()
+            },
+        );
+    }
+    let opened = jobs.open().await;
+    jobs.close(&opened).await;
+    let epoch = jobs.world.committer.snapshot().epoch();
+    jobs.tasks.checkpoints.follows(&other.id, epoch);
+    jobs.enforces(epoch);
+    (jobs, opened, other)
+}
+
+#[tokio::test]
+async fn an_agent_that_is_cut_off_and_then_evicted_may_have_consumers_still() {
+    let (jobs, opened, other) = acknowledged().await;
+    jobs.tasks.checkpoints.leaves(&other.id);
+    jobs.world.commit(Change::AgentDelete(other.id.clone())).await.unwrap();
+    jobs.pass().await;
+    assert_eq!(jobs.stage(&opened), Stage::Closed, "who is behind it is not known");
+    tokio::time::pause();
+    tokio::time::advance(LEASE * 2 + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    jobs.pass().await;
+    assert_eq!(jobs.stage(&opened), Stage::Settled, "nobody there has a fresh word");
+}
+
+#[tokio::test]
+async fn a_window_that_only_a_silent_agent_holds_up_says_so() {
+    let (jobs, opened, other) = acknowledged().await;
+    let epoch = jobs.world.committer.snapshot().epoch();
+    let declared = ["/svc/*".to_owned()].into();
+    let waits_for = || jobs.tasks.waits_for(&declared, epoch);
+    assert!(waits_for().is_empty());
+    jobs.tasks.checkpoints.opened(&other.id);
+    assert_eq!(waits_for(), ["/svc/*"]);
+    jobs.set(60);
+    jobs.pass().await;
+    assert_eq!(jobs.stage(&opened), Stage::RevocationIncomplete);
+    let given_up = &jobs.world.logged("window.revocation_incomplete")[0].body;
+    assert!(given_up.to_string().contains(other.id.as_str()), "{given_up}");
+    // One that serves others has nobody whom the window waits for.
+    let elsewhere = jobs.world.agent("c").await;
+    jobs.tasks.checkpoints.opened(&elsewhere.id);
+    jobs.tasks.checkpoints.says(
+        &other.id,
+        Report {
+            run: 1,
+            ..Report::default()
+        },
+    );
+    jobs.tasks.checkpoints.follows(&other.id, epoch);
+    assert!(waits_for().is_empty());
+    jobs.pass().await;
+    assert_eq!(jobs.stage(&opened), Stage::Settled);
 }
