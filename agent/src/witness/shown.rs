@@ -1,10 +1,10 @@
-//! One stream as the witness sees it: how long the server takes to show what it has to show, over all streams, and which
-//! entries it was asked for.
+//! One stream as the witness sees it: how long the server takes to show what it has to show, over all streams, and
+//! which entries it was asked for.
 //!
-//! Who is cut off and called again has not seen it any the sooner, so the clock goes on from stream to stream. It counts
-//! while one is open. Of a time in which nobody looked no more than [`UNSEEN`] counts, as this process may have been
-//! stopped, and nobody hid anything; the time between two streams is such a time, too: otherwise a server could cut each
-//! one off at once.
+//! Who is cut off and called again has not seen it any the sooner, so the clock goes on from stream to stream. It
+//! counts while one is open. Of a time in which nobody looked no more than [`UNSEEN`] counts, as this process may have been
+//! stopped, and nobody hid anything; the time between two streams is such a time, too: otherwise a server could cut
+//! each one off at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -73,8 +73,8 @@ impl Watching {
         (!indexes.is_empty()).then_some(Prove { indexes })
     }
 
-    /// What has taken too long by now, where the server may be silent for `silence`. A log that is being looked at is not
-    /// hidden, whatever it is found to be; what is owed is late all the same.
+    /// What has taken too long by now, where the server may be silent for `silence`. A log that is being looked at is
+    /// not hidden, whatever it is found to be; what is owed is late all the same.
     pub(crate) fn overdue(&mut self, silence: Duration, is_looking: bool) -> Option<Missing> {
         let mut state = self.witness.lock();
         let now = state.looks();
