@@ -162,6 +162,12 @@ async fn a_monitor_finds_out_a_log_that_was_taken_back_changed_or_signed_by_anot
     for _ in 0..60 {
         server.admin().token().await;
     }
+    eventually("a checkpoint over all of them", PATIENCE, async || {
+        let note = fs::read_to_string(data.join("log/checkpoint")).ok()?;
+        let size = note.lines().nth(1)?.parse::<u64>().ok()?;
+        (size > 60).then_some(())
+    })
+    .await;
     let (code, said) = ended(monitor(&server, &words).spawn().unwrap()).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("FORKED"), "{said}");
