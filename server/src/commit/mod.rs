@@ -253,6 +253,13 @@ impl Committer {
     }
 
     async fn commit_done(&self, steps: Vec<Step>) -> Vec<Result<Done, CommitError>> {
+        if steps.is_empty() {
+            return vec![];
+        }
+        self.hand_over(steps).await
+    }
+
+    async fn hand_over(&self, steps: Vec<Step>) -> Vec<Result<Done, CommitError>> {
         let count = steps.len();
         let (reply, answer) = oneshot::channel();
         let stopped = || (0..count).map(|_| Err(CommitError::Stopped)).collect();
@@ -265,7 +272,7 @@ impl Committer {
     /// Waits until all that was handed over before is durable or refused, what was set aside too: for the end of the
     /// process, as nobody waits for that.
     pub async fn flush(&self) {
-        self.commit_all(vec![]).await;
+        self.hand_over(vec![]).await;
     }
 
     /// Hands over a change that nobody waits for. Dropped with a log line when the queue is full.
@@ -377,11 +384,22 @@ impl Writer {
             replies.push((job.steps.len(), job.reply));
             steps.extend(job.steps);
         }
+        if steps.is_empty() {
+            // Who only waits for what came before has waited.
+            for (_, reply) in replies {
+                let _ = reply.send(vec![]);
+            }
+            return;
+        }
         let mut results: std::vec::IntoIter<Result<Done, CommitError>> = match self.store.commit(&steps) {
             Ok(committed) => {
-                self.health
-                    .send_if_modified(|healthy| !std::mem::replace(healthy, true));
-                self.publish(committed.revision, &committed.outcomes);
+                // A batch of which nothing happened wrote nothing: nobody has to look again, and whether the store can be
+                // written is not known.
+                if committed.revision > self.snapshot.load().revision() {
+                    self.health
+                        .send_if_modified(|healthy| !std::mem::replace(healthy, true));
+                    self.publish(committed.revision, &committed.outcomes);
+                }
                 committed
                     .outcomes
                     .into_iter()
@@ -455,3 +473,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
