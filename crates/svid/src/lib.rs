@@ -27,4 +27,4 @@ pub use task::{
     WindowIdError,
 };
 pub use timestamp::Timestamp;
-pub use x509::{X509Svid, X509SvidError, public_key_id};
+pub use x509::{LeafFields, X509Svid, X509SvidError, public_key_id};

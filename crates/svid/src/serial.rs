@@ -3,13 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A certificate's serial number: positive, at most 20 octets, big-endian without leading zeros (RFC 5280 §4.1.2.2).
 ///
 /// `Display` and [`FromStr`] are decimal, as SPIRE prints it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Serial(Box<[u8]>);
 
 /// The bytes are not a serial number.
@@ -46,7 +46,8 @@ impl fmt::Display for Serial {
         for (place, byte) in self.0.iter().rev().enumerate() {
             number[4 - place / 4] |= u32::from(*byte) << (place % 4 * 8);
         }
-        let mut groups = Vec::with_capacity(6);
+        // 160 bits have at most 49 digits.
+        let (mut groups, mut count) = ([0; 6], 0);
         while number.iter().any(|limb| *limb != 0) {
             let mut rest = 0;
             for limb in &mut number {
@@ -55,9 +56,10 @@ impl fmt::Display for Serial {
                     u32::try_from(value / GROUP).expect("a remainder below the divisor keeps the quotient in one limb");
                 rest = value % GROUP;
             }
-            groups.push(rest);
+            groups[count] = rest;
+            count += 1;
         }
-        let (first, others) = groups.split_last().expect("a serial number is not zero");
+        let (first, others) = groups[..count].split_last().expect("a serial number is not zero");
         write!(f, "{first}")?;
         others.iter().rev().try_for_each(|group| write!(f, "{group:09}"))
     }
@@ -92,12 +94,9 @@ impl FromStr for Serial {
     }
 }
 
-impl From<Serial> for String {
-    fn from(serial: Serial) -> Self {
-        use fmt::Write;
-        let mut text = Self::with_capacity(49); // the longest
-        write!(text, "{serial}").expect("a String takes any text");
-        text
+impl Serialize for Serial {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_keys::Signer;
-use mayfly_svid::{Serial, SpiffeId, TaskExtension, TaskPath, TaskRoot, Timestamp, TrustDomain, X509Svid};
+use mayfly_svid::{LeafFields, Serial, SpiffeId, TaskExtension, TaskPath, TaskRoot, Timestamp, TrustDomain, X509Svid};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, X509Certificate};
 
@@ -57,10 +57,7 @@ pub struct Issuer {
 
 /// A checked request, ready to be recorded and signed once.
 pub struct Ticket {
-    spiffe_id: SpiffeId,
-    serial: Serial,
-    not_before: Timestamp,
-    not_after: Timestamp,
+    leaf: LeafFields,
     public_key_hash: [u8; 32],
     authority_key_id: Vec<u8>,
     draft: Draft,
@@ -211,9 +208,9 @@ impl Issuer {
             return Err(self.other_root(request.spiffe_id));
         }
         let mut ticket = self.draft(request, now)?;
-        if ticket.not_after > extension.closes {
+        if ticket.leaf.not_after > extension.closes {
             return Err(ProfileError::BeyondWindow {
-                not_after: ticket.not_after,
+                not_after: ticket.leaf.not_after,
                 closes: extension.closes,
             });
         }
@@ -262,11 +259,14 @@ impl Issuer {
         };
         let draft = self.template.fill(&leaf).ok_or(ProfileError::NoValidity)?;
         Ok(Ticket {
-            spiffe_id,
-            serial,
-            not_before,
-            not_after,
             public_key_hash: *public_key.sha256(),
+            leaf: LeafFields {
+                spiffe_id,
+                serial,
+                not_before,
+                not_after,
+                public_key_der: public_key.into_der(),
+            },
             authority_key_id: self.key_id.clone(),
             draft,
             task: None,
@@ -312,7 +312,7 @@ impl Issuer {
         if !self.self_signed {
             chain.push(self.cert_der.clone());
         }
-        X509Svid::from_chain(chain).map_err(SignError::Profile)
+        X509Svid::issued(ticket.leaf, chain).map_err(SignError::Profile)
     }
 }
 
@@ -335,22 +335,22 @@ impl Ticket {
 
     /// For whom.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.spiffe_id
+        &self.leaf.spiffe_id
     }
 
     /// The serial number that the SVID will have: random, 126 bits.
     pub fn serial(&self) -> &Serial {
-        &self.serial
+        &self.leaf.serial
     }
 
     /// The first second in which the SVID will be valid.
     pub fn not_before(&self) -> Timestamp {
-        self.not_before
+        self.leaf.not_before
     }
 
     /// The last second in which the SVID will be valid.
     pub fn not_after(&self) -> Timestamp {
-        self.not_after
+        self.leaf.not_after
     }
 
     /// SHA-256 of the public key (SubjectPublicKeyInfo, DER).
@@ -369,7 +369,7 @@ impl fmt::Debug for Ticket {
         write!(
             f,
             "Ticket({}, serial {}, until {})",
-            self.spiffe_id, self.serial, self.not_after
+            self.leaf.spiffe_id, self.leaf.serial, self.leaf.not_after
         )
     }
 }

@@ -63,6 +63,11 @@ impl PublicKey {
         &self.der
     }
 
+    /// [`Self::der`], of its own.
+    pub(crate) fn into_der(self) -> Box<[u8]> {
+        self.der
+    }
+
     /// SHA-256 of [`Self::der`].
     pub fn sha256(&self) -> &[u8; 32] {
         &self.sha256

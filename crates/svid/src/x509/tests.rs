@@ -26,6 +26,31 @@ fn shows_what_the_leaf_says() {
     assert_eq!(svid.chain().len(), 1);
 }
 
+#[test]
+fn what_an_issuer_says_that_it_made_is_a_certificate() {
+    let made = read(&leaf_params("spiffe://td.example/a")).unwrap();
+    assert_eq!(
+        X509Svid::issued(made.leaf.clone(), made.chain.clone()),
+        Ok(made.clone())
+    );
+    assert_eq!(X509Svid::issued(made.leaf.clone(), vec![]), Err(X509SvidError::Empty));
+    let cut = made.chain[0][..made.chain[0].len() - 1].to_vec();
+    let malformed = Err(X509SvidError::Malformed { index: 0 });
+    assert_eq!(X509Svid::issued(made.leaf, vec![cut.into()]), malformed);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "left == right")]
+fn in_debug_builds_a_certificate_says_what_its_issuer_says() {
+    let made = read(&leaf_params("spiffe://td.example/a")).unwrap();
+    let other = LeafFields {
+        spiffe_id: "spiffe://td.example/b".parse().unwrap(),
+        ..made.leaf
+    };
+    let _ = X509Svid::issued(other, made.chain);
+}
+
 // XSVID-02
 #[test]
 fn a_leaf_has_exactly_one_uri_name() {
