@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mayfly_model::log::Envelope;
 use mayfly_model::log::private::{Commitment, Hide, SALT_LEN};
 use mayfly_model::task::{
     ActorClass, Approval, ApprovalRule, Decision, Definition, DefinitionVersion, Grant, Needs, Outcome, Phase,
@@ -116,7 +117,9 @@ impl World {
                     Ok(commitment)
                 };
                 let now = Timestamp::from_unix(self.now);
-                let Ok(text) = record.seal(Revision(self.revision), now, &actor, &mut Hide::new(&mut keep));
+                let mut hide = Hide::new(&mut keep);
+                let Ok(envelope) = Envelope::new(Revision(self.revision), now, &actor, &mut hide);
+                let Ok(text) = envelope.seal(record, &mut hide);
                 self.log.push(text.into_bytes());
             }
         }

@@ -1,4 +1,4 @@
-//! The record that each commit leaves: [`Record`] as a change states it, [`seal`](LogEntry::seal) as the log keeps it,
+//! The record that each commit leaves: [`Record`] as a change states it, [`seal`](Envelope::seal) as the log keeps it,
 //! [`LogEntry`] as it is read again.
 //!
 //! An entry of the log is canonical JSON, at most [`ENTRY_MAX`] bytes: an object with the fields `body`, `kind`, `origin`,
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use canonical::canonical;
+use canonical::quoted;
 use private::{Hide, Reveal};
 
 /// The longest entry: bundles of entries state lengths in 16 bits (C2SP tlog-tiles).
@@ -110,19 +111,20 @@ pub struct EntryUnreadable {
     pub problem: String,
 }
 
-impl Record {
-    /// The entry of this record: canonical JSON, with what is private handed to `hide`.
+/// What the entries of one change have in common: all but the kind, the subject and the body.
+pub struct Envelope {
+    /// From behind the kind to the subject.
+    middle: String,
+    /// From behind the subject to the end.
+    end: String,
+}
+
+impl Envelope {
+    /// The one of a change that `actor` made, which the commit `revision` has; what is private is handed to `hide`.
     ///
     /// # Errors
     /// Those of `hide`.
-    pub fn seal<E>(
-        self,
-        revision: Revision,
-        time: Timestamp,
-        actor: &Actor,
-        hide: &mut Hide<'_, E>,
-    ) -> Result<String, E> {
-        let Self { kind, subject, body } = self;
+    pub fn new<E>(revision: Revision, time: Timestamp, actor: &Actor, hide: &mut Hide<'_, E>) -> Result<Self, E> {
         let Actor { who, origin, reason } = actor;
         // Nodes and the server are no people; where anybody is on the network is for nobody to read.
         let is_machine = who == SERVER || who.strip_prefix("spiffe://").is_some_and(is_of_a_node);
@@ -130,17 +132,35 @@ impl Record {
             true => hide
                 .value(&json!(text))
                 .map(|commitment| canonical(&commitment.to_value())),
-            false => Ok(canonical(&json!(text))),
+            false => Ok(quoted(text)),
         };
         let (who, origin, reason) = (text(who, !is_machine)?, text(origin, true)?, text(reason, true)?);
-        let (kind, subject) = (canonical(&json!(kind)), canonical(&json!(subject)));
-        let entry = |body: &str| {
-            format!(
-                r#"{{"body":{body},"kind":{kind},"origin":{origin},"reason":{reason},"revision":{revision},"subject":{subject},"time":{},"v":{VERSION},"who":{who}}}"#,
-                time.unix()
-            )
+        Ok(Self {
+            middle: format!(r#","origin":{origin},"reason":{reason},"revision":{revision},"subject":"#),
+            end: format!(r#","time":{},"v":{VERSION},"who":{who}}}"#, time.unix()),
+        })
+    }
+
+    /// The entry of `record`: canonical JSON, with what is private handed to `hide`.
+    ///
+    /// # Errors
+    /// Those of `hide`.
+    pub fn seal<E>(&self, record: Record, hide: &mut Hide<'_, E>) -> Result<String, E> {
+        let Record { kind, subject, body } = record;
+        let (kind, subject) = (quoted(kind), quoted(&subject));
+        let parts = |body| {
+            [
+                r#"{"body":"#,
+                body,
+                r#","kind":"#,
+                &kind,
+                &self.middle,
+                &subject,
+                &self.end,
+            ]
         };
-        let fits = |body: &str| entry(body).len() <= ENTRY_MAX;
+        let around: usize = parts("").iter().map(|part| part.len()).sum();
+        let fits = |body: &str| around + body.len() <= ENTRY_MAX;
         let sealed = match body {
             Body::Text(text) => match fits(&text) {
                 true => text,
@@ -158,7 +178,7 @@ impl Record {
                 }
             }
         };
-        Ok(entry(&sealed))
+        Ok(parts(&sealed).concat())
     }
 }
 

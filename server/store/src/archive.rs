@@ -54,7 +54,7 @@ impl ArchiveReader {
     pub fn entries(&mut self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
         let sql = "SELECT entry FROM log WHERE log_index >= ?1 ORDER BY log_index LIMIT ?2";
         let rows = self.0.query("log", sql, &[int(from), int(limit as u64)])?;
-        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
+        rows.into_iter().map(|row| row.into_text()).collect()
     }
 
     /// Entries of one kind from index `from` on, at most `limit`, with their indexes.

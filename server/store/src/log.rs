@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::{digest, rand};
-use mayfly_model::log::Record;
 use mayfly_model::log::private::{Commitment, Hide, SALT_LEN};
+use mayfly_model::log::{Envelope, Record};
 use mayfly_model::{Conflict, Revision, Step};
 
 use crate::StoreError;
@@ -14,39 +14,45 @@ use crate::step::{Effect, Refusal};
 /// Private values of at most so many bytes are looked up once in a commit: names, addresses.
 const SHORT: usize = 256;
 
-/// Records that wait for the revision of their commit.
+/// Records that wait for the revision of their commit, by the step that left them.
 #[derive(Default)]
-pub(crate) struct PendingLog<'a>(Vec<(&'a Step, Record)>);
+pub(crate) struct PendingLog<'a>(Vec<(&'a Step, Vec<Record>)>);
 
 impl<'a> PendingLog<'a> {
     /// Notes that `step` happened and what it did; answers how many records that makes.
     pub(crate) fn push(&mut self, step: &'a Step, effect: &Effect) -> usize {
         let records = step.change.records(&effect.deltas);
         let count = records.len();
-        self.0.extend(records.into_iter().map(|record| (step, record)));
+        self.0.push((step, records));
         count
     }
 
     /// Appends the records behind the newest one; answers how many there were before.
     pub(crate) fn write(self, database: &mut impl Database, revision: Revision) -> Result<u64, StoreError> {
         let before = log_size(database)?;
-        let mut rows = Vec::with_capacity(self.0.len());
+        let mut rows = Vec::with_capacity(self.0.iter().map(|(_, records)| records.len()).sum());
         // An agent asks for many SVIDs in one commit, from one address. Nothing is erased from here on.
         let mut kept: HashMap<String, Commitment> = HashMap::new();
-        for (index, (step, record)) in (before..).zip(self.0) {
-            let kind = record.kind;
-            let mut keep = |value: &str| {
-                if let Some(commitment) = kept.get(value) {
-                    return Ok(*commitment);
-                }
-                let commitment = private_keep(database, value)?;
-                if value.len() <= SHORT {
-                    kept.insert(value.to_owned(), commitment);
-                }
-                Ok(commitment)
-            };
-            let entry = record.seal(revision, step.time, &step.actor, &mut Hide::new(&mut keep))?;
-            rows.push(vec![int(index), kind.into(), entry.into()]);
+        let mut keep = |value: &str| {
+            if let Some(commitment) = kept.get(value) {
+                return Ok(*commitment);
+            }
+            let commitment = private_keep(database, value)?;
+            if value.len() <= SHORT {
+                kept.insert(value.to_owned(), commitment);
+            }
+            Ok(commitment)
+        };
+        let mut hide = Hide::new(&mut keep);
+        let mut index = before;
+        for (step, records) in self.0 {
+            let envelope = Envelope::new(revision, step.time, &step.actor, &mut hide)?;
+            for record in records {
+                let kind = record.kind;
+                let entry = envelope.seal(record, &mut hide)?;
+                rows.push(vec![int(index), kind.into(), entry.into()]);
+                index += 1;
+            }
         }
         database.execute_each("INSERT INTO log (log_index, kind, entry) VALUES (?1, ?2, ?3)", &rows)?;
         Ok(before)

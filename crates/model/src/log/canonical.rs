@@ -10,18 +10,24 @@ pub fn canonical(value: &Value) -> String {
     out
 }
 
+/// The canonical JSON of a string.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("any text is a JSON string")
+}
+
 fn write(value: &Value, out: &mut String) {
     match value {
         Value::Object(fields) => {
             let mut fields: Vec<_> = fields.iter().collect();
             fields.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
             list(out, ['{', '}'], fields, |(name, value), out| {
-                write(&Value::String(name.clone()), out);
+                out.push_str(&quoted(name));
                 out.push(':');
                 write(value, out);
             });
         }
         Value::Array(items) => list(out, ['[', ']'], items, write),
+        Value::String(text) => out.push_str(&quoted(text)),
         plain => out.push_str(&plain.to_string()),
     }
 }

@@ -22,7 +22,9 @@ fn sealed(record: Record, actor: &Actor) -> (String, Vec<String>) {
         hidden.push(value.to_owned());
         Ok::<_, Infallible>(Commitment::new(&[0; 16], value))
     };
-    let entry = record.seal(Revision(7), AT, actor, &mut Hide::new(&mut keep)).unwrap();
+    let mut hide = Hide::new(&mut keep);
+    let envelope = Envelope::new(Revision(7), AT, actor, &mut hide).unwrap();
+    let entry = envelope.seal(record, &mut hide).unwrap();
     (entry, hidden)
 }
 

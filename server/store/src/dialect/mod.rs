@@ -73,6 +73,14 @@ impl Row {
         }
     }
 
+    /// The text of a row of one column.
+    pub(crate) fn into_text(mut self) -> Result<String, StoreError> {
+        match self.cells.pop() {
+            Some(Cell::Text(text)) if self.cells.is_empty() => Ok(text),
+            _ => Err(self.corrupt("a row is not one text".into())),
+        }
+    }
+
     /// Text that is parsed, such as an ID.
     pub(crate) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(&self, column: usize) -> Result<T, StoreError> {
         self.text(column)?

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
 use hdrhistogram::Histogram;
-use mayfly_model::log::Record;
 use mayfly_model::log::private::{Commitment, Hide, SALT_LEN};
+use mayfly_model::log::{Envelope, Record};
 use mayfly_model::{Actor, Change, EntryId, Revision, SvidIntent};
 use mayfly_svid::{Serial, Timestamp};
 use mayfly_tests::Server;
@@ -155,10 +155,9 @@ fn uncounted(rounds: usize) -> Result<(f64, f64)> {
             database.prepare_cached(sql)?.exists([digest])?;
             anyhow::Ok(Commitment::new(&[0x5a; SALT_LEN], value))
         };
-        let seal = |record: Record| {
-            let hide = &mut Hide::new(&mut keep);
-            record.seal(Revision(1), Timestamp::from_unix(1_900_000_000), &actor, hide)
-        };
+        let mut hide = Hide::new(&mut keep);
+        let envelope = Envelope::new(Revision(1), Timestamp::from_unix(1_900_000_000), &actor, &mut hide)?;
+        let seal = |record: Record| envelope.seal(record, &mut hide);
         let entries: Vec<String> = change.records(&[]).into_iter().map(seal).collect::<Result<_>>()?;
         made.push(micros(begun));
         let transaction = database.transaction()?;
