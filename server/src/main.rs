@@ -7,6 +7,11 @@ use clap::{Parser, Subcommand};
 use mayfly_runtime::{Chain, install_crypto_provider, telemetry};
 use mayfly_server::assemble;
 use mayfly_server::config::Settings;
+use tikv_jemallocator::Jemalloc;
+
+/// What one thread takes another gives back: a request is read by one, committed by the next and signed by a third.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Issues SPIFFE identities to attested agents, and keeps the record of having done so.
 #[derive(Parser)]
