@@ -29,8 +29,6 @@ use crate::attest::{Ancestor, AttestError, Attestors, PeerError, PeerProcess, Tr
 use crate::quiet::Quiet;
 pub(super) use crate::tasks::SelectorSet;
 
-/// How long a look at whether a process is the same counts.
-const SEEN: Duration = Duration::from_millis(10);
 /// Selectors shown in one line of the log; a process may have thousands.
 const SHOWN: usize = 40;
 
@@ -90,7 +88,6 @@ pub(super) struct Caller {
     user: Arc<User>,
     standing: watch::Sender<Standing>,
     attested_at: Mutex<Option<Instant>>,
-    seen_at: Mutex<Option<Instant>>,
     /// One attestation of a caller at a time; who waited finds it done.
     turn: Semaphore,
     streams: AtomicUsize,
@@ -208,23 +205,12 @@ impl Caller {
         self.process.exited().await;
     }
 
-    /// Whether it is still who connected; a few system calls. Streams that are told the same thing at the same time
-    /// share one look.
+    /// Whether it is still who connected; a few system calls.
     pub(super) fn ensure_unchanged(&self) -> Result<(), CallerError> {
         if let Standing::Over = *self.standing.borrow() {
             return Err(CallerError::Over);
         }
-        let mut seen_at = lock(&self.seen_at);
-        if seen_at.is_some_and(|at| at.elapsed() < SEEN) {
-            return Ok(());
-        }
-        match self.process.ensure_unchanged() {
-            Ok(()) => {
-                *seen_at = Some(Instant::now());
-                Ok(())
-            }
-            Err(error) => Err(self.note(error.into())),
-        }
+        self.process.ensure_unchanged().map_err(|error| self.note(error.into()))
     }
 
     /// Its selectors, from an attestation that is no older than `max_age`.
@@ -253,12 +239,17 @@ impl Caller {
             Ok(selectors) => {
                 *lock(&self.attested_at) = Some(begun);
                 let selectors = Arc::new(selectors);
+                let mut over = false;
                 self.standing.send_if_modified(|standing| {
+                    // A sweep may have seen what is over by now and over for good.
+                    over = matches!(standing, Standing::Over);
                     let same = matches!(&*standing, Standing::Known(old) if *old == selectors);
-                    *standing = Standing::Known(Arc::clone(&selectors));
-                    !same
+                    if !over {
+                        *standing = Standing::Known(Arc::clone(&selectors));
+                    }
+                    !over && !same
                 });
-                Ok(selectors)
+                if over { Err(CallerError::Over) } else { Ok(selectors) }
             }
             Err(error) => Err(self.note(error)),
         }
@@ -337,7 +328,6 @@ impl Callers {
             callers: Arc::clone(self),
             standing: watch::Sender::new(Standing::Unknown),
             attested_at: Mutex::new(None),
-            seen_at: Mutex::new(None),
             turn: Semaphore::new(1),
             streams: AtomicUsize::new(0),
         });

@@ -19,7 +19,7 @@ impl PeerProcess {
     /// reading shows that.
     #[must_use]
     pub fn ancestors(&self) -> Vec<Ancestor> {
-        if self.ensure_unchanged().is_err() {
+        if self.look().is_err() {
             return vec![];
         }
         let (Some(first), Some(second)) = (self.walk(), self.walk()) else {

@@ -7,7 +7,9 @@
 //!
 //! One rule: what is read of `/proc` counts only if the peer was the same before and after. [`PeerProcess::inspect`]
 //! keeps it, and there is no other way to read. "The same" is strict: alive, and with the program, the user, the
-//! groups it had when it was accepted. A process that executes another program while it holds the connection could
+//! groups it had when it was accepted. Between two looks it could have been another and be itself again (`sudo` to
+//! itself, say), so users and groups are taken from the look before, and an opened program is held against the one
+//! that was seen first. A process that executes another program while it holds the connection could
 //! have left a copy of the socket with somebody else, who would then be given that program's identity. It has to
 //! connect again instead; no client library keeps its connection over `exec`.
 //!
@@ -15,12 +17,15 @@
 //! acts with what it was given, as if it had been given the SVID itself.
 
 mod fingerprint;
+mod proc;
 #[cfg(test)]
 mod tests;
 
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use mayfly_model::ErrorKind;
@@ -32,10 +37,11 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::proc_text::{self, ProcTextError, Status};
+use super::proc_text::{ProcTextError, Stat, Status};
 use super::tracer::Looks;
 
 pub use fingerprint::{ExeId, Fingerprint};
+pub use proc::Proc;
 
 /// Why a peer could not be identified, or is not any more who it was.
 #[derive(Debug, thiserror::Error)]
@@ -141,10 +147,8 @@ pub enum PidSource {
     Number,
 }
 
-/// The longest `/proc/<pid>/status` that is read: enough for the 65,536 groups that Linux allows.
-const MAX_STATUS: usize = 1 << 20;
-/// The longest `/proc/<pid>/stat`.
-const MAX_STAT: usize = 4096;
+/// How long a look at whether a process is the same counts.
+const SEEN: Duration = Duration::from_millis(10);
 
 /// The process on the other side of an accepted Unix stream.
 pub struct PeerProcess {
@@ -153,7 +157,10 @@ pub struct PeerProcess {
     gid: u32,
     pidfd: AsyncFd<OwnedFd>,
     proc_dir: OwnedFd,
+    start_time: u64,
     first: Fingerprint,
+    /// When it was last seen to be the same.
+    seen_at: Mutex<Instant>,
     looks: Looks,
 }
 
@@ -222,30 +229,37 @@ impl PeerProcess {
             pid,
             dir: proc_dir.as_fd(),
         };
-        let first = proc.fingerprint().map_err(|error| {
-            if has_ended(&pidfd) {
-                PeerError::Exited { pid }
-            } else {
-                error
-            }
-        })?;
+        let seen_at = Instant::now();
+        let seen = proc.stat().and_then(|stat| Ok((stat.start_time, proc.look()?.1)));
+        // Its last moments may look like anything; say what they are.
+        if has_ended(&pidfd) {
+            return Err(PeerError::Exited { pid });
+        }
+        let (start_time, first) = seen?;
+        let changed = |what| PeerError::Changed { pid, what };
+        if first.uids[1] != uid {
+            return Err(changed("effective user"));
+        }
+        if first.gids[1] != gid {
+            return Err(changed("effective group"));
+        }
         #[expect(
             deprecated,
             reason = "its successor is unsafe, for fds that may change or close; an `OwnedFd` does not"
         )]
         let pidfd =
             AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(|source| PeerError::Watch { pid, source })?;
-        let peer = Self {
+        Ok(Self {
             pid,
             uid,
             gid,
             pidfd,
             proc_dir,
+            start_time,
             first,
+            seen_at: Mutex::new(seen_at),
             looks: Looks::default(),
-        };
-        peer.ensure_unchanged()?;
-        Ok(peer)
+        })
     }
 
     /// Its number, which means something only while [`is_alive`](Self::is_alive).
@@ -274,7 +288,7 @@ impl PeerProcess {
     /// Clock ticks between the start of the system and the start of the process.
     #[must_use]
     pub fn start_time(&self) -> u64 {
-        self.first.start_time
+        self.start_time
     }
 
     /// What it was when it was accepted.
@@ -305,47 +319,85 @@ impl PeerProcess {
 
     /// Whether it is alive and still what it was when it was accepted: same program, same users and groups.
     ///
-    /// About ten system calls, none of which waits for the process.
+    /// A look counts for ten milliseconds. Nobody gains by that: a process can as well change right after an answer was
+    /// written and before it is read. That it is alive is asked each time.
     ///
     /// # Errors
     /// It is not, or that could not be found out.
     pub fn ensure_unchanged(&self) -> Result<(), PeerError> {
-        let pid = self.pid;
-        let changed = |what| PeerError::Changed { pid, what };
+        if self.seen_at().elapsed() >= SEEN {
+            return self.look().map(drop);
+        }
+        if self.is_alive() {
+            Ok(())
+        } else {
+            Err(PeerError::Exited { pid: self.pid })
+        }
+    }
+
+    /// Users and groups of a process that is the same as when it was accepted.
+    ///
+    /// Eight system calls, none of which waits for the process.
+    pub(super) fn look(&self) -> Result<Status, PeerError> {
+        let (pid, now) = (self.pid, Instant::now());
         if !self.is_alive() {
             return Err(PeerError::Exited { pid });
         }
-        let now = self.proc().fingerprint();
+        let seen = self.proc().look();
         // Its last moments may look like anything; say what they are.
         if !self.is_alive() {
             return Err(PeerError::Exited { pid });
         }
-        let now = now?;
-        match self.first.difference(&now) {
-            Some(what) => Err(changed(what)),
-            None if now.uids[1] != self.uid => Err(changed("effective user")),
-            None if now.gids[1] != self.gid => Err(changed("effective group")),
-            None => Ok(()),
+        let (status, seen) = seen?;
+        if let Some(what) = self.first.difference(&seen) {
+            return Err(PeerError::Changed { pid, what });
         }
+        *self.seen_at() = now;
+        Ok(status)
     }
 
     /// Lets `look` read about the process, and keeps what it found only if the process is the same before and after.
     ///
-    /// `look` runs on the calling thread and has to be quick. For slow work, open a file in `look`, work on it
-    /// elsewhere, and call [`ensure_unchanged`](Self::ensure_unchanged) at the end.
+    /// `look` gets the users and groups as well. They are those of the look before and so, whatever the process does
+    /// meanwhile, those that it had when it was accepted.
+    ///
+    /// `look` runs on the calling thread and has to be quick. For slow work, open a file in `look`, and work on it
+    /// elsewhere; [`Attestors`](super::Attestors) looks again when that is done.
     ///
     /// # Errors
-    /// Those of [`ensure_unchanged`](Self::ensure_unchanged), and those of `look`.
-    pub fn inspect<T, E: From<PeerError>>(&self, look: impl FnOnce(&Proc<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.ensure_unchanged()?;
-        let found = look(&self.proc());
-        self.ensure_unchanged()?;
+    /// The process has ended, is not the same, or that could not be found out; those of `look`.
+    pub fn inspect<T, E: From<PeerError>>(&self, look: impl FnOnce(&Proc<'_>, Status) -> Result<T, E>) -> Result<T, E> {
+        let status = self.look()?;
+        let found = look(&self.proc(), status);
+        self.look()?;
         found
     }
 
+    /// Whether this open file is the program that it was running when it was accepted.
+    ///
+    /// # Errors
+    /// It is another, or that could not be found out.
+    pub fn ensure_runs(&self, program: &impl AsFd) -> Result<(), PeerError> {
+        let pid = self.pid;
+        let id = ExeId::of_file(program.as_fd()).map_err(|errno| PeerError::Read {
+            pid,
+            file: "exe",
+            source: errno.into(),
+        })?;
+        if self.first.exe == Some(id) {
+            Ok(())
+        } else {
+            Err(PeerError::Changed { pid, what: "program" })
+        }
+    }
+
     /// Its line of life, as it is now.
-    pub(super) fn read_stat(&self) -> Result<proc_text::Stat, PeerError> {
+    pub(super) fn read_stat(&self) -> Result<Stat, PeerError> {
         self.proc().stat()
+    }
+
+    fn seen_at(&self) -> MutexGuard<'_, Instant> {
+        self.seen_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proc(&self) -> Proc<'_> {
@@ -363,93 +415,6 @@ impl fmt::Debug for PeerProcess {
             .field("pid", &self.pid)
             .field("uid", &self.uid)
             .finish_non_exhaustive()
-    }
-}
-
-/// The folder of a process in `/proc`, inside [`PeerProcess::inspect`].
-#[derive(Debug)]
-pub struct Proc<'a> {
-    pid: u32,
-    dir: BorrowedFd<'a>,
-}
-
-impl Proc<'_> {
-    /// Reads a file of the folder, such as `cgroup`, of at most `limit` bytes.
-    ///
-    /// Not for files that show the process's memory (`cmdline`, `environ`): the process can make such a read wait.
-    ///
-    /// # Errors
-    /// It cannot be read or is longer.
-    pub fn read_file(&self, file: &'static str, limit: usize) -> Result<Vec<u8>, PeerError> {
-        use std::io::Read;
-        let mut text = Vec::new();
-        let opened = std::fs::File::from(self.open(file)?);
-        let count = opened
-            .take(limit as u64 + 1)
-            .read_to_end(&mut text)
-            .map_err(|source| PeerError::Read {
-                pid: self.pid,
-                file,
-                source,
-            })?;
-        if count > limit {
-            return Err(PeerError::TooLong {
-                pid: self.pid,
-                file,
-                limit,
-            });
-        }
-        Ok(text)
-    }
-
-    /// Opens a file of the folder for reading. `exe` is the running program itself, wherever its name points by now.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn open(&self, file: &'static str) -> Result<OwnedFd, PeerError> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        rustix::fs::openat(self.dir, file, flags, Mode::empty()).map_err(|errno| self.unreadable(file, errno))
-    }
-
-    /// The target of a link in the folder, as the kernel prints it: for `exe` a path that may be of another mount
-    /// namespace, or of a file that is not there any more.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn read_link(&self, file: &'static str) -> Result<Vec<u8>, PeerError> {
-        let target =
-            rustix::fs::readlinkat(self.dir, file, Vec::new()).map_err(|errno| self.unreadable(file, errno))?;
-        Ok(target.into_bytes())
-    }
-
-    /// Users and groups of the main thread.
-    ///
-    /// # Errors
-    /// It cannot be read or understood.
-    pub fn status(&self) -> Result<Status, PeerError> {
-        let text = self.read_file("status", MAX_STATUS)?;
-        proc_text::status(&text).map_err(|source| PeerError::Text {
-            pid: self.pid,
-            file: "status",
-            source,
-        })
-    }
-
-    fn stat(&self) -> Result<proc_text::Stat, PeerError> {
-        let text = self.read_file("stat", MAX_STAT)?;
-        proc_text::stat(&text).map_err(|source| PeerError::Text {
-            pid: self.pid,
-            file: "stat",
-            source,
-        })
-    }
-
-    fn unreadable(&self, file: &'static str, errno: rustix::io::Errno) -> PeerError {
-        PeerError::Read {
-            pid: self.pid,
-            file,
-            source: errno.into(),
-        }
     }
 }
 

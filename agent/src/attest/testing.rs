@@ -210,6 +210,12 @@ fn play() {
         "setuid" => nix::unistd::setuid(65_534.into()).unwrap(),
         "setgid" => nix::unistd::setgid(65_534.into()).unwrap(),
         "setgroups" => nix::unistd::setgroups(&[4321.into()]).unwrap(),
+        "another user for a while" => {
+            nix::unistd::seteuid(65_534.into()).unwrap();
+            println!("done");
+            wait();
+            nix::unistd::seteuid(0.into()).unwrap();
+        }
         "saved uid" => nix::unistd::setresuid(0.into(), 0.into(), 65_534.into()).unwrap(),
         "leave" => return,
         "leave with the socket open" => {

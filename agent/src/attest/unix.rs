@@ -28,6 +28,7 @@ use tracing::debug;
 
 use self::digest::{DigestError, Digests};
 use self::names::Names;
+use super::peer::Proc;
 use super::{AttestError, PeerError, PeerProcess, WorkloadAttestor, proc_text::Status};
 
 /// Selector type and section name.
@@ -124,10 +125,9 @@ impl WorkloadAttestor for UnixAttestor {
     }
 
     async fn attest(&self, peer: &PeerProcess) -> Result<BTreeSet<Selector>, AttestError> {
-        let (status, program) = peer.inspect(|proc| {
-            let status = proc.status()?;
+        let (status, program) = peer.inspect(|proc, status| {
             let program = if self.settings.discover_workload_path {
-                look_at_program(peer, proc)
+                look_at_program(peer, proc)?
             } else {
                 None
             };
@@ -154,8 +154,6 @@ impl WorkloadAttestor for UnixAttestor {
                 add("sha256", &digest)?;
             }
         }
-        // Names and digest took their time.
-        peer.ensure_unchanged()?;
         Ok(selectors)
     }
 }
@@ -189,17 +187,22 @@ impl UnixAttestor {
 }
 
 /// Opens the running program. `None` if the agent may not: its selectors are then absent.
-fn look_at_program(peer: &PeerProcess, proc: &super::peer::Proc<'_>) -> Option<Program> {
+///
+/// # Errors
+/// It is not the one that ran when the peer was accepted.
+fn look_at_program(peer: &PeerProcess, proc: &Proc<'_>) -> Result<Option<Program>, PeerError> {
     let file = match proc.open("exe") {
-        Ok(file) => File::from(file),
+        Ok(file) => file,
         Err(error) => {
             debug!(peer_pid = peer.pid(), error = %Chain(&error), "program not looked at");
-            return None;
+            return Ok(None);
         }
     };
+    peer.ensure_runs(&file)?;
+    let file = File::from(file);
     let path = proc.read_link("exe").ok().and_then(|path| String::from_utf8(path).ok());
     let path = path.filter(|path| path.starts_with('/') && lies_at(&file, path));
-    Some(Program { file, path })
+    Ok(Some(Program { file, path }))
 }
 
 /// Whether `path`, as the agent sees it, is `file`. It is not for a file that was deleted (the kernel then adds

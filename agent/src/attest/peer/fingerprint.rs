@@ -1,10 +1,12 @@
 //! What makes a process the same as before.
 
+use std::os::fd::BorrowedFd;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
 use super::{PeerError, Proc};
-use crate::attest::proc_text::Ids;
+use crate::attest::proc_text::{Ids, Status};
 
 /// Identity of a program file.
 ///
@@ -22,12 +24,10 @@ pub struct ExeId {
     pub mtime: (i64, u32),
 }
 
-/// A process at one moment, as far as its identity goes. Equal fingerprints of one process, one behind the other, mean
-/// that it neither executed another program nor changed its users or groups.
+/// A process at one moment, as far as its identity can change. Equal fingerprints of one process, one behind the other,
+/// mean that it neither executed another program nor changed its users or groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// Clock ticks between the start of the system and the start of the process.
-    pub start_time: u64,
     /// User IDs.
     pub uids: Ids,
     /// Group IDs.
@@ -43,14 +43,12 @@ impl Fingerprint {
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let Self {
-            start_time,
             uids,
             gids,
             groups,
             exe,
         } = self;
         [
-            (*start_time != other.start_time, "start time"),
             (*uids != other.uids, "user"),
             (*gids != other.gids, "group"),
             (*groups != other.groups, "list of supplementary groups"),
@@ -62,35 +60,46 @@ impl Fingerprint {
 }
 
 impl Proc<'_> {
-    /// The process as it is now.
-    pub(super) fn fingerprint(&self) -> Result<Fingerprint, PeerError> {
-        let start_time = self.stat()?.start_time;
+    /// The process as it is now: its users and groups, and the fingerprint that they are part of.
+    pub(super) fn look(&self) -> Result<(Status, Fingerprint), PeerError> {
         let status = self.status()?;
         let groups: Vec<u8> = status.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
         let mut hashed = [0; 32];
         hashed.copy_from_slice(digest(&SHA256, &groups).as_ref());
-        Ok(Fingerprint {
-            start_time,
+        let fingerprint = Fingerprint {
             uids: status.uids,
             gids: status.gids,
             groups: hashed,
             exe: self.exe_id()?,
-        })
+        };
+        Ok((status, fingerprint))
     }
 
     /// The running program's file. `None` if we may not look.
     fn exe_id(&self) -> Result<Option<ExeId>, PeerError> {
-        // What the kernel knows has to do: a file system of the process's own, or one over the network, could have the
-        // agent wait for its answer.
-        match statx(self.dir, "exe", AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS) {
-            Ok(stat) => Ok(Some(ExeId {
-                dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),
-                inode: stat.stx_ino,
-                size: stat.stx_size,
-                mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-            })),
+        match ExeId::of(self.dir, "exe", AtFlags::empty()) {
+            Ok(id) => Ok(Some(id)),
             Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => Ok(None),
             Err(errno) => Err(self.unreadable("exe", errno)),
         }
+    }
+}
+
+impl ExeId {
+    /// That of an open file.
+    pub(super) fn of_file(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Self::of(file, "", AtFlags::EMPTY_PATH)
+    }
+
+    fn of(dir: BorrowedFd<'_>, path: &str, flags: AtFlags) -> rustix::io::Result<Self> {
+        // What the kernel knows has to do: a file system of the process's own, or one over the network, could have the
+        // agent wait for its answer.
+        let stat = statx(dir, path, flags | AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)?;
+        Ok(Self {
+            dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            size: stat.stx_size,
+            mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+        })
     }
 }

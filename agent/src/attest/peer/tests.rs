@@ -1,6 +1,6 @@
 #![allow(clippy::disallowed_methods, reason = "each test owns its tasks and ends with them")]
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc};
 
 use super::*;
 use crate::attest::testing::{Stage, is_root};
@@ -23,7 +23,7 @@ async fn a_peer_is_who_connected() {
             (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
         );
         assert!(peer.is_alive() && peer.start_time() > 0 && peer.fingerprint().exe.is_some());
-        let exe = peer.inspect(|proc| look(proc.read_link("exe"))).unwrap();
+        let exe = peer.inspect(|proc, _| look(proc.read_link("exe"))).unwrap();
         assert_eq!(
             exe,
             std::env::current_exe().unwrap().into_os_string().into_encoded_bytes()
@@ -45,7 +45,7 @@ async fn a_child_is_not_its_parent() {
         let peer = PeerProcess::found_by(source, &stage.accept().await).unwrap();
         assert_eq!(peer.pid(), child.child.id());
         child.act();
-        peer.ensure_unchanged().unwrap();
+        peer.look().unwrap();
     }
 }
 
@@ -56,7 +56,7 @@ async fn a_peer_that_executes_another_program_is_refused_from_then_on() {
         let mut child = stage.child("exec");
         let peer = PeerProcess::found_by(source, &stage.accept().await).unwrap();
         child.act();
-        let error = peer.inspect(|proc| look(proc.status())).unwrap_err();
+        let error = peer.inspect(|_, status| look(Ok(status))).unwrap_err();
         assert!(matches!(error, PeerError::Changed { what: "program", .. }), "{error:?}");
         assert!(peer.is_alive());
     }
@@ -76,9 +76,9 @@ async fn a_peer_that_changes_its_users_or_groups_is_refused_from_then_on() {
     ] {
         let mut child = stage.child(part);
         let peer = PeerProcess::of(&stage.accept().await).unwrap();
-        peer.ensure_unchanged().unwrap();
+        peer.look().unwrap();
         child.act();
-        let error = peer.ensure_unchanged().unwrap_err();
+        let error = peer.look().unwrap_err();
         assert!(
             matches!(error, PeerError::Changed { what, .. } if what == expected),
             "{part}: {error:?}"
@@ -111,14 +111,65 @@ async fn a_peer_that_changed_before_it_was_accepted_is_not_who_connected() {
     }
 }
 
+// Attack 18
+#[tokio::test]
+async fn a_peer_that_is_another_user_between_two_looks_is_stated_as_who_connected() {
+    if !is_root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut child = stage.child("another user for a while");
+    let peer = PeerProcess::of(&stage.accept().await).unwrap();
+    let stated = peer.inspect(|proc, status| {
+        child.act();
+        assert_eq!(proc.status()?.euid(), 65_534, "so it is at this moment");
+        child.act();
+        look(Ok(status))
+    });
+    assert_eq!(stated.unwrap().uids, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_look_counts_for_a_moment_and_the_end_is_seen_at_once() {
+    let stage = Stage::new();
+    let mut child = stage.child("exec");
+    let peer = PeerProcess::of(&stage.accept().await).unwrap();
+    child.act();
+    *peer.seen_at() = Instant::now() + Duration::from_secs(60);
+    peer.ensure_unchanged().unwrap();
+    *peer.seen_at() = Instant::now() - SEEN;
+    let error = peer.ensure_unchanged().unwrap_err();
+    assert!(matches!(error, PeerError::Changed { what: "program", .. }), "{error:?}");
+    // A look that found something else counts for nothing.
+    assert!(peer.ensure_unchanged().is_err());
+    child.child.kill().unwrap();
+    child.child.wait().unwrap();
+    *peer.seen_at() = Instant::now() + Duration::from_secs(60);
+    let error = peer.ensure_unchanged().unwrap_err();
+    assert!(matches!(error, PeerError::Exited { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_opened_program_is_held_against_the_one_that_connected() {
+    let stage = Stage::new();
+    let (_client, server) = stage.own().await;
+    let peer = PeerProcess::of(&server).unwrap();
+    let own = std::env::current_exe().unwrap();
+    peer.ensure_runs(&std::fs::File::open(&own).unwrap()).unwrap();
+    // The same octets are not the same file.
+    let copy = stage.folder().join("copy");
+    std::fs::copy(&own, &copy).unwrap();
+    let error = peer.ensure_runs(&std::fs::File::open(&copy).unwrap()).unwrap_err();
+    assert!(matches!(error, PeerError::Changed { what: "program", .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn what_was_read_of_a_peer_that_ended_meanwhile_does_not_count() {
     let stage = Stage::new();
     let mut child = stage.child("nothing");
     let peer = PeerProcess::of(&stage.accept().await).unwrap();
     let error = peer
-        .inspect(|proc| {
-            let status = proc.status()?;
+        .inspect(|_, status| {
             child.child.kill().unwrap();
             child.child.wait().unwrap();
             Ok::<_, PeerError>(status)
@@ -185,12 +236,22 @@ async fn a_file_longer_than_its_limit_is_an_error() {
     let stage = Stage::new();
     let (_client, server) = stage.own().await;
     let peer = PeerProcess::of(&server).unwrap();
-    let error = peer.inspect(|proc| look(proc.read_file("status", 10))).unwrap_err();
+    let error = peer.inspect(|proc, _| look(proc.read_file("status", 10))).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("/proc/{}/status is longer than 10 bytes", peer.pid())
     );
-    assert!(peer.inspect(|proc| look(proc.read_file("no-such-file", 10))).is_err());
+    assert!(
+        peer.inspect(|proc, _| look(proc.read_file("no-such-file", 10)))
+            .is_err()
+    );
+    // One that does not fit into what is usual comes whole.
+    let text = peer.inspect(|proc, _| look(proc.read_file("smaps", 1 << 24))).unwrap();
+    assert!(
+        text.len() > proc::USUAL && text.ends_with(b"\n"),
+        "{} bytes",
+        text.len()
+    );
 }
 
 /// The number of a peer that has ended goes to another process before the peer is looked at.

@@ -106,6 +106,21 @@ async fn the_path_of_a_program_that_does_not_lie_there_any_more_is_not_stated() 
     }
 }
 
+// Attack 18
+#[tokio::test]
+async fn a_program_that_the_peer_runs_only_while_it_is_looked_at_is_not_its_program() {
+    let stage = Stage::new();
+    let mut child = stage.child("exec");
+    let peer = PeerProcess::of(&stage.accept().await).unwrap();
+    let mut found = None;
+    let _ = peer.inspect(|proc, _| {
+        child.act();
+        found = Some(look_at_program(&peer, proc));
+        Ok::<_, PeerError>(())
+    });
+    assert!(matches!(found, Some(Err(PeerError::Changed { what: "program", .. }))));
+}
+
 #[tokio::test]
 async fn another_user_with_other_groups_is_described_as_such() {
     if !is_root() {
