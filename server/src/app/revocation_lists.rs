@@ -31,6 +31,9 @@ use crate::commit::{CommitError, Committer, Snapshot};
 const LIFE: Duration = Duration::from_secs(3 * TTL_MAX.as_secs());
 /// A list is signed anew at half of its life.
 const RENEW: Duration = Duration::from_secs(LIFE.as_secs() / 2);
+/// From a revocation to the lists that have it. Consumers that enforce revocations hear of each at once by their agents, and
+/// a list is news for every workload of a node: it would be in their way, and they in its.
+const GATHER: Duration = Duration::from_millis(100);
 /// Between two signatures of one list, however many revocations there are.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The wall clock may step; nothing sleeps longer than this without looking at it again.
@@ -177,7 +180,10 @@ impl RevocationLists {
                 tokio::time::sleep(quiet).await;
                 tokio::select! {
                     () = tokio::time::sleep(pause) => true,
-                    changed = revision.changed() => changed.is_ok(),
+                    changed = revision.changed() => {
+                        tokio::time::sleep(GATHER).await;
+                        changed.is_ok()
+                    }
                 }
             };
             tokio::select! {

@@ -252,7 +252,7 @@ async fn a_burst_of_revocations_is_signed_in_a_few_steps() {
     tokio::join!(kept.lists.clone().run(stop.clone()), burst);
     assert_eq!(kept.of(&world, KeyClass::Task).serials().count(), 40);
     let (told, took) = (kept.told.load(Ordering::SeqCst) - 1, began.elapsed());
-    // The first at once, and then one after each pause.
+    // The first soon, and then one after each pause.
     let most = usize::try_from(2 + took.as_millis() / PAUSE.as_millis()).unwrap();
     assert!((2..=most).contains(&told), "{told} lists in {took:?}");
 }
