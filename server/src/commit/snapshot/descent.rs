@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use mayfly_model::{Agent, Entry, Selector, is_agent_id};
+use mayfly_model::{Agent, Entry, EntryId, Selector, is_agent_id};
 use mayfly_svid::SpiffeId;
 use rpds::RedBlackTreeSetSync;
 
-use super::Snapshot;
+use super::{Index, Snapshot};
 
 impl Snapshot {
     /// Every entry that `agent` may serve, once each, in no meaningful order.
@@ -39,9 +39,18 @@ impl Snapshot {
             return true;
         }
         let names = self.names_of(agent);
+        let count =
+            |index: &Index<SpiffeId, EntryId>, id: &SpiffeId| index.get(id).map_or(0, RedBlackTreeSetSync::size);
+        let own: usize = names.iter().map(|name| count(&self.entries_by_parent, name)).sum();
         let mut found = false;
-        self.walk_up(parent, &mut |name| {
-            found = names.contains(name);
+        self.walk_up(parent, &mut |id| {
+            found = names.contains(id);
+            // A fleet may share a name by an entry below each of its agents. Then what is right below this one is less
+            // to look through than all that lead up from there, which would be done for each agent of the fleet.
+            if !found && own < count(&self.entries_by_spiffe_id, id) {
+                let mut below = names.iter().flat_map(|name| self.entries_of_parent(name));
+                found = below.any(|entry| entry.spec.spiffe_id == *id);
+            }
             found
         });
         found

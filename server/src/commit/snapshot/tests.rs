@@ -76,6 +76,31 @@ fn an_agent_may_serve_what_descends_from_it_or_from_its_aliases_and_nothing_else
 }
 
 #[test]
+fn an_agent_of_a_fleet_that_shares_a_name_is_below_it_only_by_an_entry_of_its_own() {
+    let fleet: Vec<Agent> = (0..50).map(|n| agent(&format!("m{n}"), &[])).collect();
+    let (stranger, busy) = (agent("stranger", &[]), agent("busy", &[]));
+    let names = fleet.iter().chain([&busy]).enumerate();
+    let mut entries: Vec<Entry> = names
+        .map(|(n, agent)| entry(&format!("n{n}"), "/fleet", agent.id.path(), &["t:x:1"]))
+        .collect();
+    // More than lead up from the name.
+    let more = (0..90).map(|n| entry(&format!("m{n}"), &format!("/m/{n}"), busy.id.path(), &["unix:uid:1"]));
+    entries.extend(more);
+    entries.push(entry("alone", "/alone", stranger.id.path(), &["unix:uid:1"]));
+    entries.push(entry("shared", "/shared", "/fleet", &["unix:uid:1"]));
+    entries.push(entry("nested", "/nested", "/shared", &["unix:uid:1"]));
+    let all = [fleet.clone(), vec![stranger.clone(), busy.clone()]].concat();
+    let state = snapshot(entries, all);
+    for name in ["shared", "nested"] {
+        let shared = state.entry(&name.parse().unwrap()).unwrap();
+        for member in fleet.iter().chain([&busy]) {
+            assert!(state.is_authorized(member, shared), "{} {name}", member.id);
+        }
+        assert!(!state.is_authorized(&stranger, shared), "{name}");
+    }
+}
+
+#[test]
 fn entries_that_are_each_others_parents_end_the_walk() {
     let a = agent("a", &[]);
     let state = snapshot(
