@@ -21,14 +21,14 @@ use mayfly_proto::mayfly::agent::watch_request::Body as Inbound;
 use mayfly_proto::status;
 use mayfly_runtime::listen::ConnInfo;
 use mayfly_runtime::{CancellationToken, Clock};
-use mayfly_svid::{SpiffeId, Timestamp, WindowId, X509Svid};
+use mayfly_svid::{Serial, SpiffeId, Timestamp, WindowId};
 use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
-use crate::app::caller::Caller;
+use crate::app::caller::{Caller, presented_life};
 use crate::app::checkpoints::{Checkpoints, PublishedLists};
 use crate::app::evidence::witnesses::Witnesses;
 use crate::commit::Committer;
@@ -137,12 +137,10 @@ impl wire::watch_server::Watch for WatchService {
         let Some(Caller::Agent(agent)) = request.extensions().get::<Caller>().cloned() else {
             return Err(Status::permission_denied("only agents watch"));
         };
-        let connection = request.extensions().get::<ConnInfo>().cloned();
-        let presented = connection.as_ref().and_then(|info| info.peer_certificates.as_deref());
-        let Some(Ok(svid)) = presented.map(|chain| X509Svid::from_chain(chain.to_vec())) else {
+        let connection = request.extensions().get::<ConnInfo>();
+        let Some((svid, closing)) = connection.and_then(|info| Some((presented_life(info)?, info.closing()))) else {
             return Err(Status::unauthenticated("the connection has no X.509-SVID"));
         };
-        let closing = connection.map_or_else(CancellationToken::new, |info| info.closing());
         let mut inbound = request.into_inner();
         let hello = tokio::select! {
             () = self.stop.cancelled() => return Err(stopping()),
@@ -164,7 +162,8 @@ impl wire::watch_server::Watch for WatchService {
                 pause,
             ));
         };
-        let live = self.open(&agent.id, &svid, &hello, inbound, place, closing)?;
+        // In a box: the generator and its future would each have room for all of it, for as long as the agent watches.
+        let live = Box::new(self.open(&agent.id, svid, &hello, inbound, place, closing)?);
         info!(agent_id = %agent.id, held = hello.revision, "agent watches");
         let stream = stream::unfold(Some(live), |live| async move {
             let mut live = live?;
@@ -185,7 +184,7 @@ impl WatchService {
     fn open(
         &self,
         agent_id: &SpiffeId,
-        svid: &X509Svid,
+        (serial, not_after): (Serial, Timestamp),
         hello: &wire::Hello,
         inbound: Streaming<wire::WatchRequest>,
         place: OwnedSemaphorePermit,
@@ -193,7 +192,7 @@ impl WatchService {
     ) -> Result<Live, Status> {
         // The call was admitted before the hello came, and much may have happened since. Asked here so that an older
         // stream does not end for one that has lost its standing, and below for what commits meanwhile.
-        let agent = standing(&self.committer.snapshot(), agent_id, svid.serial())?;
+        let agent = standing(&self.committer.snapshot(), agent_id, &serial)?;
         self.report_version(&agent, &hello.agent_version);
         self.close_lost_windows(agent_id, &hello.window_ids);
         // The order matters: see `Hub::open` and `Hub::observed`.
@@ -224,7 +223,7 @@ impl WatchService {
             stop: self.stop.clone(),
             closing,
             session: Session::new(agent_id.clone()),
-            serial: svid.serial().clone(),
+            serial,
             stream,
             mailbox,
             inbound,
@@ -234,7 +233,7 @@ impl WatchService {
             beacon,
             digest_due: start,
             // Monotonic, so that a step of the wall clock never lengthens it.
-            expires: start + svid.not_after().since(now),
+            expires: start + not_after.since(now),
         };
         let agent = live.agent(&state)?;
         let held = Held {

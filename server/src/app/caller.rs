@@ -246,8 +246,14 @@ fn presented(info: &ConnInfo) -> Option<Arc<Result<Presented, X509SvidError>>> {
 
 /// The serial number of the SVID that the connection showed, if it showed one.
 pub fn presented_serial(info: &ConnInfo) -> Option<Serial> {
+    presented_life(info).map(|(serial, _)| serial)
+}
+
+/// The same, and the last moment at which that SVID is valid.
+pub fn presented_life(info: &ConnInfo) -> Option<(Serial, Timestamp)> {
     let presented = presented(info)?;
-    presented.as_ref().as_ref().ok().map(|svid| svid.serial.clone())
+    let svid = presented.as_ref().as_ref().ok()?;
+    Some((svid.serial.clone(), svid.not_after))
 }
 
 /// Who the connection belongs to, now.
