@@ -159,7 +159,6 @@ impl Checkpoints {
 
     /// Notes that `stream` of an agent has ended. What its consumers enforce is not known any more.
     pub fn gone(&self, agent: &SpiffeId, stream: StreamId) {
-        lock(&self.agents).retain(|_, reported| !reported.is_over());
         self.note(agent, stream, |reported| reported.gone(self.gone_for));
     }
 
@@ -236,14 +235,17 @@ impl Checkpoints {
     /// Those of `agents` of which it is not known who is behind them, and whether those refuse what was revoked up to `epoch`:
     /// without a stream, or with one on which they have not said, or taken over, enough.
     pub fn silent_of(&self, epoch: u64, agents: &BTreeSet<SpiffeId>) -> BTreeSet<SpiffeId> {
-        let known = lock(&self.agents);
-        let hides = |agent: &&SpiffeId| known.get(*agent).is_some_and(|reported| reported.may_hide(epoch));
+        let (known, now) = (lock(&self.agents), Instant::now());
+        let hides = |agent: &&SpiffeId| known.get(*agent).is_some_and(|reported| reported.may_hide(epoch, now));
         agents.iter().filter(hides).cloned().collect()
     }
 
     /// Whether there is one, of all agents.
     pub fn is_any_silent(&self, epoch: u64) -> bool {
-        lock(&self.agents).values().any(|reported| reported.may_hide(epoch))
+        let now = Instant::now();
+        lock(&self.agents)
+            .values()
+            .any(|reported| reported.may_hide(epoch, now))
     }
 
     /// Those of which something was heard or is expected.
@@ -252,18 +254,23 @@ impl Checkpoints {
     }
 
     /// Which consumers have come or gone since the last call, as far as the log may say so by now. Who was there a moment
-    /// ago is not gone.
+    /// ago is not gone. Agents of which there is nothing left to remember are forgotten here: the end of a stream is no
+    /// moment to look at all of them, as thousands may end.
     pub fn presences(&self) -> Vec<Presence> {
-        let mut now: BTreeMap<ConsumerKey, u32> = BTreeMap::new();
-        for reported in lock(&self.agents).values() {
-            for (key, said, standing) in reported.counted() {
+        let now = Instant::now();
+        let mut present: BTreeMap<ConsumerKey, u32> = BTreeMap::new();
+        let mut agents = lock(&self.agents);
+        agents.retain(|_, reported| !reported.is_over(now));
+        for reported in agents.values() {
+            for (key, said, standing) in reported.counted(now) {
                 if standing != Standing::Lost && said.enforcing.consumers > 0 {
-                    let count = now.entry(key.clone()).or_default();
+                    let count = present.entry(key.clone()).or_default();
                     *count = count.saturating_add(said.enforcing.consumers);
                 }
             }
         }
-        lock(&self.recorded).changes(&now)
+        drop(agents);
+        lock(&self.recorded).changes(&present)
     }
 
     /// What the consumers that `rule` means do, where `epoch` is the newest.
@@ -342,6 +349,7 @@ impl Enforcing {
 
 /// The consumers that `rule` means. Agents are of our own trust domain.
 fn meant(agents: &HashMap<SpiffeId, Reported>, rule: &CheckpointRule<'_>) -> Vec<(Said, Standing)> {
+    let now = Instant::now();
     let is_meant = |(name, id): &ConsumerKey, own: &TrustDomain| {
         if name.is_empty() {
             rule.may_mean(id, own)
@@ -351,7 +359,7 @@ fn meant(agents: &HashMap<SpiffeId, Reported>, rule: &CheckpointRule<'_>) -> Vec
     };
     let each = agents.iter().flat_map(|(agent, reported)| {
         let own = agent.trust_domain();
-        let counted = reported.counted().filter(move |(key, ..)| is_meant(key, &own));
+        let counted = reported.counted(now).filter(move |(key, ..)| is_meant(key, &own));
         counted.map(|(_, said, standing)| (said, standing))
     });
     each.collect()

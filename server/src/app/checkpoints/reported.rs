@@ -187,9 +187,8 @@ impl Reported {
         *end = (*end).max(until);
     }
 
-    /// Consumers that count, with how they stand.
-    pub(super) fn counted(&self) -> impl Iterator<Item = (&ConsumerKey, Said, Standing)> {
-        let now = Instant::now();
+    /// Consumers that count `now`, with how they stand.
+    pub(super) fn counted(&self, now: Instant) -> impl Iterator<Item = (&ConsumerKey, Said, Standing)> {
         let stream = self.stream;
         let said = self.said.iter().filter_map(move |(key, said)| {
             let standing = match stream {
@@ -208,8 +207,7 @@ impl Reported {
     }
 
     /// Whether it may have somebody behind it that it has not told of and that does not know what was revoked up to `epoch`.
-    pub(super) fn may_hide(&self, epoch: u64) -> bool {
-        let now = Instant::now();
+    pub(super) fn may_hide(&self, epoch: u64, now: Instant) -> bool {
         let hides = match self.stream {
             Stream::Unsaid(_) => true,
             Stream::Told(_) => self.applied < epoch,
@@ -219,8 +217,8 @@ impl Reported {
     }
 
     /// Whether there is nothing left to remember of it. What it may say later is all new.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self, now: Instant) -> bool {
         let is_gone = matches!(self.stream, Stream::Gone { .. });
-        is_gone && !self.may_hide(u64::MAX) && self.counted().next().is_none()
+        is_gone && !self.may_hide(u64::MAX, now) && self.counted(now).next().is_none()
     }
 }

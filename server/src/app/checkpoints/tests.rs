@@ -50,6 +50,23 @@ async fn a_checkpoint_enforces_only_when_all_behind_all_agents_do() {
     assert_eq!(missing(7), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_of_which_there_is_nothing_left_to_remember_is_forgotten() {
+    let checkpoints = Checkpoints::default();
+    checkpoints.says(&agent("a"), run(1, by("db", "spiffe://td/svc/db", at(1, 0))));
+    checkpoints.says(&agent("b"), run(1, BTreeMap::new()));
+    checkpoints.leaves(&agent("a"));
+    checkpoints.presences();
+    assert_eq!(
+        checkpoints.agents().len(),
+        2,
+        "its consumers may have a fresh word still"
+    );
+    tokio::time::advance(Duration::from_secs(21)).await;
+    checkpoints.presences();
+    assert_eq!(checkpoints.agents(), [agent("b")]);
+}
+
 // Requirement S81
 #[tokio::test(start_paused = true)]
 async fn the_word_of_a_checkpoint_says_how_many_refuse_what_and_since_when() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use mayfly_model::task::{CloseCause, DefinitionHash, Stage, Staleness, Task, TaskName, TaskStep, Window};
-use mayfly_model::{Actor, Change, Step};
+use mayfly_model::{Actor, Change, Revision, Step};
 use mayfly_policy::Phase;
 use mayfly_runtime::{CancellationToken, Chain};
 use mayfly_svid::Timestamp;
@@ -42,6 +42,8 @@ const TICKETS_AT_A_TIME: usize = 4;
 pub(super) struct Memory {
     asked: AskedAbout,
     ends: Ends,
+    /// Of this revision it is noted which agents there are.
+    expected: Option<Revision>,
     pruned_at: Option<Instant>,
 }
 
@@ -82,7 +84,11 @@ impl Tasks {
     pub(super) async fn pass(&self, memory: &mut Memory) -> Result<(), TaskError> {
         let (state, now, actor) = (self.committer.snapshot(), self.now(), Actor::server());
         let mut steps = vec![];
-        self.expect_agents(&state, now);
+        // As often as the state changes, not as often as agents say something: thousands may come back after a start.
+        if memory.expected != Some(state.revision()) {
+            memory.expected = Some(state.revision());
+            self.expect_agents(&state, now);
+        }
         memory
             .ends
             .note(state.open_tasks().flat_map(|task| task.live_windows()), now);
