@@ -3,7 +3,7 @@
 //! got the signature.
 //!
 //! ```text
-//!   certificate (index, serial, key, end) ─▶ Issued ─▶ asked on the stream ─▶ entry and proof under an accepted head
+//!   certificate (index, serial, window, key, end) ─▶ Issued ─▶ asked on the stream ─▶ entry and proof under an accepted head
 //!                                                  └─▶ not within 30 s of streams, or another entry: the log is refused
 //! ```
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use mayfly_proto::mayfly::agent::Inclusion;
-use mayfly_svid::{Serial, SpiffeId, TaskExtension, Timestamp, X509Svid};
+use mayfly_svid::{Serial, SpiffeId, TaskExtension, Timestamp, WindowId, X509Svid};
 use mayfly_tlog::checkpoint::SignedCheckpoint;
 use mayfly_tlog::leaf_hash;
 use mayfly_tlog::merkle::verify_inclusion;
@@ -34,6 +34,7 @@ const KEPT: usize = 1024;
 pub(super) struct Issued {
     pub(super) index: u64,
     pub(super) serial: Serial,
+    window_id: WindowId,
     spiffe_id: SpiffeId,
     /// SHA-256 of the public key (SubjectPublicKeyInfo, DER), lower-case hex.
     public_key_sha256: String,
@@ -92,6 +93,9 @@ struct IntentBody {
     serial: String,
     public_key_sha256: String,
     not_after: Timestamp,
+    /// Empty in the record of an SVID that is of no window.
+    #[serde(default)]
+    window_id: String,
 }
 
 /// An entry does not show what it should.
@@ -103,6 +107,8 @@ pub(super) enum Unfit {
     NoIntent,
     #[error("it is the record of another one")]
     Other,
+    #[error("it names another window, or none")]
+    OtherWindow,
 }
 
 // === impl Issued ===
@@ -115,6 +121,7 @@ impl Issued {
         Some(Self {
             index: extension.log_index,
             serial: svid.serial().clone(),
+            window_id: extension.window_id,
             spiffe_id: svid.spiffe_id().clone(),
             public_key_sha256: hex::encode(digest(&SHA256, svid.public_key_der())),
             not_after: svid.not_after(),
@@ -136,7 +143,11 @@ impl Issued {
             && body.serial == self.serial.to_string()
             && body.public_key_sha256 == self.public_key_sha256
             && body.not_after == self.not_after;
-        is_this.then_some(()).ok_or(Unfit::Other)
+        match is_this {
+            false => Err(Unfit::Other),
+            true if body.window_id != self.window_id.to_string() => Err(Unfit::OtherWindow),
+            true => Ok(()),
+        }
     }
 }
 

@@ -284,6 +284,8 @@ pub struct SvidIntent {
     pub authority_id: String,
     /// Its `notAfter`.
     pub not_after: Timestamp,
+    /// The window that it is a lease on; none for base SVIDs.
+    pub window_id: Option<WindowId>,
 }
 
 /// What a commit did to the state; memory applies these in order. They carry whole new values, never differences.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_keys::Signer;
-use mayfly_svid::{LeafFields, Serial, SpiffeId, TaskExtension, TaskPath, TaskRoot, Timestamp, TrustDomain, X509Svid};
+use mayfly_svid::{
+    LeafFields, Serial, SpiffeId, TaskExtension, TaskPath, TaskRoot, Timestamp, TrustDomain, WindowId, X509Svid,
+};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, X509Certificate};
 
@@ -341,6 +343,11 @@ impl Ticket {
     /// The serial number that the SVID will have: random, 126 bits.
     pub fn serial(&self) -> &Serial {
         &self.leaf.serial
+    }
+
+    /// The window that its certificate will name; none for a base SVID.
+    pub fn window_id(&self) -> Option<WindowId> {
+        self.task.as_ref().map(|task| task.extension.window_id)
     }
 
     /// The first second in which the SVID will be valid.

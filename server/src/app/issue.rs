@@ -386,6 +386,7 @@ impl Prepared {
             public_key_sha256: *self.ticket.public_key_hash(),
             authority_id: self.active.authority_id.clone(),
             not_after: self.ticket.not_after(),
+            window_id: self.ticket.window_id(),
         }
     }
 }

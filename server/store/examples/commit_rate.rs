@@ -120,6 +120,7 @@ fn intents(trust_domain: &TrustDomain, number: u64, count: usize) -> Result<Vec<
             public_key_sha256: [7; 32],
             authority_id: "0123456789abcdef0123456789abcdef01234567".into(),
             not_after: Timestamp::from_unix(1_750_003_600),
+            window_id: None,
         })
     };
     let intents = (0..count).map(intent).collect::<Result<_, Error>>()?;

@@ -11,6 +11,7 @@ use crate::witness::Watching;
 use crate::witness::tests::{Log, Node};
 
 const ID: &str = "spiffe://td/task/pay/migrate/a";
+const WINDOW: WindowId = WindowId([1; 16]);
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// The certificate of a task SVID that says that the log has it at `index`, and the entry that there should be.
@@ -24,7 +25,7 @@ fn issued(index: u64, serial: u64) -> (Vec<u8>, Value) {
     params.serial_number = Some(SerialNumber::from(serial));
     params.not_after = time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap();
     let extension = TaskExtension {
-        window_id: WindowId([1; 16]),
+        window_id: WINDOW,
         definition_hash: [1; 16],
         closes: Timestamp::from_unix(1_900_000_000),
         log_index: index,
@@ -37,7 +38,10 @@ fn issued(index: u64, serial: u64) -> (Vec<u8>, Value) {
     let hash = hex::encode(digest(&SHA256, &key.subject_public_key_info()));
     let entry = json!({
         "kind": "svid.intended", "subject": ID, "who": "spiffe://td/spire/agent/a", "v": 1,
-        "body": { "serial": serial.to_string(), "public_key_sha256": hash, "not_after": 1_900_000_000, "entry_id": null },
+        "body": {
+            "serial": serial.to_string(), "public_key_sha256": hash, "not_after": 1_900_000_000, "entry_id": null,
+            "window_id": WINDOW,
+        },
     });
     (certificate.der().to_vec(), entry)
 }
@@ -115,6 +119,33 @@ async fn another_entry_than_that_of_the_svid_is_refused_for_good() {
         log.entries.push(vec![1]);
         assert!(node.sees(&log).refused.contains(why));
         assert_eq!(node.known(), 13, "what the log shows of itself is in order");
+    }
+}
+
+#[test]
+fn the_record_of_another_window_or_of_none_is_refused() {
+    let changes: [(fn(&mut Value), &str); 3] = [
+        (
+            |body| body["window_id"] = json!(WindowId([2; 16])),
+            "it names another window, or none",
+        ),
+        (
+            |body| drop(body.as_object_mut().unwrap().remove("window_id")),
+            "it names another window, or none",
+        ),
+        (|body| body["window_id"] = Value::Null, "it is no record of an SVID"),
+    ];
+    for (change, why) in changes {
+        let (node, mut log, mut entry) = sent();
+        change(&mut entry["body"]);
+        log.entries[9] = entry.to_string().into_bytes();
+        let said = node.witness.consider(&shows(&node, &log, &[9]));
+        assert!(
+            said.refused.contains("is not that of the SVID 7") && said.refused.contains(why),
+            "{said:?}"
+        );
+        assert!(said.cosignature.is_empty());
+        node.restart().is_refusing(why);
     }
 }
 

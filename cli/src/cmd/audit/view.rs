@@ -146,7 +146,12 @@ impl EntryView {
                 with("residual seconds", "/residual"),
             ],
             ("task", _) => vec![subject, with("by", "/by"), with("because", "/reason"), of("/message")],
-            (_, "svid.intended") => vec![subject, with("serial", "/serial"), until("/not_after")],
+            (_, "svid.intended") => vec![
+                subject,
+                with("serial", "/serial"),
+                until("/not_after"),
+                with("window", "/window_id"),
+            ],
             (_, "svid.outcome") => vec![
                 counted("signed", body.get("signed")),
                 counted("failed", body.get("failed")),

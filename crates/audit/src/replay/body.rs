@@ -180,6 +180,8 @@ pub(super) struct Intended {
     pub(super) not_after: i64,
     pub(super) public_key_sha256: String,
     pub(super) serial: String,
+    #[serde(default)]
+    pub(super) window_id: Option<String>,
 }
 
 #[derive(Deserialize)]

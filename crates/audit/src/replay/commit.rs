@@ -54,6 +54,7 @@ pub(super) struct TaskSvid {
     pub(super) not_after: i64,
     pub(super) key: String,
     pub(super) authority: String,
+    pub(super) window: Option<String>,
 }
 
 impl Commit {
@@ -168,5 +169,12 @@ impl TaskSvid {
             .or_else(|| differs("the end", &self.not_after.to_string(), &window.not_after.to_string()))
             .or_else(|| differs("the key", &self.key, &window.key))
             .or_else(|| differs("the authority", &self.authority, &window.authority))
+            .or_else(|| self.other_window(window))
+    }
+
+    fn other_window(&self, window: &Self) -> Option<String> {
+        let word = |id: &Option<String>| id.as_ref().map_or("no window".into(), |id| format!("the window {id}"));
+        let (named, other) = (word(&self.window), word(&window.window));
+        (self.window != window.window).then(|| format!("names {named}, and {other} has it"))
     }
 }

@@ -31,6 +31,7 @@ impl Replay {
             not_after,
             public_key_sha256,
             serial,
+            window_id,
         } = read(entry)?;
         if !self.serials.insert(short(&serial)) {
             let message = format!("the serial number {serial} is given a second time");
@@ -54,6 +55,13 @@ impl Replay {
             self.violate(Invariant::I7, entry.index, message);
         }
         if root.is_none() {
+            if let Some(window_id) = window_id {
+                let message = format!(
+                    "the SVID {serial} of {} names the window {window_id}, which cannot give it",
+                    entry.subject
+                );
+                self.violate(Invariant::I7, entry.index, message);
+            }
             self.base_svids += 1;
             return Ok(());
         }
@@ -71,6 +79,7 @@ impl Replay {
                 not_after,
                 key: public_key_sha256,
                 authority: authority_id,
+                window: window_id,
             },
         );
         Ok(())

@@ -141,6 +141,39 @@ fn i1_a_task_svid_belongs_to_an_open_window() {
 }
 
 #[test]
+fn i1_a_task_svid_names_the_window_that_has_it() {
+    let of_a_window = |change: fn(&mut Entry)| {
+        let mut entries = honest().entries();
+        let at = place(&entries, "window.renewed");
+        let is_intent = |entry: &Entry| entry.kind == "svid.intended";
+        let at = at + entries[at..].iter().position(is_intent).unwrap();
+        let own = entries[at].body["window_id"].clone();
+        change(&mut entries[at]);
+        let replay = replay(&entries);
+        let found: Vec<_> = replay.violations().iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].starts_with(&format!("I1 at entry {at}: the task SVID ")),
+            "{found:?}"
+        );
+        assert!(
+            found[0].ends_with(&format!("the window {} has it", own.as_str().unwrap())),
+            "{found:?}"
+        );
+        // Nor does it count as power that a window gave.
+        assert_eq!(replay.strays().len(), 1);
+        found[0].clone()
+    };
+    let named = of_a_window(|entry| entry.body["window_id"] = json!("ee".repeat(16)));
+    assert!(named.contains(" names the window eeee"), "{named}");
+    let unnamed = of_a_window(|entry| drop(entry.body.as_object_mut().unwrap().remove("window_id")));
+    assert!(unnamed.contains(" names no window, and "), "{unnamed}");
+    // The first intent is that of a base SVID, which no window gives.
+    let of_base = |entry: &mut Entry| entry.body["window_id"] = json!("ee".repeat(16));
+    assert_eq!(change_of("svid.intended", of_base), [Invariant::I7]);
+}
+
+#[test]
 fn i2_no_svid_outlives_its_window() {
     let longer = |entries: &mut Vec<Entry>| {
         let at = place(entries, "window.opened");
@@ -273,6 +306,7 @@ fn i9_a_grant_opens_as_often_as_it_may() {
             } else if entry.kind == "svid.intended" {
                 entry.body["serial"] = json!("99");
                 entry.body["public_key_sha256"] = json!("99");
+                entry.body["window_id"] = json!("ee".repeat(16));
             }
         }
         // While the first one is open: right behind its own commit.

@@ -276,6 +276,7 @@ impl Replay {
             not_after,
             key: public_key_sha256,
             authority: authority_id,
+            window: Some(id.to_owned()),
         };
         if not_after >= window.closes_at {
             let message = format!("the SVID {serial} lives longer than the window {id}");

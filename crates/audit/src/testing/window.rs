@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{AGENT, World, seconds};
 
 impl World {
-    fn svid(&mut self, spiffe_id: &str, class: &str, not_after: i64) -> (Issuance, Change) {
+    fn svid(&mut self, spiffe_id: &str, class: &str, not_after: i64, window: Option<WindowId>) -> (Issuance, Change) {
         self.serial += 1;
         let serial: Serial = self.serial.to_string().parse().unwrap();
         let key = crate::canonical::sha256(&[b"key", &self.serial.to_be_bytes()]);
@@ -32,6 +32,7 @@ impl World {
             public_key_sha256: key,
             authority_id,
             not_after,
+            window_id: window,
         };
         (issuance, Change::SvidIntents(vec![intent]))
     }
@@ -46,7 +47,7 @@ impl World {
 
     /// A base SVID.
     pub(crate) fn base_svid(&mut self, spiffe_id: &str) {
-        let (issuance, intent) = self.svid(spiffe_id, "base", self.now + 3_600);
+        let (issuance, intent) = self.svid(spiffe_id, "base", self.now + 3_600, None);
         self.commit(AGENT, vec![(intent, vec![])]);
         self.signed(&issuance);
     }
@@ -73,8 +74,9 @@ impl World {
     pub(crate) fn open(&mut self, id: &TaskId) -> WindowId {
         let (spiffe_id, class) = self.identity(id);
         let closes_at = self.now + self.tasks[id].request.window.as_secs() as i64;
-        let (issuance, intent) = self.svid(&spiffe_id, class, self.not_after(id, closes_at));
-        let window_id = WindowId((u128::from(self.serial) | 1 << 100).to_be_bytes());
+        let window_id = WindowId((u128::from(self.serial + 1) | 1 << 100).to_be_bytes());
+        let not_after = self.not_after(id, closes_at);
+        let (issuance, intent) = self.svid(&spiffe_id, class, not_after, Some(window_id));
         let decision = self.decision(Phase::Open, &format!("open {window_id}"));
         let window = Window {
             id: window_id,
@@ -120,7 +122,8 @@ impl World {
     pub(crate) fn renew(&mut self, id: &TaskId, window: WindowId) {
         let (spiffe_id, class) = self.identity(id);
         let closes_at = self.tasks[id].window(&window).unwrap().closes_at.unix();
-        let (issuance, intent) = self.svid(&spiffe_id, class, self.not_after(id, closes_at));
+        let not_after = self.not_after(id, closes_at);
+        let (issuance, intent) = self.svid(&spiffe_id, class, not_after, Some(window));
         let decision = self.decision(Phase::Renew, &format!("renew {window} {}", self.serial));
         let note = Self::note(&decision, "renew", "allow", id, Value::Null);
         let step = TaskStep::Renew {

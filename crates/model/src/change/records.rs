@@ -1,7 +1,7 @@
 //! What the log says of each change.
 
 use aws_lc_rs::digest;
-use mayfly_svid::{Bundle, Serial, Timestamp};
+use mayfly_svid::{Bundle, Serial, Timestamp, WindowId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -189,6 +189,8 @@ struct IntentBody<'a> {
     not_after: Timestamp,
     public_key_sha256: String,
     serial: &'a Serial,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_id: Option<WindowId>,
 }
 
 #[derive(Serialize)]
@@ -204,6 +206,7 @@ fn intent_body(intent: &SvidIntent) -> String {
         not_after: intent.not_after,
         public_key_sha256: hex::encode(intent.public_key_sha256),
         serial: &intent.serial,
+        window_id: intent.window_id,
     })
 }
 

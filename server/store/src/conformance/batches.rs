@@ -1,7 +1,7 @@
 //! Commits of several steps, the log and the history.
 
 use mayfly_model::{Change, Conflict, EntryPatch, Revision, SvidIntent};
-use mayfly_svid::Timestamp;
+use mayfly_svid::{Timestamp, WindowId};
 use serde_json::json;
 
 use super::{Fixture, World, agent, attest, create, entry, id, only_entry, serial};
@@ -125,6 +125,7 @@ pub(crate) fn intents_and_outcomes_are_in_the_log(fixture: &dyn Fn() -> Fixture)
         public_key_sha256: [7; 32],
         authority_id: "authority".into(),
         not_after: Timestamp::from_unix(world.now + 60),
+        window_id: (number == 3).then_some(WindowId([3; 16])),
     };
     let intents = (1..=3).map(intent).collect();
     let deltas = world.does(Change::SvidIntents(intents));
@@ -140,6 +141,8 @@ pub(crate) fn intents_and_outcomes_are_in_the_log(fixture: &dyn Fn() -> Fixture)
         ("svid.intended", "spiffe://td/web")
     );
     assert_eq!(log[1].body["serial"], "2");
+    assert_eq!(log[1].body.get("window_id"), None);
+    assert_eq!(log[2].body["window_id"], WindowId([3; 16]).to_string());
     assert_eq!(log[3].body, json!({"signed": ["1", "2"], "failed": ["3"]}));
     world.finish();
 }

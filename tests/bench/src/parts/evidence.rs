@@ -132,6 +132,7 @@ fn uncounted(rounds: usize) -> Result<(f64, f64)> {
         public_key_sha256: [0x5a; 32],
         authority_id: "5a".repeat(20),
         not_after: Timestamp::from_unix(2_000_000_000),
+        window_id: None,
     };
     let actor = Actor {
         who: "spiffe://bench.test/spire/agent/join_token/6130".into(),

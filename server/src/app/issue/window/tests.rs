@@ -40,6 +40,7 @@ async fn a_window_gets_an_svid_that_says_where_its_intent_is_recorded() {
     let intent = log.iter().find(|record| record.index == said.log_index).unwrap();
     assert_eq!(intent.kind, "svid.intended");
     assert_eq!(intent.body["serial"], issued.svid.serial().to_string());
+    assert_eq!(intent.body["window_id"], said.window_id.to_string());
     let opened = log.iter().find(|record| record.kind == "window.opened").unwrap();
     assert_eq!(opened.revision, intent.revision, "one commit");
     // Others in between do not change what it says.
