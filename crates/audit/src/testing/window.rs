@@ -1,7 +1,7 @@
 //! Windows and SVIDs of the world.
 
 use mayfly_model::task::{
-    Acknowledged, CloseCause, Instance, Issuance, Phase, SettledBy, Stage, TaskId, TaskStep, TtlTerm, Window,
+    Acknowledged, CloseCause, Instance, Issuance, Phase, SettledBy, TaskId, TaskStep, TtlTerm, Window,
 };
 use mayfly_model::{Change, SvidIntent};
 use mayfly_svid::{Serial, Timestamp, WindowId};
@@ -78,10 +78,9 @@ impl World {
         let not_after = self.not_after(id, closes_at);
         let (issuance, intent) = self.svid(&spiffe_id, class, not_after, Some(window_id));
         let decision = self.decision(Phase::Open, &format!("open {window_id}"));
-        let window = Window {
-            id: window_id,
-            stage: Stage::Open,
-            instance: Instance {
+        let window = Window::new(
+            window_id,
+            Instance {
                 agent_id: AGENT.parse().unwrap(),
                 pid: 1,
                 uid: 1000,
@@ -89,23 +88,11 @@ impl World {
                 boot_id: "b".into(),
                 include_descendants: false,
             },
-            spiffe_id: spiffe_id.parse().unwrap(),
-            opened_at: self.at(),
-            closes_at: Timestamp::from_unix(closes_at),
-            heartbeat_due: None,
-            issuances: vec![issuance.clone()],
-            issued: 1,
-            cause: None,
-            detail: String::new(),
-            closed_at: None,
-            epoch: None,
-            settled_at: None,
-            residual: None,
-            settled_by: None,
-            acknowledged: vec![],
-            risk: None,
-            risk_agreed: None,
-        };
+            spiffe_id.parse().unwrap(),
+            issuance.clone(),
+            self.at(),
+            Timestamp::from_unix(closes_at),
+        );
         let note = Self::note(&decision, "open", "allow", id, Value::Null);
         self.step(
             id,

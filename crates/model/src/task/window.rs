@@ -234,6 +234,39 @@ impl Issuance {
 }
 
 impl Window {
+    /// A window as it is opened, with its first SVID.
+    pub fn new(
+        id: WindowId,
+        instance: Instance,
+        spiffe_id: SpiffeId,
+        first: Issuance,
+        opened_at: Timestamp,
+        closes_at: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            stage: Stage::Open,
+            instance,
+            spiffe_id,
+            opened_at,
+            closes_at,
+            // The step that opens it sets this, as its grant says.
+            heartbeat_due: None,
+            issuances: vec![first],
+            issued: 1,
+            cause: None,
+            detail: String::new(),
+            closed_at: None,
+            epoch: None,
+            settled_at: None,
+            residual: None,
+            settled_by: None,
+            acknowledged: vec![],
+            risk: None,
+            risk_agreed: None,
+        }
+    }
+
     /// The last second of the longest of its SVIDs.
     pub fn last_second(&self) -> Timestamp {
         let ends = self.issuances.iter().map(|issuance| issuance.not_after);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mayfly_model::task::{Approval, Instance, Issuance, Stage, TaskStep, TtlTerm, Window};
+use mayfly_model::task::{Approval, Instance, Issuance, TaskStep, TtlTerm, Window};
 use mayfly_svid::{Serial, Timestamp, WindowId};
 
 use crate::world::{Event, PEOPLE, World, decision, id};
@@ -98,10 +98,9 @@ impl World {
         // Each server makes windows of its own.
         let number = u8::try_from(server * 8 + self.store.task.windows.len()).unwrap();
         let window_id = WindowId([number; 16]);
-        let window = Window {
-            id: window_id,
-            stage: Stage::Open,
-            instance: Instance {
+        let window = Window::new(
+            window_id,
+            Instance {
                 agent_id: id("/spire/agent/t/a"),
                 pid: 1,
                 uid: 1,
@@ -109,23 +108,11 @@ impl World {
                 boot_id: String::new(),
                 include_descendants: false,
             },
-            spiffe_id: id("/task/pay/migrate/ns/pay/migrator"),
-            opened_at: now,
+            id("/task/pay/migrate/ns/pay/migrator"),
+            issuance.clone(),
+            now,
             closes_at,
-            heartbeat_due: None,
-            issuances: vec![issuance.clone()],
-            issued: 1,
-            cause: None,
-            detail: String::new(),
-            closed_at: None,
-            epoch: None,
-            settled_at: None,
-            residual: None,
-            settled_by: None,
-            acknowledged: vec![],
-            risk: None,
-            risk_agreed: None,
-        };
+        );
         let step = TaskStep::Open {
             window: Box::new(window),
             decision: decision(self.policy_allows),

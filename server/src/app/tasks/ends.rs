@@ -54,13 +54,22 @@ fn end_of(window: &Window, before: Option<&End>, now: Timestamp) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mayfly_model::task::{Instance, Stage};
+    use mayfly_model::task::{Instance, Issuance, TtlTerm};
+    use mayfly_svid::Serial;
 
     fn window(closes_at: i64) -> Window {
-        Window {
-            id: WindowId([7; 16]),
-            stage: Stage::Open,
-            instance: Instance {
+        let first = Issuance {
+            serial: Serial::from_be_bytes(&[7]).unwrap(),
+            public_key_sha256: String::new(),
+            not_before: Timestamp::from_unix(1_000),
+            not_after: Timestamp::from_unix(closes_at - 1),
+            authority_id: String::new(),
+            ttl_term: TtlTerm::Window,
+            revoked: None,
+        };
+        Window::new(
+            WindowId([7; 16]),
+            Instance {
                 agent_id: "spiffe://td/spire/agent/x".parse().unwrap(),
                 pid: 1,
                 uid: 1,
@@ -68,23 +77,11 @@ mod tests {
                 boot_id: "boot".into(),
                 include_descendants: false,
             },
-            spiffe_id: "spiffe://td/task/pay/x/web".parse().unwrap(),
-            opened_at: Timestamp::from_unix(1_000),
-            closes_at: Timestamp::from_unix(closes_at),
-            heartbeat_due: None,
-            issuances: vec![],
-            issued: 0,
-            cause: None,
-            detail: String::new(),
-            closed_at: None,
-            epoch: None,
-            settled_at: None,
-            residual: None,
-            settled_by: None,
-            acknowledged: vec![],
-            risk: None,
-            risk_agreed: None,
-        }
+            "spiffe://td/task/pay/x/web".parse().unwrap(),
+            first,
+            Timestamp::from_unix(1_000),
+            Timestamp::from_unix(closes_at),
+        )
     }
 
     // Attack 24

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_model::task::{
-    CloseCause, DefinitionVersion, Issuance, Stage, TTL_FLOOR, Task, TaskId, TaskRefusal, TaskStep, TtlTerm, Window,
+    CloseCause, DefinitionVersion, Issuance, TTL_FLOOR, Task, TaskId, TaskRefusal, TaskStep, TtlTerm, Window,
 };
 use mayfly_model::{Actor, Agent, Change, Conflict};
 use mayfly_policy::{Obligations, Phase, Ticket};
@@ -86,27 +86,14 @@ impl Tasks {
             closes_at,
         };
         let record = |issuance: &Issuance| {
-            let window = Window {
-                id: window_id,
-                stage: Stage::Open,
-                instance: process.instance.clone(),
+            let window = Window::new(
+                window_id,
+                process.instance.clone(),
                 spiffe_id,
-                opened_at: now,
+                issuance.clone(),
+                now,
                 closes_at,
-                heartbeat_due: None,
-                issuances: vec![issuance.clone()],
-                issued: 1,
-                cause: None,
-                detail: String::new(),
-                closed_at: None,
-                epoch: None,
-                settled_at: None,
-                residual: None,
-                settled_by: None,
-                acknowledged: vec![],
-                risk: None,
-                risk_agreed: None,
-            };
+            );
             let step = TaskStep::Open {
                 window: Box::new(window),
                 decision: decided.record(),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mayfly_model::task::{
-    ActorClass, CloseCause, Decision, Definition, Grant, Instance, Issuance as Lease, Needs, Outcome, Phase, Stage,
-    Task, TaskClass, TaskId, TaskRequest, TaskStep, Terms, TtlTerm, Window,
+    ActorClass, CloseCause, Decision, Definition, Grant, Instance, Issuance as Lease, Needs, Outcome, Phase, Task,
+    TaskClass, TaskId, TaskRequest, TaskStep, Terms, TtlTerm, Window,
 };
 use mayfly_model::{Actor, Agent, Change, EntryId};
 use mayfly_svid::{SpiffeId, Timestamp, WindowId};
@@ -174,27 +174,14 @@ pub(crate) fn step_of(id: &TaskId, step: TaskStep) -> Change {
 
 /// The step that opens a window with its first SVID.
 pub(crate) fn opens(request: &WindowRequest, lease: &Lease, at: Timestamp) -> Change {
-    let window = Window {
-        id: request.window_id,
-        stage: Stage::Open,
-        instance: instance(&request.agent_id),
-        spiffe_id: request.spiffe_id.clone(),
-        opened_at: at,
-        closes_at: request.closes_at,
-        heartbeat_due: None,
-        issuances: vec![lease.clone()],
-        issued: 1,
-        cause: None,
-        detail: String::new(),
-        closed_at: None,
-        epoch: None,
-        settled_at: None,
-        residual: None,
-        settled_by: None,
-        acknowledged: vec![],
-        risk: None,
-        risk_agreed: None,
-    };
+    let window = Window::new(
+        request.window_id,
+        instance(&request.agent_id),
+        request.spiffe_id.clone(),
+        lease.clone(),
+        at,
+        request.closes_at,
+    );
     let (window, decision) = (Box::new(window), decision(Phase::Open, at));
     step_of(&request.task_id, TaskStep::Open { window, decision })
 }

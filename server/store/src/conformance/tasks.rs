@@ -117,10 +117,9 @@ fn lease(world: &World, number: u8) -> Issuance {
 }
 
 fn open(world: &World, task: &Task, number: u8) -> Change {
-    let window = Window {
-        id: WindowId([number; 16]),
-        stage: Stage::Open,
-        instance: Instance {
+    let window = Window::new(
+        WindowId([number; 16]),
+        Instance {
             agent_id: id("/spire/agent/x509pop/a"),
             pid: 1,
             uid: 1,
@@ -128,23 +127,11 @@ fn open(world: &World, task: &Task, number: u8) -> Change {
             boot_id: "b".into(),
             include_descendants: false,
         },
-        spiffe_id: id("/task/pay/migrate/web"),
-        opened_at: at(world, 0),
-        closes_at: at(world, 600),
-        heartbeat_due: None,
-        issuances: vec![lease(world, number)],
-        issued: 1,
-        cause: None,
-        detail: String::new(),
-        closed_at: None,
-        epoch: None,
-        settled_at: None,
-        residual: None,
-        settled_by: None,
-        acknowledged: vec![],
-        risk: None,
-        risk_agreed: None,
-    };
+        id("/task/pay/migrate/web"),
+        lease(world, number),
+        at(world, 0),
+        at(world, 600),
+    );
     step(
         task,
         TaskStep::Open {

@@ -130,10 +130,9 @@ fn lease(when: i64, until: i64) -> Issuance {
 }
 
 fn window(when: i64, closes: i64) -> Window {
-    Window {
-        id: WindowId([9; 16]),
-        stage: Stage::Open,
-        instance: Instance {
+    Window::new(
+        WindowId([9; 16]),
+        Instance {
             agent_id: id("/spire/agent/t/a"),
             pid: 1,
             uid: 1,
@@ -141,23 +140,11 @@ fn window(when: i64, closes: i64) -> Window {
             boot_id: "b".into(),
             include_descendants: false,
         },
-        spiffe_id: id("/task/pay/migrate/ns/pay/migrator"),
-        opened_at: at(when),
-        closes_at: at(closes),
-        heartbeat_due: None,
-        issuances: vec![lease(when, when + 100)],
-        issued: 1,
-        cause: None,
-        detail: String::new(),
-        closed_at: None,
-        epoch: None,
-        settled_at: None,
-        residual: None,
-        settled_by: None,
-        acknowledged: vec![],
-        risk: None,
-        risk_agreed: None,
-    }
+        id("/task/pay/migrate/ns/pay/migrator"),
+        lease(when, when + 100),
+        at(when),
+        at(closes),
+    )
 }
 
 fn open(task: &Task, window: Window, when: i64) -> Result<Task, TaskRefusal> {

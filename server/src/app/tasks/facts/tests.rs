@@ -90,40 +90,30 @@ fn window(number: u64, nth: u8, when: i64, stage: Stage) -> Window {
     let mut window_id = [nth; 16];
     window_id[..8].copy_from_slice(&number.to_be_bytes());
     Window {
-        id: WindowId(window_id),
         stage,
-        instance: Instance {
-            agent_id: id("/spire/agent/t/a"),
-            pid: 1,
-            uid: 1,
-            start_ticks: 1,
-            boot_id: "b".into(),
-            include_descendants: false,
-        },
-        spiffe_id: id("/task/pay/migrate/web"),
-        opened_at: at(when + i64::from(nth)),
-        closes_at: at(when + 900),
-        heartbeat_due: None,
-        issuances: vec![Issuance {
-            serial: Serial::from_be_bytes(&[&[1], &window_id[..9]].concat()).unwrap(),
-            public_key_sha256: String::new(),
-            not_before: at(when),
-            not_after: at(when + 300),
-            authority_id: String::new(),
-            ttl_term: TtlTerm::Definition,
-            revoked: None,
-        }],
-        issued: 1,
-        cause: None,
-        detail: String::new(),
-        closed_at: None,
-        epoch: None,
-        settled_at: None,
-        residual: None,
-        settled_by: None,
-        acknowledged: vec![],
-        risk: None,
-        risk_agreed: None,
+        ..Window::new(
+            WindowId(window_id),
+            Instance {
+                agent_id: id("/spire/agent/t/a"),
+                pid: 1,
+                uid: 1,
+                start_ticks: 1,
+                boot_id: "b".into(),
+                include_descendants: false,
+            },
+            id("/task/pay/migrate/web"),
+            Issuance {
+                serial: Serial::from_be_bytes(&[&[1], &window_id[..9]].concat()).unwrap(),
+                public_key_sha256: String::new(),
+                not_before: at(when),
+                not_after: at(when + 300),
+                authority_id: String::new(),
+                ttl_term: TtlTerm::Definition,
+                revoked: None,
+            },
+            at(when + i64::from(nth)),
+            at(when + 900),
+        )
     }
 }
 
