@@ -16,7 +16,7 @@ use tracing::info;
 use super::facts::{Attested, Decided, Question};
 use super::retain::OF_WORKLOAD_MAX;
 use super::{TaskError, Tasks};
-use crate::commit::CommitError;
+use crate::commit::{CommitError, Snapshot};
 
 /// Requests of one workload for one task that wait or can be opened. More are refused: each is kept, and asked about.
 const READY_MAX: usize = 100;
@@ -73,7 +73,7 @@ impl Tasks {
         if !problems.is_empty() {
             return Err(TaskError::Invalid(problems));
         }
-        match self.present(&request)? {
+        match present(&state, &request)? {
             Some(present) if is_keyed || present.stage.is_waiting() || present.stage == Stage::Armed => {
                 return Ok(present);
             }
@@ -211,32 +211,31 @@ impl Tasks {
         request.idempotency_key = idempotency_key.unwrap_or_else(|| request.digest().to_string());
         request
     }
+}
 
-    /// The live request with the same key; one that waits or can be opened before one that is used up.
-    fn present(&self, request: &TaskRequest) -> Result<Option<Arc<Task>>, TaskError> {
-        let state = self.committer.snapshot();
-        let is_ready = |other: &Task| other.stage.is_waiting() || other.stage == Stage::Armed;
-        let (name, workload, digest) = (&request.task, &request.workload, request.digest());
-        let keyed = state.keyed_tasks_of(name, workload, &request.idempotency_key);
-        let is_derived = is_derived(&request.idempotency_key, &digest);
-        let alike = state
-            .ready_tasks_of(name, workload)
-            .filter(|other| is_derived && other.digest == digest);
-        let ready = state.ready_tasks_of(name, workload).count();
-        // Of those that are ready the oldest.
-        let same = keyed.chain(alike).min_by_key(|other| (!is_ready(other), &other.id));
-        match same {
-            Some(other) if other.digest != digest => Err(TaskError::OtherRequest(other.id.clone())),
-            None if ready >= READY_MAX => Err(TaskError::TooMany {
-                task: request.task.clone(),
-                ready,
-            }),
-            None if state.kept_count(name, workload) >= OF_WORKLOAD_MAX => Err(TaskError::TooOften {
-                task: request.task.clone(),
-                kept: OF_WORKLOAD_MAX,
-            }),
-            other => Ok(other.cloned()),
-        }
+/// The live request with the same key; one that waits or can be opened before one that is used up.
+fn present(state: &Snapshot, request: &TaskRequest) -> Result<Option<Arc<Task>>, TaskError> {
+    let is_ready = |other: &Task| other.stage.is_waiting() || other.stage == Stage::Armed;
+    let (name, workload, digest) = (&request.task, &request.workload, request.digest());
+    let keyed = state.keyed_tasks_of(name, workload, &request.idempotency_key);
+    let is_derived = is_derived(&request.idempotency_key, &digest);
+    let alike = state
+        .ready_tasks_of(name, workload)
+        .filter(|other| is_derived && other.digest == digest);
+    let ready = state.ready_tasks_of(name, workload).count();
+    // Of those that are ready the oldest.
+    let same = keyed.chain(alike).min_by_key(|other| (!is_ready(other), &other.id));
+    match same {
+        Some(other) if other.digest != digest => Err(TaskError::OtherRequest(other.id.clone())),
+        None if ready >= READY_MAX => Err(TaskError::TooMany {
+            task: request.task.clone(),
+            ready,
+        }),
+        None if state.kept_count(name, workload) >= OF_WORKLOAD_MAX => Err(TaskError::TooOften {
+            task: request.task.clone(),
+            kept: OF_WORKLOAD_MAX,
+        }),
+        other => Ok(other.cloned()),
     }
 }
 
@@ -310,5 +309,72 @@ pub(super) fn refusal_of(error: &TaskError) -> Option<&TaskRefusal> {
     match error {
         TaskError::Commit(CommitError::Conflict(Conflict::Task(refusal))) => Some(refusal),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mayfly_model::{ErrorKind, Revision};
+    use mayfly_store::State;
+
+    use super::*;
+    use crate::app::testing::{World, id};
+
+    #[tokio::test]
+    async fn who_has_asked_too_often_of_late_finds_what_is_there_and_gets_nothing_new() {
+        let world = World::new().await;
+        let agent = world.agent("a").await;
+        let armed = world.armed(&agent).await;
+        let first = world
+            .committer
+            .snapshot()
+            .task(&armed.task_id)
+            .unwrap()
+            .as_ref()
+            .clone();
+        let over = |number: usize| {
+            let mut task = first.clone();
+            task.id = format!("01900000-0000-7000-8000-{number:012x}").parse().unwrap();
+            task.request.idempotency_key = number.to_string();
+            task.stage = Stage::Cancelled;
+            task
+        };
+        let kept = |count: usize| {
+            let state = State {
+                history: "h".into(),
+                revision: Revision(1),
+                tasks: (1..count).map(over).chain([first.clone()]).collect(),
+                ..State::default()
+            };
+            Snapshot::load("td".parse().unwrap(), state)
+        };
+        let another = |change: fn(&mut TaskRequest)| {
+            let mut request = first.request.clone();
+            request.idempotency_key = "another".into();
+            change(&mut request);
+            request
+        };
+        let fewer = kept(OF_WORKLOAD_MAX - 1);
+        assert!(present(&fewer, &another(|_| ())).unwrap().is_none());
+        let state = kept(OF_WORKLOAD_MAX);
+        let refused = present(&state, &another(|_| ())).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                TaskError::TooOften {
+                    kept: OF_WORKLOAD_MAX,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+        assert_eq!(refused.kind(), ErrorKind::ResourceExhausted);
+        let found = present(&state, &first.request).unwrap().unwrap();
+        assert_eq!(found.id, first.id);
+        // What others ask for, and what it asks for besides, has bounds of its own.
+        let of_other = another(|request| request.workload = id("/ns/pay/other"));
+        assert!(present(&state, &of_other).unwrap().is_none());
+        let of_task = another(|request| request.task = "pay/other".parse().unwrap());
+        assert!(present(&state, &of_task).unwrap().is_none());
     }
 }
