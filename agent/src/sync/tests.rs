@@ -1,6 +1,8 @@
 //! The keeper against a server in this process.
 
+mod own_svid;
 mod tasks;
+mod trust;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -170,21 +172,6 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn attests_with_a_token_once_and_comes_back_with_what_it_kept() {
-    let server = TestServer::start().await;
-    let mut agent = TestAgent::start(&server);
-    agent.holds(&["a"]).await;
-    timeout(PATIENCE, agent.readiness.wait()).await.unwrap();
-    let mut agent = agent.restarted(&server);
-    agent.holds(&["a"]).await;
-    assert_eq!(server.count("AttestAgent"), 1, "{:?}", server.log());
-    assert_eq!(
-        agent.views.borrow().own().x509_authorities,
-        server.ca.bundle().x509_authorities
-    );
-}
-
-#[tokio::test]
 async fn changes_are_pushed_and_what_cannot_be_used_is_rejected_by_name() {
     let server = TestServer::start().await;
     let mut agent = TestAgent::start(&server);
@@ -280,163 +267,6 @@ async fn silence_for_four_beacons_is_a_lost_connection() {
 }
 
 #[tokio::test]
-async fn renews_at_half_life_and_moves_over_without_a_gap() {
-    let server = TestServer::start().await;
-    // Due in one to four seconds.
-    let lifetimes = vec![(Duration::from_secs(20), 0.35), (Duration::from_secs(3600), 0.0)];
-    server.set(|state| state.lifetimes = lifetimes);
-    let mut agent = TestAgent::start(&server);
-    agent.holds(&["a"]).await;
-    eventually("the renewal", || server.count("RenewAgent") == 1).await;
-    eventually("a stream as the renewed identity", || {
-        server.log().iter().any(|line| line.ends_with("svid 1"))
-    })
-    .await;
-    assert_eq!(server.count("Hello h1 2 svid 1"), 1, "it goes on: {:?}", server.log());
-    server.put("b", "/b");
-    agent.holds(&["a", "b"]).await;
-    let kept = identity::load(agent.dir.path()).unwrap().unwrap();
-    assert_eq!(kept.svid().serial().to_string(), server.state().serials[1]);
-    assert_eq!(server.count("AttestAgent"), 1);
-    assert_eq!(server.count("Snapshot"), 1, "{:?}", server.log());
-}
-
-#[tokio::test]
-async fn an_agent_that_can_prove_itself_again_does_so_instead_of_renewing() {
-    let server = TestServer::start().await;
-    let hour = Duration::from_secs(3600);
-    server.set(|state| {
-        state.lifetimes = vec![(hour, 0.6), (hour, 0.0)];
-        state.reattestable = true;
-    });
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let mut agent = TestAgent::start_with(&server, dir, pop(), Some(server.ca.bundle()));
-    agent.holds(&["a"]).await;
-    eventually("the second attestation", || server.count("AttestAgent test_pop") == 2).await;
-    assert_eq!(server.count("RenewAgent"), 0);
-}
-
-#[tokio::test]
-async fn an_agent_that_must_attest_anew_does() {
-    let server = TestServer::start().await;
-    let hour = Duration::from_secs(3600);
-    server.set(|state| {
-        state.lifetimes = vec![(hour, 0.6), (hour, 0.0)];
-        state.renew_refusal = Some(Reason::AgentMustReattest);
-    });
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let mut agent = TestAgent::start_with(&server, dir, pop(), Some(server.ca.bundle()));
-    agent.holds(&["a"]).await;
-    eventually("the second attestation", || server.count("AttestAgent test_pop") == 2).await;
-    agent.holds(&["a"]).await;
-}
-
-#[tokio::test]
-async fn an_expired_identity_is_replaced_at_the_start() {
-    let server = TestServer::start().await;
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let key = identity::OwnKey::generate().unwrap();
-    let chain = server.ca.sign_csr(
-        &key.csr_der().unwrap(),
-        "spiffe://td/spire/agent/join_token/x",
-        Duration::from_secs(100),
-        1.5,
-    );
-    let old = identity::Identity::new(key, chain, false).unwrap();
-    identity::save(dir.path(), &old).unwrap();
-    let evidence = token_in(dir.path(), "t0");
-    let mut agent = TestAgent::start_with(&server, dir, evidence, Some(server.ca.bundle()));
-    agent.holds(&["a"]).await;
-    assert_eq!(server.count("AttestAgent"), 1);
-}
-
-#[tokio::test]
-async fn a_ban_withdraws_everything_and_new_evidence_is_taken_up_after_it() {
-    let server = TestServer::start().await;
-    let mut agent = TestAgent::start(&server);
-    agent.holds(&["a"]).await;
-    server.set(|state| state.refusal = Some(Reason::AgentBanned));
-    agent.holds(&[]).await;
-    assert!(!agent.views.borrow().is_serving());
-    assert_eq!(agent.readiness.missing(), [ATTESTATION, FIRST_SYNC]);
-    eventually("the identity is gone", || {
-        !identity::stored_path(agent.dir.path()).exists()
-    })
-    .await;
-    assert!(agent.link.channel().is_none());
-    eventually("an attempt", || server.count("AttestAgent") == 2).await;
-    server.set(|state| {
-        state.refusal = None;
-        state.token = Some("t1".into());
-    });
-    token_in(agent.dir.path(), "t1");
-    agent.holds(&["a"]).await;
-    assert!(agent.views.borrow().is_serving());
-    timeout(PATIENCE, agent.readiness.wait()).await.unwrap();
-}
-
-#[tokio::test]
-async fn an_evicted_agent_serves_nothing_until_it_has_a_new_token() {
-    let server = TestServer::start().await;
-    let mut agent = TestAgent::start(&server);
-    agent.holds(&["a"]).await;
-    server.set(|state| state.refusal = Some(Reason::AgentNotAttested));
-    agent.holds(&[]).await;
-    eventually("an attempt with the used token", || server.count("AttestAgent") == 2).await;
-    server.set(|state| {
-        state.refusal = None;
-        state.token = Some("t1".into());
-    });
-    token_in(agent.dir.path(), "t1");
-    agent.holds(&["a"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_identity_that_found_the_disk_full_is_kept_as_soon_as_there_is_room() {
-    mayfly_runtime::install_crypto_provider();
-    let dir = tempfile::tempdir().unwrap();
-    let data_dir = dir.path().join("full");
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let trust = Arc::new(Trust::load(&data_dir, &"td".parse().unwrap()).unwrap());
-    let server = "127.0.0.1:1".parse().unwrap();
-    let joining = Arc::new(Joining {
-        connector: Connector::new(server, trust, clock, channel_settings()),
-        evidence: pop(),
-        data_dir: data_dir.clone(),
-        metrics: SyncMetrics::default(),
-    });
-    let key = OwnKey::generate().unwrap();
-    let chain = TestCa::new("td").agent_chain(&key, "spiffe://td/spire/agent/x", Duration::from_secs(86_400));
-    let identity = Identity::new(key, chain, true).unwrap();
-    assert!(!joining.keep(&identity));
-    let channel = joining.connector.anonymous();
-    let mut waiting = Box::pin(renewed(joining, identity, false, tokio::time::Instant::now(), channel));
-    assert!(timeout(Duration::from_secs(60), &mut waiting).await.is_err());
-    std::fs::create_dir(&data_dir).unwrap();
-    assert!(timeout(Duration::from_secs(31), &mut waiting).await.is_err());
-    assert!(identity::load(&data_dir).unwrap().is_some());
-}
-
-#[tokio::test]
-async fn a_ban_is_noticed_by_whoever_calls_first() {
-    let server = TestServer::start().await;
-    server.set(|state| state.watch = false);
-    let mut agent = TestAgent::start(&server);
-    agent.holds(&["a"]).await;
-    server.set(|state| state.refusal = Some(Reason::AgentBanned));
-    let refused = ServerIssuer::new(Arc::clone(&agent.link), Arc::clone(&agent.news))
-        .issue(vec![csr("a")])
-        .await;
-    assert!(refused.is_err());
-    let started = Instant::now();
-    agent.holds(&[]).await;
-    assert!(
-        started.elapsed() < Duration::from_secs(4),
-        "not only at the next round of polling"
-    );
-}
-
-#[tokio::test]
 async fn a_server_that_is_away_at_the_start_is_waited_for() {
     let mut server = TestServer::start().await;
     server.stop().await;
@@ -461,78 +291,6 @@ async fn an_agent_restarted_while_the_server_is_away_recovers_by_itself() {
     server.restart();
     agent.holds(&["a"]).await;
     assert!(agent.link.heard().borrow().is_some());
-}
-
-#[tokio::test]
-async fn anybody_but_the_server_of_the_trust_domain_is_refused() {
-    // Right authority, wrong name; then right name, wrong authority.
-    let ca = Arc::new(TestCa::new("td"));
-    let impostor = TestServer::start_as(Arc::clone(&ca), "spiffe://td/web", "127.0.0.1:0".parse().unwrap()).await;
-    let agent = TestAgent::start(&impostor);
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(impostor.log(), [""; 0]);
-    drop(agent);
-
-    let stranger = TestServer::start().await;
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let evidence = token_in(dir.path(), "t0");
-    let agent = TestAgent::start_with(&stranger, dir, evidence, Some(ca.bundle()));
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(stranger.log(), [""; 0], "the token is not shown to a stranger");
-    assert!(!agent.views.borrow().synced());
-}
-
-#[tokio::test]
-async fn insecure_bootstrap_pins_the_bundle_of_the_first_server() {
-    let mut server = TestServer::start().await;
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let evidence = token_in(dir.path(), "t0");
-    let source = Some(TrustSource::InsecureBootstrap);
-    let mut agent = TestAgent::try_start(&server, dir, evidence, source.clone()).unwrap();
-    agent.holds(&["a"]).await;
-    let pinned = bundle_file::load_stored(agent.dir.path(), &"td".parse().unwrap())
-        .unwrap()
-        .unwrap();
-    assert_eq!(pinned.x509_authorities, server.ca.bundle().x509_authorities);
-
-    // Another server at the same address is not believed any more.
-    agent.stop.cancel();
-    server.stop().await;
-    server.ca = Arc::new(TestCa::new("td"));
-    server.restart();
-    server.set(|state| state.log.clear());
-    let evidence = token_in(agent.dir.path(), "t0");
-    let agent = TestAgent::try_start(&server, Arc::clone(&agent.dir), evidence, source).unwrap();
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert!(!agent.views.borrow().synced());
-    assert_eq!(server.log(), [""; 0]);
-}
-
-#[tokio::test]
-async fn insecure_bootstrap_still_refuses_who_is_not_the_server_of_the_trust_domain() {
-    for (trust_domain, id) in [("td", "spiffe://td/web"), ("other", "spiffe://other/spire/server")] {
-        let ca = Arc::new(TestCa::new(trust_domain));
-        let server = TestServer::start_as(ca, id, "127.0.0.1:0".parse().unwrap()).await;
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let evidence = token_in(dir.path(), "t0");
-        let agent = TestAgent::try_start(&server, dir, evidence, Some(TrustSource::InsecureBootstrap)).unwrap();
-        eventually("the question for the bundle", || server.count("GetBundle") > 0).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(server.count("AttestAgent"), 0, "{id}");
-        assert!(!bundle_file::stored_path(agent.dir.path()).exists());
-    }
-}
-
-#[tokio::test]
-async fn without_any_trust_the_agent_does_not_start_and_says_what_to_set() {
-    let server = TestServer::start().await;
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let evidence = token_in(dir.path(), "t0");
-    let error = TestAgent::try_start(&server, dir, evidence, None)
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(error.contains("trust_bundle_path"), "{error}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod answers;
 mod asked;
+mod changes;
 mod endings;
 mod tripwire;
 
@@ -20,7 +21,7 @@ use mayfly_runtime::{CancellationToken, Chain, Clock};
 use mayfly_svid::{Bundle, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{error, info};
+use tracing::error;
 
 use self::tripwire::Tripwire;
 use super::closes::Closes;
@@ -31,7 +32,7 @@ use super::{
     TaskParts, TaskServer, TaskSettings, Tracer,
 };
 use crate::news::{Cursor, DenySet, Moment, News, Word};
-use crate::svids::check::{Authorities, NewKey, Standing};
+use crate::svids::check::{Authorities, NewKey};
 use crate::view::View;
 
 /// Owns all windows of the agent; see the module's page.
@@ -408,70 +409,6 @@ impl Keeper {
     fn server_now(&self) -> Timestamp {
         let known = self.word.borrow().and_then(|word| word.server_now(Moment::now()));
         known.unwrap_or_else(|| Timestamp::from(self.clock.now()))
-    }
-
-    fn denied_changed(&mut self) {
-        let denied = Arc::clone(&self.denied.borrow_and_update());
-        for window in self.windows.values_mut() {
-            if window
-                .svid()
-                .is_some_and(|svid| denied.denies(svid.svid().serial().as_be_bytes()))
-            {
-                self.metrics.revoked.inc();
-                info!(window_id = &*window.id, "task SVID revoked, asking for another");
-                // If the window is over as well, the server says so, or refuses.
-                window.withdraw();
-            }
-        }
-        // Without serial numbers it is the window that is meant, whatever SVIDs it has.
-        while let Some(piece) = denied.next(&mut self.read, 10_000) {
-            for item in piece.items.iter().filter(|item| item.serials.is_empty()) {
-                self.end_by_server(&item.window_id, &["revoked".to_owned()]);
-            }
-        }
-    }
-
-    fn view_changed(&mut self) {
-        let view = Arc::clone(&self.views.borrow_and_update());
-        if view.own() != &self.own {
-            self.own = Arc::clone(view.own());
-            self.authorities = Authorities::of(&self.own);
-            for window in self.windows.values_mut() {
-                match window.svid().map(|svid| self.authorities.standing(svid.authority())) {
-                    Some(Standing::Gone) => window.withdraw(),
-                    Some(Standing::Tainted) => window.renew_soon(false),
-                    // What could not be verified before may be good now.
-                    None => window.server_is_back(),
-                    Some(Standing::Trusted) => {}
-                }
-            }
-        }
-        let holders: Vec<_> = self.windows.values().map(|window| window.process).collect();
-        for process in holders {
-            self.check_entries(process, &view);
-        }
-    }
-
-    /// Ends the windows of a process whose entry is not its own any more.
-    fn check_entries(&mut self, key: ProcessKey, view: &View) {
-        let Some(process) = self.processes.get(key) else { return };
-        let selectors = Arc::clone(&process.selectors);
-        let wall = Timestamp::from(self.clock.now());
-        let stands = |entry: &EntryId| {
-            view.entry(entry).is_some_and(|entry| {
-                !entry.is_expired(wall) && entry.spec.selectors.iter().all(|selector| selectors.contains(selector))
-            })
-        };
-        let lost: Vec<Arc<str>> = self
-            .windows
-            .values()
-            .filter(|window| window.process == key && !stands(&window.entry.id))
-            .map(|window| Arc::clone(&window.id))
-            .collect();
-        for id in lost {
-            let detail = "the entry of its base identity does not match the process any more";
-            self.end(&id, super::metrics::End::AttestationLost, detail, None);
-        }
     }
 }
 
