@@ -280,8 +280,20 @@ impl Caller {
         self.callers.not_attested.about(pid, self.uid(), |left_out| {
             warn!(peer_pid = pid, error = %Chain(&error), left_out, "caller could not be attested");
         });
-        self.standing.send_replace(Standing::Unclear);
-        CallerError::Attest(error)
+        let mut over = false;
+        self.standing.send_if_modified(|standing| {
+            // A sweep may have seen what is over by now and over for good.
+            over = matches!(standing, Standing::Over);
+            if !over {
+                *standing = Standing::Unclear;
+            }
+            !over
+        });
+        if over {
+            CallerError::Over
+        } else {
+            CallerError::Attest(error)
+        }
     }
 
     pub(super) fn attested_at(&self) -> Option<Instant> {

@@ -9,9 +9,9 @@
 //! keeps it, and there is no other way to read. "The same" is strict: alive, and with the program, the user, the
 //! groups it had when it was accepted. Between two looks it could have been another and be itself again (`sudo` to
 //! itself, say), so users and groups are taken from the look before, and an opened program is held against the one
-//! that was seen first. A process that executes another program while it holds the connection could
-//! have left a copy of the socket with somebody else, who would then be given that program's identity. It has to
-//! connect again instead; no client library keeps its connection over `exec`.
+//! that was seen first; one that was seen to be another is another for good. A process that executes another program
+//! while it holds the connection could have left a copy of the socket with somebody else, who would then be given that
+//! program's identity. It has to connect again instead; no client library keeps its connection over `exec`.
 //!
 //! What this cannot see: the socket handed to another process while the first one lives on unchanged. Such a helper
 //! acts with what it was given, as if it had been given the SVID itself.
@@ -24,7 +24,7 @@ mod tests;
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -161,6 +161,8 @@ pub struct PeerProcess {
     first: Fingerprint,
     /// When it was last seen to be the same.
     seen_at: Mutex<Instant>,
+    /// What of it was seen to be another, for good: it may be itself again a moment later.
+    changed: OnceLock<&'static str>,
     looks: Looks,
 }
 
@@ -258,6 +260,7 @@ impl PeerProcess {
             start_time,
             first,
             seen_at: Mutex::new(seen_at),
+            changed: OnceLock::new(),
             looks: Looks::default(),
         })
     }
@@ -320,7 +323,7 @@ impl PeerProcess {
     /// Whether it is alive and still what it was when it was accepted: same program, same users and groups.
     ///
     /// A look counts for ten milliseconds. Nobody gains by that: a process can as well change right after an answer was
-    /// written and before it is read. That it is alive is asked each time.
+    /// written and before it is read. That it is alive is asked each time, and one that was seen to be another stays so.
     ///
     /// # Errors
     /// It is not, or that could not be found out.
@@ -329,7 +332,7 @@ impl PeerProcess {
             return self.look().map(drop);
         }
         if self.is_alive() {
-            Ok(())
+            self.was_never_another()
         } else {
             Err(PeerError::Exited { pid: self.pid })
         }
@@ -337,7 +340,7 @@ impl PeerProcess {
 
     /// Users and groups of a process that is the same as when it was accepted.
     ///
-    /// Eight system calls, none of which waits for the process.
+    /// Seven system calls, none of which waits for the process.
     pub(super) fn look(&self) -> Result<Status, PeerError> {
         let (pid, now) = (self.pid, Instant::now());
         if !self.is_alive() {
@@ -350,10 +353,23 @@ impl PeerProcess {
         }
         let (status, seen) = seen?;
         if let Some(what) = self.first.difference(&seen) {
-            return Err(PeerError::Changed { pid, what });
+            return Err(self.is_another(what));
         }
+        self.was_never_another()?;
         *self.seen_at() = now;
         Ok(status)
+    }
+
+    fn was_never_another(&self) -> Result<(), PeerError> {
+        match self.changed.get() {
+            Some(what) => Err(PeerError::Changed { pid: self.pid, what }),
+            None => Ok(()),
+        }
+    }
+
+    fn is_another(&self, what: &'static str) -> PeerError {
+        let what = self.changed.get_or_init(|| what);
+        PeerError::Changed { pid: self.pid, what }
     }
 
     /// Lets `look` read about the process, and keeps what it found only if the process is the same before and after.
@@ -362,7 +378,7 @@ impl PeerProcess {
     /// meanwhile, those that it had when it was accepted.
     ///
     /// `look` runs on the calling thread and has to be quick. For slow work, open a file in `look`, and work on it
-    /// elsewhere; [`Attestors`](super::Attestors) looks again when that is done.
+    /// elsewhere; [`Attestors`](super::Attestors) asks again when that is done.
     ///
     /// # Errors
     /// The process has ended, is not the same, or that could not be found out; those of `look`.
@@ -387,7 +403,7 @@ impl PeerProcess {
         if self.first.exe == Some(id) {
             Ok(())
         } else {
-            Err(PeerError::Changed { pid, what: "program" })
+            Err(self.is_another("program"))
         }
     }
 

@@ -1,8 +1,11 @@
-use std::path::Path;
+use std::{path::Path, sync::Mutex};
 
 use mayfly_runtime::config::Reader;
 
-use super::{testing::Stage, *};
+use super::{
+    testing::{Actor, Stage},
+    *,
+};
 
 /// An attestor that does what it is told.
 struct Told(&'static str, Option<&'static [&'static str]>);
@@ -35,6 +38,23 @@ impl WorkloadAttestor for Stuck {
     }
 }
 
+/// One that meets a process in the middle of executing another program.
+struct Amid(Mutex<Actor>);
+
+#[async_trait]
+impl WorkloadAttestor for Amid {
+    fn name(&self) -> &'static str {
+        "amid"
+    }
+
+    async fn attest(&self, peer: &PeerProcess) -> Result<BTreeSet<Selector>, AttestError> {
+        peer.inspect(|_, _| {
+            self.0.lock().unwrap().act();
+            Ok(BTreeSet::new())
+        })
+    }
+}
+
 async fn attest(attestors: Vec<Box<dyn WorkloadAttestor>>) -> Result<Vec<String>, AttestError> {
     let stage = Stage::new();
     let (_client, server) = stage.own().await;
@@ -64,6 +84,24 @@ async fn an_attestor_that_fails_or_hangs_only_lacks_its_own_selectors() {
 async fn an_attestor_cannot_state_what_another_owns() {
     let attestors: Vec<Box<dyn WorkloadAttestor>> = vec![Box::new(Told("a", Some(&["a:1", "unix:uid:0"])))];
     assert_eq!(attest(attestors).await.unwrap(), ["a:1"]);
+}
+
+// Attack 18
+#[tokio::test]
+async fn nothing_is_stated_of_a_process_that_one_attestor_saw_to_be_another() {
+    let stage = Stage::new();
+    let child = stage.child("exec");
+    let peer = PeerProcess::of(&stage.accept().await).unwrap();
+    let attestors: Vec<Box<dyn WorkloadAttestor>> =
+        vec![Box::new(Amid(Mutex::new(child))), Box::new(Told("b", Some(&["b:1"])))];
+    let error = Attestors::new(attestors).attest(&peer).await.unwrap_err();
+    let is_changed = matches!(
+        &error,
+        AttestError::Peer {
+            source: PeerError::Changed { .. }
+        }
+    );
+    assert!(is_changed, "{error:?}");
 }
 
 #[tokio::test]

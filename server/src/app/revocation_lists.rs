@@ -1,8 +1,8 @@
 //! The revocation lists of the authorities of tasks: signed when something is revoked and before they end, and kept for
 //! whoever wants them: agents (Watch), `GetRevocationLists`, and the page `/crl/<authority ID>.crl`.
 //!
-//! Nothing waits for a signature here. A commit only wakes [`RevocationLists::run`], which looks at the newest snapshot: the
-//! first revocation after a pause is on its list at once, a burst of them a few times a second.
+//! Nothing waits for a signature here. A commit only wakes [`RevocationLists::run`], which looks at the newest snapshot a
+//! tenth of a second later: a revocation is on its list then, a burst of them a few times a second.
 //!
 //! There is a list for every authority in the bundle that is not `base`, also while it is prepared and while nothing is
 //! revoked: a consumer that checks lists has one before it sees the first SVID. Numbers grow for ever, see [`number`].

@@ -45,6 +45,7 @@ struct Nature {
     ended: CancellationToken,
     attestation_takes: Mutex<Duration>,
     breaks: Mutex<bool>,
+    fails: Mutex<bool>,
 }
 
 #[async_trait]
@@ -91,6 +92,9 @@ impl Process for FakeProcess {
             !*self.0.breaks.lock().unwrap(),
             "the attestor breaks down, as the test wants it"
         );
+        if *self.0.fails.lock().unwrap() {
+            return Err(AttestError::AllFailed { count: 1 });
+        }
         self.ensure_unchanged()?;
         Ok(self.0.selectors.lock().unwrap().clone())
     }

@@ -78,7 +78,7 @@ impl Proc<'_> {
     ///
     /// # Errors
     /// It cannot be read or understood.
-    pub fn status(&self) -> Result<Status, PeerError> {
+    pub(super) fn status(&self) -> Result<Status, PeerError> {
         let text = self.read_file("status", MAX_STATUS)?;
         proc_text::status(&text).map_err(|source| PeerError::Text {
             pid: self.pid,

@@ -129,6 +129,25 @@ async fn a_peer_that_is_another_user_between_two_looks_is_stated_as_who_connecte
     assert_eq!(stated.unwrap().uids, [0; 4]);
 }
 
+// Attack 18
+#[tokio::test]
+async fn a_peer_that_was_seen_to_be_another_is_another_for_good() {
+    if !is_root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut child = stage.child("another user for a while");
+    let peer = PeerProcess::of(&stage.accept().await).unwrap();
+    child.act();
+    peer.look().unwrap_err();
+    child.act();
+    let is_itself = peer.proc().look().unwrap().1;
+    assert_eq!(peer.first.difference(&is_itself), None);
+    for error in [peer.look().map(drop), peer.ensure_unchanged()].map(Result::unwrap_err) {
+        assert!(matches!(error, PeerError::Changed { what: "user", .. }), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_look_counts_for_a_moment_and_the_end_is_seen_at_once() {
     let stage = Stage::new();
@@ -140,7 +159,7 @@ async fn a_look_counts_for_a_moment_and_the_end_is_seen_at_once() {
     *peer.seen_at() = Instant::now() - SEEN;
     let error = peer.ensure_unchanged().unwrap_err();
     assert!(matches!(error, PeerError::Changed { what: "program", .. }), "{error:?}");
-    // A look that found something else counts for nothing.
+    *peer.seen_at() = Instant::now() + Duration::from_secs(60);
     assert!(peer.ensure_unchanged().is_err());
     child.child.kill().unwrap();
     child.child.wait().unwrap();

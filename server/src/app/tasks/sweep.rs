@@ -65,7 +65,6 @@ impl Tasks {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut acknowledged = self.checkpoints.changed();
-        let mut changed = self.committer.revision();
         let mut memory = Memory::default();
         loop {
             tokio::select! {
@@ -74,7 +73,6 @@ impl Tasks {
                 // A window is settled soon after the last consumer says so, however often they say something.
                 _ = acknowledged.changed() => tokio::time::sleep(GATHER).await,
             }
-            changed.borrow_and_update();
             if let Err(failure) = self.pass(&mut memory).await {
                 error!(error = %Chain(&failure), "a pass over the tasks did not get through, the next one tries again");
             }

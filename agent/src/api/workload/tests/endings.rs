@@ -1,6 +1,7 @@
 //! How streams end, and what becomes of a process that is no longer what it was.
 
 use super::*;
+use crate::api::caller::CallerError;
 
 // IOP-15 WAPI-30
 #[tokio::test(start_paused = true)]
@@ -79,19 +80,25 @@ async fn a_process_that_became_another_is_not_told_anything_between_two_sweeps()
 // Attack 18
 #[tokio::test(start_paused = true)]
 async fn a_process_that_was_another_while_it_was_attested_is_over_for_good() {
-    let scene = Scene::with(vec![entry("a", &["s:1"])]);
-    *scene.process.0.attestation_takes.lock().unwrap() = Duration::from_secs(2);
-    let mut stream = scene.svids().await;
-    let changed = |is| *scene.process.0.changed.lock().unwrap() = is;
-    let pretends = async {
-        sleep(Duration::from_millis(100)).await;
-        changed(true);
-        // A sweep comes by; the attestation ends later.
-        sleep(Duration::from_secs(1)).await;
-        changed(false);
-    };
-    let (end, ()) = tokio::join!(ended(&mut stream), pretends);
-    assert_eq!(end.0, Code::PermissionDenied);
+    for fails in [false, true] {
+        let scene = Scene::with(vec![entry("a", &["s:1"])]);
+        *scene.process.0.attestation_takes.lock().unwrap() = Duration::from_secs(2);
+        *scene.process.0.fails.lock().unwrap() = fails;
+        let mut stream = scene.svids().await;
+        let changed = |is| *scene.process.0.changed.lock().unwrap() = is;
+        let pretends = async {
+            sleep(Duration::from_millis(100)).await;
+            changed(true);
+            // A sweep comes by; the attestation ends later.
+            sleep(Duration::from_secs(1)).await;
+            changed(false);
+        };
+        let (end, ()) = tokio::join!(ended(&mut stream), pretends);
+        assert_eq!(end.0, Code::PermissionDenied);
+        *scene.process.0.fails.lock().unwrap() = false;
+        let asked = scene.caller.attest(Duration::ZERO).await;
+        assert!(matches!(asked, Err(CallerError::Over)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
