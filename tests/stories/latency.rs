@@ -11,6 +11,12 @@ use tonic::Code;
 const USER: u32 = 41_001;
 const CHANGES: usize = 1_000;
 
+/// What is promised of half of the changes, and of all but a hundredth. Builds that are not optimized take five times as
+/// long, so they get three times as much; `mayfly-bench only p6` takes the figures.
+const SLACK: u64 = if cfg!(debug_assertions) { 3 } else { 1 };
+const P50: Duration = Duration::from_millis(25 * SLACK);
+const P99: Duration = Duration::from_millis(150 * SLACK);
+
 // Promise 3: p50 ≤ 25 ms, p99 ≤ 150 ms. WAPI-11, WAPI-13, WAX-02
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_changes_reach_a_subscribed_workload_in_milliseconds() {
@@ -74,11 +80,8 @@ async fn a_thousand_changes_reach_a_subscribed_workload_in_milliseconds() {
     println!("  create → SVID: {created}\n  change → SVID: {changed}\n  delete → gone: {deleted}");
     println!("  (create alone, answered: {to_wire})");
     for (what, figures) in [("create", &created), ("change", &changed), ("delete", &deleted)] {
-        assert!(figures.quantile(0.5) <= Duration::from_millis(25), "{what}: {figures}");
-        assert!(
-            figures.quantile(0.99) <= Duration::from_millis(150),
-            "{what}: {figures}"
-        );
+        assert!(figures.quantile(0.5) <= P50, "{what}: {figures}");
+        assert!(figures.quantile(0.99) <= P99, "{what}: {figures}");
     }
 }
 
@@ -117,7 +120,7 @@ async fn a_waiting_workload_gets_its_svid_milliseconds_after_its_entry() {
         figures.push(arrived - begun);
     }
     println!("create → SVID of a caller that waits: {figures}");
-    assert!(figures.quantile(0.5) <= Duration::from_millis(25), "{figures}");
+    assert!(figures.quantile(0.5) <= P50, "{figures}");
 }
 
 // Promise 3: the same by the operator's program, whose own start is part of the figure.

@@ -1,7 +1,7 @@
 //! Takes the product's figures, each beside what this machine could do at best.
 //!
 //! ```text
-//! cargo build --release --workspace --bins && target/release/mayfly-bench all --json figures.json
+//! cargo build --profile dist --workspace --bins && target/dist/mayfly-bench all --json figures.json
 //! ```
 //!
 //! The daemons run on one processor and this program on the other (`pin.rs`). Limits are calibrated in the same run
