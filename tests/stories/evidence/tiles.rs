@@ -207,6 +207,10 @@ fn what_is_damaged_is_refused_by_go_and_named_by_us() {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ (1 << bit)], at).unwrap();
     };
+    // The last digit of base64 before `=` has bits that belong to no octet. We refuse others than zeros there, and Go reads
+    // the same checkpoint.
+    let checkpoint = std::fs::read(ours.dir().join("checkpoint")).unwrap();
+    let is_last_digit = |file: &str, at: u64| file == "checkpoint" && checkpoint.get(at as usize + 1) == Some(&b'=');
     let flips = effort(20, 200);
     for (file, length) in &files {
         for _ in 0..flips {
@@ -219,7 +223,7 @@ fn what_is_damaged_is_refused_by_go_and_named_by_us() {
             );
             let (answer, good) = ours.ask_go(&[]);
             assert!(
-                !good && answer["error"].is_string(),
+                !good && answer["error"].is_string() || is_last_digit(file, at),
                 "{file}, byte {at}, bit {bit}: {answer}"
             );
             flip(file, at, bit);
