@@ -11,7 +11,7 @@ use tonic::Code;
 const USER: u32 = 41_001;
 const CHANGES: usize = 1_000;
 
-/// What is promised of half of the changes, and of all but a hundredth. Builds that are not optimized take five times as
+/// What is promised of half of the changes, and of all but a hundredth. Builds that are not optimized take four times as
 /// long, so they get three times as much; `mayfly-bench only p6` takes the figures.
 const SLACK: u64 = if cfg!(debug_assertions) { 3 } else { 1 };
 const P50: Duration = Duration::from_millis(25 * SLACK);
